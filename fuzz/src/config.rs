@@ -1,6 +1,6 @@
 //! Model configurations: `config.pbtxt`, and the JSON of a load request.
 
-use skep_config::{Completion, Context, ModelConfig, complete, parse_json, parse_pbtxt};
+use skep_config::{Completion, ConfigContext, ModelConfig, complete, parse_json, parse_pbtxt};
 use skep_proto::inference;
 use skep_types::{DataType, Dims, ModelName, ModelSignature, TensorSpec};
 
@@ -48,7 +48,7 @@ fn check(config: &inference::ModelConfig) {
         let mut again = completed.clone();
         complete(&mut again, &completion).expect("what is complete already");
         assert_same(&completed, &again);
-        if let Ok(valid) = ModelConfig::from_proto(completed, &Context::new(&name)) {
+        if let Ok(valid) = ModelConfig::from_proto(completed, &ConfigContext::new(&name)) {
             assert_valid(&valid);
             if let Some(signature) = &signature {
                 // Most contradict the signature; that is for others to say.
@@ -67,7 +67,7 @@ fn assert_shown(config: &inference::ModelConfig) {
 
 fn assert_valid(valid: &ModelConfig) {
     assert_shown(valid.proto());
-    let again = ModelConfig::from_proto(valid.proto().clone(), &Context::new(valid.name()));
+    let again = ModelConfig::from_proto(valid.proto().clone(), &ConfigContext::new(valid.name()));
     assert_same(valid.proto(), again.expect("what was valid").proto());
     let instances = valid.instance_groups().iter().map(|group| group.count);
     assert!((1..=1024).contains(&instances.sum::<u32>()));

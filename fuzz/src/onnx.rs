@@ -2,12 +2,10 @@
 
 use std::collections::HashMap;
 
-use skep_config::{Completion, Context, ModelConfig, complete, looks_batched};
-use skep_onnx::{
-    OnnxModel, ShapeRules,
-    infer::{Given, Inferred},
-};
+use skep_config::{Completion, ConfigContext, ModelConfig, complete, looks_batched};
+use skep_onnx::{OnnxModel, ShapeRules};
 use skep_proto::inference;
+use skep_shapes::{GivenShapes, InferredShapes, computed_outputs, infer_shapes, why_not_batched};
 use skep_types::{ModelName, Shape};
 
 /// A model's file, up to the configuration that is made for it.
@@ -21,7 +19,7 @@ pub fn file(data: &[u8]) {
     let mut graphs = 0;
     model.visit(&mut |_| graphs += 1);
     assert!(graphs > 0);
-    assert!(model.computed_outputs().len() <= model.undeclared_outputs().count());
+    assert!(computed_outputs(&model).len() <= model.undeclared_outputs().count());
     let rules = ShapeRules::of(&model);
     let Ok(signature) = model.signature() else {
         return;
@@ -54,11 +52,11 @@ pub fn file(data: &[u8]) {
         model_filename: "",
         default_max_batch_size: 4,
         signature: Some(&signature),
-        is_unbatched: looks_batched(&signature) && model.why_not_batched(&|_| true).is_some(),
+        is_unbatched: looks_batched(&signature) && why_not_batched(&model, &|_| true).is_some(),
     };
     let mut config = inference::ModelConfig::default();
     if complete(&mut config, &completion).is_ok()
-        && let Ok(config) = ModelConfig::from_proto(config, &Context::new(&name))
+        && let Ok(config) = ModelConfig::from_proto(config, &ConfigContext::new(&name))
     {
         let fitted = config.with_signature(&signature);
         fitted.expect("a configuration made for the model");
@@ -72,12 +70,12 @@ pub fn infer(data: &[u8]) {
     let Ok(model) = OnnxModel::decode(data.to_vec().into()) else {
         return;
     };
-    let mut given = Given {
+    let mut given = GivenShapes {
         batch: Some(2),
-        ..Given::default()
+        ..GivenShapes::default()
     };
     for round in 0..2 {
-        if let Ok(inferred) = model.infer(&given) {
+        if let Ok(inferred) = infer_shapes(&model, &given) {
             check(&model, &inferred);
         }
         if round == 0 {
@@ -94,7 +92,7 @@ pub fn infer(data: &[u8]) {
     }
 }
 
-fn check(model: &OnnxModel, inferred: &Inferred) {
+fn check(model: &OnnxModel, inferred: &InferredShapes) {
     let nodes = &model.graph().node;
     let mut places = vec![usize::MAX; nodes.len()];
     for (place, &node) in inferred.order.iter().enumerate() {

@@ -1,7 +1,7 @@
 //! Files of `skep plan`: tables, and XLA's dumps.
 
-use skep_planner::{Budget, Plan, Strategy, validate};
-use skep_records::{Format, Records, csv, unpack, xla};
+use skep_planner::{Budget, Plan, Strategy, UsageRecords, validate};
+use skep_records::{Format, csv, unpack, xla};
 
 /// What is unpacked may be a million times as long, which is as it should be and would be slow.
 const MOST_BYTES: usize = 1 << 20;
@@ -30,7 +30,7 @@ pub fn records(data: &[u8]) {
     }
 }
 
-fn come_back(records: &Records) {
+fn come_back(records: &UsageRecords) {
     let problem = records.problem();
     assert_eq!(records.names().len(), problem.len());
     let table = csv::read(csv::write(records, None).as_bytes()).expect("written");

@@ -597,7 +597,7 @@ def test_slo_late_requests_are_served_behind_the_others(repository):
     [
         ({"slo_latency_ms": "soon"}, "expected a number of milliseconds above 0"),
         ({"slo_latency_ms": 5, "batching_policy": "eager"}, "expected one of `auto`, `triton`, `aimd`"),
-        ({"batching_policy": "edf"}, "keeps a latency objective, and there is none"),
+        ({"batching_policy": "edf"}, "needs a latency objective"),
     ],
     ids=str,
 )
@@ -613,7 +613,7 @@ def test_slo_what_it_overrules_is_named(repository):
     repository.mock(config=batching(settings, objective(slo_latency_ms=50)), max_batch_size=MAX)
     with Server(repository) as server:
         for field in ("preferred_batch_size", "max_queue_delay_microseconds"):
-            assert server.log.count(f"`dynamic_batching.{field}`: no effect: batches are formed by") == 1
+            assert server.log.count(f"`dynamic_batching.{field}`: no effect: `batching_policy` `auto` forms the batches") == 1
 
 
 def test_slo_what_the_policy_has_learned_shows(repository):

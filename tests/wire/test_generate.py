@@ -132,7 +132,7 @@ def test_h17_what_cannot_be_fitted_is_refused(server, model, given):
         ("text", {"text": {"a": 1}}, "input 'text'"),
         ("int32", {"x": "5"}, "input 'x'"),
         ("int32", {"x": 1.5}, "input 'x'"),
-        ("int32", {"x": 2**31}, "2147483648 is no INT32"),
+        ("int32", {"x": 2**31}, "2147483648 is not a valid INT32"),
         ("int32", {"x": [1, "a"]}, "input 'x'"),
         ("int32", {"x": [[1, 2], [3, 4]]}, "Shape does not match true shape of 'data' field"),
         ("fp16", {"x": 1}, "receiving FP16 data via JSON is not supported. Please use the binary data format for input x"),

@@ -179,7 +179,7 @@ def test_g20_a_version_is_read_as_stol_reads_it(stub, version):
     ("data", "found"),
     [
         (b"hello", "at byte 0 the length is 1819043176 (`hell`: was the length left out?), and 1 bytes follow"),
-        (b"\1\0\0\0a\0\0", "2 bytes that are left at byte 5 are too few for one"),
+        (b"\1\0\0\0a\0\0", "2 bytes at byte 5 are too few for a length"),
         (b"\1\0\0\0ab\7\0\0\0", "at byte 5 the length is 1890, and 1 bytes follow"),
     ],
 )

@@ -402,7 +402,7 @@ def test_a_body_that_ends_too_early_is_told_so(simple, pause):
         client.shutdown(socket.SHUT_WR)
         received = read_to_end(client)
     assert b"HTTP/1.1 400 Bad Request" in received
-    assert b"the client stopped sending before its end" in received
+    assert b"the client stopped sending before the end of the body" in received
 
 
 def test_fields_of_a_head_are_bounded(simple, repository):
@@ -422,7 +422,7 @@ def test_fields_of_a_head_are_bounded(simple, repository):
             more = {f"x_{number}": "1" for number in range(13)}
             headers, body = client.answer(client.begin("GET", "/v2/health/ready", **more))
             assert headers[":status"] == "431"
-            assert b"at most 12 are taken (`--max-header-fields`)" in body
+            assert b"the limit is 12 (`--max-header-fields`)" in body
             assert client.answer(client.begin("GET", "/v2/health/ready"))[0][":status"] == "200"
         with Http2(server.grpc) as client:
             headers, _ = client.answer(client.call("ServerLive", b"", **more))

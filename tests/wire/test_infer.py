@@ -176,7 +176,7 @@ def test_shapes(url):
     assert shape("open", "--input", "INPUT0=[1,2,3,4,5,6]", "--shape", "INPUT0=3,2") == [3, 2]
     assert shape("open", "--zeros") == [1, 1]
     assert shape("open", "--zeros", "--shape", "INPUT0=5,7") == [5, 7]
-    assert "several variable dimensions\n  say them: `--shape INPUT0=...`" in refused(url, "open", "--input", "INPUT0=[1]")
+    assert "several variable dimensions\n  try: `--shape INPUT0=...`" in refused(url, "open", "--input", "INPUT0=[1]")
     assert "has 1 element, expected 4 for shape [2,2]" in refused(
         url, "open", "--input", "INPUT0=[1]", "--shape", "INPUT0=2,2"
     )
@@ -208,8 +208,8 @@ def test_what_cannot_be_sent_is_told(url, tmp_path):
         (["--zeros", "--shape", "z=1"], "--shape: model `m` has no input `z`"),
         (["--input", "x=[1,"], "input `x`: is not JSON: "),
         (["--input", "x=[1,two]"], "input `x`: is not JSON: "),
-        (["--input", 'x=["a"]'], 'input `x`: "a" is no FP32'),
-        (["--input", "x=[1e99]"], "input `x`: 1e99 is no FP32"),
+        (["--input", 'x=["a"]'], 'input `x`: "a" is not a valid FP32'),
+        (["--input", "x=[1e99]"], "input `x`: 1e99 is not a valid FP32"),
         (["--input", "x=@/nonexistent.npy"], "input `x`: cannot read `/nonexistent.npy`: No such file or directory"),
         (["--input", f"x=@{tmp_path}"], "Is a directory"),
         (
@@ -271,7 +271,7 @@ def test_encrypted_servers(encrypted, authorities, tmp_path):
     for url, shown in ((https, []), (https, identity), (grpcs, identity)):
         for trust in (["--ca", authority.root], ["--insecure"]):
             assert ask(url, "m", "--zeros", *trust, *shown) == "y FP32 [1,4]: 1, 1, 1, 1\n"
-        hint = "`--ca FILE` names whom to trust, `--insecure` trusts any server"
+        hint = "`--ca FILE` names an authority to trust, `--insecure` trusts any server"
         for trust in (["--ca", stranger.root], []):
             text = refused(url, "m", "--zeros", *trust, *shown)
             assert "no encrypted connection to `localhost:" in text

@@ -52,7 +52,7 @@ def test_loads_that_never_end_keep_neither_inference_nor_the_stop(repository):
         answers = [load.result() for load in loads]
         assert {answer.status for answer in answers} == {503}
         assert {answer.error for answer in answers} == {"the server is stopping, the call is cancelled"}
-        assert "1 loads or unloads are given up while they run" in server.log
+        assert "abandoned 1 running loads or unloads" in server.log
         assert server.lines[-1].endswith('"stopped"')
 
 

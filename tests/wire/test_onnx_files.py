@@ -454,7 +454,7 @@ def finder(rows, found, more=(), declared=True):
     return made
 
 
-DECIDED = "values that only a run tells decide the size of its output `v` (NonZero that gives `i`)"
+DECIDED = "the size of its output `v` depends on values that are known only in a run (NonZero that gives `i`)"
 FINDERS = {
     "named": (finder("n", "found"), "its inputs begin with dimension `n`, its output `v` with `found`"),
     "anonymous": (finder(None, None), DECIDED),

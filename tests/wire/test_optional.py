@@ -114,7 +114,7 @@ def test_f6_what_the_model_needs_cannot_be_optional(repository, backend):
     repository.onnx("m", addition(None), config=config(backend))
     code, log = serve_and_fail(repository)
     assert code == 1
-    assert "configuration says that input 'b' is optional, the model needs it: its file has no default for it" in log
+    assert "configuration says that input 'b' is optional, but the model requires it: its file has no default for it" in log
 
 
 def test_f6_before_ir_version_4_there_are_no_defaults(repository):

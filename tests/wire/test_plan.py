@@ -185,14 +185,14 @@ def test_pictures(records, tmp_path):
         (gzip.compress(b"<html>"), "`{}`: it is an HTML page: "),
         (b"PK\x03\x04....archive/data.pkl", "`{}`: it is a PyTorch file"),
         (gzip.compress(RECORDS.encode())[:40], "`{}`: gzip data ends early, after 40 bytes, of which "),
-        (b"\x00\x01\x02", "`{}` is none of the formats that are read: an ONNX model, a CSV table, XLA's *-buffer-assignment.txt or *.hlo.pb"),
+        (b"\x00\x01\x02", "`{}` has an unknown format, expected an ONNX model, a CSV table, XLA's *-buffer-assignment.txt or *.hlo.pb"),
         (b"id,lower,upper,size\n", "`{}`: expected a line with a buffer, got none"),
         (b"id,lower,upper,size\na,0,4,1\nb,9,4,1\n", "`{}`: line 3: buffer `b` is live from 9 to before 4, expected an end after the start"),
         (b"id,lower,upper,size\na,0,4,9223372036854775807\n", "`{}`: line 2: sizes up to buffer `a` add up to 2^62 bytes or more"),
         (b"id,lower,upper,size\na,0,4,1\na,5,6,1\n", "`{}`: line 3: buffer `a` is in line 2 already, expected names that differ"),
         (b"HloLiveRange (max 3):\n", "`{}` has live ranges without sizes, expected the buffer-assignment.txt beside it"),
         (b"BufferAssignment:\n", "`{}` is a buffer assignment, expected a name that ends with buffer-assignment.txt"),
-        (b"\x1a\x05\x00", "`{}` is none of the formats"),
+        (b"\x1a\x05\x00", "`{}` has an unknown format"),
         (b"\x1a\x02\x08\x01", "`{}`: expected a trace of the heap simulator in the buffer assignment, with an allocation, got none"),
         (b"\x08\x09\x3a\x00", "`{}`: not an ONNX file: it holds no graph"),
     ],
@@ -244,7 +244,7 @@ def test_many_buffers_and_little_time(tmp_path):
     document = json.loads(plan(file, "--json", "--budget", "0.001", "--svg", tmp_path / "many.svg"))
     assert document["buffers"] == 100_000
     assert document["strategies"][0]["name"] == "auto"
-    assert any(row["reason"].endswith("was ended before it had a plan") for row in document["without_a_plan"])
+    assert any(row["reason"].endswith("was stopped before it had a plan") for row in document["without_a_plan"])
     # Rectangles that fall together on the same pixels are one.
     assert (tmp_path / "many.svg").stat().st_size < 20_000_000
 

@@ -173,7 +173,7 @@ def test_weights_beside_the_file_are_not_read(tmp_path):
     missing = run("plan", file, **WITHOUT_LIBRARY)
     assert missing.returncode == 0
     assert missing.stderr == (
-        f"warning: `{file}`: no recorded plan: ONNX Runtime was not found; `skep doctor` says where it was looked for\n"
+        f"warning: `{file}`: no recorded plan: ONNX Runtime was not found; `skep doctor` shows where Skep looked\n"
     )
 
 
@@ -231,7 +231,7 @@ def test_inner_graphs_are_named(tmp_path):
     condition = helper.make_tensor("c", TensorProto.BOOL, [], [True])
     choice = helper.make_node("If", ["c"], ["y"], "choice", then_branch=branch("Sin"), else_branch=branch("Cos"))
     file = small(tmp_path / "m.onnx", [choice], initializers=[condition])
-    words = "tensors within If `choice` are not counted, only what the nodes read and give"
+    words = "tensors within If `choice` are not counted, only the nodes' inputs and outputs"
     text = plan(file, "--batch", 2, stderr=f"warning: `{file}`: {words}\n")
     # What is not counted is not compared.
     summary = next(line for line in text.splitlines() if line.startswith("smallest plans"))

@@ -232,22 +232,22 @@ def test_values_out_of_a_file_hold_for_both_protocols_and_change_by_a_signal(sim
     path.chmod(0o600)
     with Server(simple_repository, f"--restricted-api-file={path}") as server:
         assert "can be read by every user" not in server.log
-        assert "answers to everybody" not in server.log
+        assert "answers without restriction" not in server.log
         assert is_refused(server) and not is_refused(server, key="old")
         assert is_refused(server, "/v2/trace/setting") and not is_refused(server, "/v2/trace/setting", key="old")
         assert is_refused_over_grpc(server, "new") and not is_refused_over_grpc(server, "old")
         path.write_text("logging:key=new\ntrace:key=newer\nmodel-repository:other=x\n")
         server.send_signal(signal.SIGHUP)
-        server.wait_for(f"restricted calls ask for the values that are now in `{path}`")
+        server.wait_for(f"restricted calls now ask for the values in `{path}`")
         assert is_refused(server, key="old") and not is_refused(server, key="new")
         assert is_refused_over_grpc(server, "old") and not is_refused_over_grpc(server, "new")
         assert is_refused(server, "/v2/trace/setting", key="new")
         assert not is_refused(server, "/v2/trace/setting", key="newer")
         for text in ("logging:key=newest\n", "logging,trace:key2=x\nmodel-repository:other=x\n", "logging\n"):
             path.write_text(text)
-            before = server.log.count("values that were read before")
+            before = server.log.count("restricted calls keep their values")
             server.send_signal(signal.SIGHUP)
-            server.wait_until(lambda: server.log.count("values that were read before") > before)
+            server.wait_until(lambda: server.log.count("restricted calls keep their values") > before)
         assert not is_refused(server, key="new"), "what was read before holds"
         assert "newest" not in server.log
 
@@ -283,7 +283,7 @@ def test_a_file_that_does_not_do_ends_the_start_and_shows_no_secret(simple_repos
 )
 def test_a_group_that_one_protocol_leaves_open_is_a_warning(simple_repository, tmp_path, flags, warning):
     with Server(simple_repository, *[f"--{flag}" for flag in flags]) as server:
-        assert server.log.count("to everybody") == (1 if warning else 0)
+        assert server.log.count("answers without restriction") == (1 if warning else 0)
         assert warning is None or warning in server.log
 
 
@@ -304,11 +304,11 @@ def test_a_pipe_is_read_once_at_the_start(simple_repository, tmp_path):
         writer.join()
         assert is_refused(server) and not is_refused(server, key="old")
         server.send_signal(signal.SIGHUP)
-        server.wait_for(f"`{pipe}` is not a regular file, and the server reads a pipe once")
+        server.wait_for(f"`{pipe}` is not a regular file, and the server reads a pipe only at its start")
         assert not is_refused(server, key="old")
         # No thread waits for the pipe: the next signal is heard.
         pipe.unlink()
         pipe.write_text("logging:key=new\n")
         server.send_signal(signal.SIGHUP)
-        server.wait_for(f"restricted calls ask for the values that are now in `{pipe}`")
+        server.wait_for(f"restricted calls now ask for the values in `{pipe}`")
         assert is_refused(server, key="old") and not is_refused(server, key="new")

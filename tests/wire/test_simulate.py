@@ -354,7 +354,7 @@ def test_a_table_is_measured_on_a_model(repository, tmp_path):
 def test_a_table_of_one_line_says_so(tmp_path):
     table = tmp_path / "one.csv"
     table.write_text("1,2\n")
-    note = f"`{table}` has a single size: batches of 2 to 64 are taken to last as long as 1.\n"
+    note = f"`{table}` has a single size: batches of 2 to 64 are assumed to take as long as 1.\n"
     flags = [*SMALL, "--policy", "none", "--table", table]
     assert simulate(*flags).count(note) == 1
     printed = run("simulate", "batching", *flags, "--json")

@@ -431,8 +431,8 @@ def test_a_client_has_a_certificate_of_version_1(models, authority, version_1, t
         assert "it is of X.509 version 1, as `openssl x509 -req` makes them" in server.log
 
 
-NEW = "new {} connections use the certificate as it is now in"
-OLD = "connections go on with the certificate that was read before, since"
+NEW = "new {} connections use the certificate that is now in"
+OLD = "connections keep the certificate that was read before:"
 
 
 class Renewed:

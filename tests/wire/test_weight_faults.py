@@ -139,7 +139,7 @@ def test_a_directory_that_others_may_change_is_not_used(repository, tmp_path, ex
         baking = run("bake", cache_of(directory), repository)
         assert baking.returncode == 1
         for said in (log, baking.stderr):
-            words = f"`{directory}` is no safe place for baked models: everybody may write it (mode 777)"
+            words = f"`{directory}` is not a safe place for baked models: everybody may write it (mode 777)"
             assert f"error: --weight-cache: {words}" in said
             assert f"`chmod go-w {directory}` mends that" in said
     home = tmp_path / "home"
@@ -149,7 +149,7 @@ def test_a_directory_that_others_may_change_is_not_used(repository, tmp_path, ex
     with Server(repository, "--weight-bake=foreground", env={"XDG_CACHE_HOME": str(home)}) as server:
         assert outputs(server, "bert-tiny") == answer
         [warning] = [line for line in server.lines if "baked" in line]
-        assert f"`{default}` is no safe place for baked models: everybody may write it (mode 777)" in warning
+        assert f"`{default}` is not a safe place for baked models: everybody may write it (mode 777)" in warning
         assert f"`chmod go-w {default}` mends that; `--weight-cache DIR` names another directory" in warning
     assert list(default.iterdir()) == []
     assert list(other.iterdir()) == []

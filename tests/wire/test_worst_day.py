@@ -118,7 +118,7 @@ def test_h28_a_body_that_does_not_come_is_told_so(server):
         assert infer(server, "m", ZEROS).status == 200
         answer = read_to_end(slow)
         assert answer.startswith(b"HTTP/1.1 408 ")
-        assert b"less than 1024 bytes of it came within 0.3 s" in answer
+        assert b"less than 1024 bytes of it arrived within 0.3 s" in answer
 
 
 def test_h28_a_body_byte_by_byte_is_told_so(server):

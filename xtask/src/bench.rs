@@ -27,7 +27,7 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
         bail!("usage: cargo xtask bench {} [ARGUMENTS]", names.join("|"));
     };
     let commit = text("git", &["describe", "--always", "--dirty"])?;
-    let is_served = bench.package == "skep-perf";
+    let is_served = bench.package == "skep-bench";
     // Figures that the program printed before, part by part: only the page is made.
     let (printed, args) = match args {
         [flag, file, rest @ ..] if flag == "--from" => (Some(fs::read_to_string(file)?), rest),
@@ -43,7 +43,7 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
     let raw = match bench.criterion {
         _ if printed.is_some() => printed.unwrap_or_default(),
         Some(group) => criterion(root, bench.package, group)?,
-        None => example(root, bench, is_served, args)?,
+        None => program(root, bench, is_served, args)?,
     };
     let rows: Vec<Value> = raw
         .lines()
@@ -62,8 +62,8 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// What an example prints.
-fn example(root: &Path, bench: &Bench, is_served: bool, args: &[String]) -> Result<String> {
+/// What a benchmark's program prints.
+fn program(root: &Path, bench: &Bench, is_served: bool, args: &[String]) -> Result<String> {
     let mut command = cargo();
     command.args([
         "run",
@@ -71,7 +71,7 @@ fn example(root: &Path, bench: &Bench, is_served: bool, args: &[String]) -> Resu
         "--locked",
         "--package",
         bench.package,
-        "--example",
+        if is_served { "--bin" } else { "--example" },
         &bench.name.replace('-', "_"),
         "--",
     ]);

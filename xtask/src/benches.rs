@@ -4,9 +4,9 @@
 pub(crate) struct Bench {
     pub(crate) name: &'static str,
     pub(crate) title: &'static str,
-    /// Whose example it is; that of a pure crate needs no server.
+    /// `skep-bench`, whose binaries measure a server, or the crate whose example it is, which needs none.
     pub(crate) package: &'static str,
-    /// The group of criterion's benchmarks that it is instead of an example.
+    /// The group of criterion's benchmarks that it is instead of a program.
     pub(crate) criterion: Option<&'static str>,
     /// Heading, field, decimals.
     pub(crate) columns: &'static [(&'static str, &'static str, usize)],
@@ -29,7 +29,7 @@ pub(crate) const BENCHES: [Bench; 12] = [
     Bench {
         name: "saturation",
         title: "Served throughput at saturation beside the bare runtime's",
-        package: "skep-perf",
+        package: "skep-bench",
         criterion: None,
         columns: &[
             ("model", "model", 0),
@@ -50,7 +50,7 @@ pub(crate) const BENCHES: [Bench; 12] = [
     Bench {
         name: "request-path",
         title: "What one request costs: identity over 16 floats, 16 requests outstanding",
-        package: "skep-perf",
+        package: "skep-bench",
         criterion: None,
         columns: &[
             ("server", "server", 0),
@@ -65,7 +65,7 @@ pub(crate) const BENCHES: [Bench; 12] = [
     Bench {
         name: "batching",
         title: "What dynamic batching brings: closed loops of requests of batch 2 over gRPC",
-        package: "skep-perf",
+        package: "skep-bench",
         criterion: None,
         columns: &[
             ("model", "model", 0),
@@ -88,7 +88,7 @@ pub(crate) const BENCHES: [Bench; 12] = [
     Bench {
         name: "bursts",
         title: "Batching policies under bursts: an open loop over gRPC, beside the simulator on the same arrivals",
-        package: "skep-perf",
+        package: "skep-bench",
         criterion: None,
         columns: &[
             ("model", "model", 0),
@@ -136,7 +136,7 @@ pub(crate) const BENCHES: [Bench; 12] = [
     Bench {
         name: "footprint",
         title: "What a node costs before it does anything",
-        package: "skep-perf",
+        package: "skep-bench",
         criterion: None,
         columns: &[
             ("binary MiB", "binary_mib", 1),
@@ -148,7 +148,7 @@ pub(crate) const BENCHES: [Bench; 12] = [
     Bench {
         name: "estimate",
         title: "Memory estimated before anything runs, beside what a server with one model holds",
-        package: "skep-perf",
+        package: "skep-bench",
         criterion: None,
         columns: &[
             ("model", "model", 0),
@@ -168,7 +168,7 @@ pub(crate) const BENCHES: [Bench; 12] = [
     Bench {
         name: "arena",
         title: "Intermediate tensors with ONNX Runtime: planned arena, the library's own means, malloc",
-        package: "skep-perf",
+        package: "skep-bench",
         criterion: None,
         columns: &[
             ("model", "model", 0),
@@ -192,7 +192,7 @@ pub(crate) const BENCHES: [Bench; 12] = [
     Bench {
         name: "store",
         title: "One copy of each weight: what it saves, and what it costs",
-        package: "skep-perf",
+        package: "skep-bench",
         criterion: None,
         columns: &[
             ("model", "model", 0),
@@ -278,7 +278,7 @@ pub(crate) const BENCHES: [Bench; 12] = [
     Bench {
         name: "load-unload",
         title: "Memory after loading and unloading a model over and over",
-        package: "skep-perf",
+        package: "skep-bench",
         criterion: None,
         columns: &[
             ("backend", "backend", 0),

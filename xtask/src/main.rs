@@ -3,7 +3,10 @@
 mod bench;
 mod benches;
 mod codegen;
+mod figures;
 mod fuzz;
+mod mutants;
+mod rust_source;
 mod setup;
 mod test;
 mod tidy;
@@ -21,6 +24,10 @@ usage: cargo xtask <task>
   setup [--all]   install what the wire and page tests need into target/venv and target/real-models; --all also what needs apt (Chromium, libb64, strace)
   test [--fast]   the whole pipeline: format, lints, tidy, unit tests, wire and page tests; --fast leaves those two out
   tidy            the checks that a program can make of ARCHITECTURE.md's invariants
+  figures [FOLDER] [--names]
+                  print figures of the source tree: files, arrows and circles among them, names with several meanings, long functions
+  mutants [CRATE] [-- OPTIONS]
+                  change the crates that decide, one mutation after the other, and fail where tests notice less than 95 %; installs cargo-mutants, takes hours
   bench NAME ...  run a benchmark, with its arguments, and write its folder under benchmarks/results
   fuzz TARGET [--seconds N]
                   feed a parser of outside bytes with what libFuzzer makes of fuzz/corpus, for ten minutes unless told
@@ -48,6 +55,8 @@ fn run() -> Result<()> {
         Some("setup") => setup::run(&root, flag(&flags, "--all")?),
         Some("test") => test::run(&root, flag(&flags, "--fast")?),
         Some("tidy") => tidy::run(&root),
+        Some("figures") => figures::run(&root, &flags),
+        Some("mutants") => mutants::run(&root, &flags),
         Some("bench") => bench::run(&root, &flags),
         Some("fuzz") => fuzz::run(&root, &flags),
         Some("operators") => operators(&root),
@@ -85,7 +94,7 @@ fn operators(root: &Path) -> Result<()> {
     command.args([
         "run",
         "--package",
-        "skep-onnx",
+        "skep-shapes",
         "--example",
         "node_shapes",
         "--",

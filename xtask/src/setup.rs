@@ -1,4 +1,5 @@
-//! Installs what the wire tests need: a Python environment and real models under `target/`, and with `--all` Debian packages.
+//! Installs what the wire tests need: a Python environment and real models under `target/`, and with `--all` Debian
+//! packages.
 
 use std::{
     fs,
@@ -17,8 +18,8 @@ const REQUIREMENTS: &str = "tests/requirements.txt";
 const REAL_MODELS: &str = "tests/real-models-requirements.txt";
 const REAL_MODELS_TARGET: &str = "target/real-models";
 
-/// Debian packages of `--all`: a browser for the web page, the library that `perf_analyzer` is linked to, and what shows
-/// the connections that a server makes.
+/// Debian packages of `--all`: a browser for the web page, the library that `perf_analyzer` is linked to, and what
+/// shows the connections that a server makes.
 const DEBIAN_PACKAGES: [&str; 3] = ["chromium", "libb64-0d", "strace"];
 
 /// Where the Python environment lies.

@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
-use skep_tensor::{Refused, RunCharge};
+use skep_layout::{Recording, RunPlan};
+use skep_tensor::{RunCharge, RunRefused};
 
-use crate::{Recording, RunPlan, region::Region, scope};
+use crate::{
+    region::Region,
+    scope::{self, CurrentRun},
+};
 
 /// Where the blocks of a run come from.
 #[derive(Clone, Copy, Debug)]
-pub enum Use<'a> {
+pub enum RunMode<'a> {
     /// The heap.
     Heap,
     /// Memory of this run alone, and the sequence is written down.
@@ -19,19 +23,19 @@ pub enum Use<'a> {
 
 /// What a run did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Outcome {
+pub struct RunReport {
     /// The most bytes that were in use at once, in the arena and on the heap.
     pub peak: u64,
-    /// The sequence, of a run with [`Use::Record`] that did not allocate beyond measure.
+    /// The sequence, of a run with [`RunMode::Record`] that did not allocate beyond measure.
     pub recording: Option<Recording>,
-    /// The number of the first allocation that did not go as planned, of a run with [`Use::Replay`].
+    /// The number of the first allocation that did not go as planned, of a run with [`RunMode::Replay`].
     pub deviation: Option<usize>,
     /// How many blocks came from the heap for that.
     pub unplanned: u64,
     /// Blocks of the arena are still in use: their memory stays theirs.
     pub outlived: bool,
     /// The first block that the run might not take; it got a null pointer.
-    pub refused: Option<Refused>,
+    pub refused: Option<RunRefused>,
 }
 
 /// An arena: memory of planned runs that is kept from one to the next.
@@ -61,37 +65,38 @@ impl Arena {
             .map_or(0, |region| region.length() as u64)
     }
 
-    /// Lets go of the memory; the next planned run takes some anew.
+    /// Gives the memory back; the next planned run maps new memory.
     pub fn give_back(&mut self) {
         if let Some(region) = self.region.take() {
             region.retire();
         }
     }
 
-    /// Runs `run` on this thread with [`crate::malloc`] serving it as `how` says, as far as `charge` allows. If there is no
-    /// memory for the plan, the heap serves it, as a deviation at block 0. Runs do not nest: within one, another has none.
+    /// Runs `run` on this thread with [`crate::malloc`] serving it as `how` says, as far as `charge` allows. If there
+    /// is no memory for the plan, the heap serves it, as a deviation at block 0. Runs do not nest: within one, another
+    /// has none.
     pub fn run<T>(
         &mut self,
-        how: Use<'_>,
+        how: RunMode<'_>,
         charge: &mut RunCharge,
         run: impl FnOnce() -> T,
-    ) -> (T, Outcome) {
+    ) -> (T, RunReport) {
         let mut without_plan = None;
         let (mut region, mut recorded) = (None, None);
         match how {
-            Use::Heap => {}
-            Use::Record => recorded = Some(Box::default()),
-            Use::Replay(plan) => {
+            RunMode::Heap => {}
+            RunMode::Record => recorded = Some(Box::default()),
+            RunMode::Replay(plan) => {
                 region = self.prepare(plan);
                 without_plan = region.is_none().then_some(0);
             }
         }
         let taken = std::mem::take(charge);
-        let scope = Scope::enter(scope::Run::new(region.clone(), recorded, taken));
+        let installed = InstalledRun::enter(CurrentRun::new(region.clone(), recorded, taken));
         let result = run();
-        let mut run = scope.leave();
+        let mut run = installed.leave();
         *charge = std::mem::take(&mut run.charge);
-        let mut outcome = Outcome {
+        let mut report = RunReport {
             peak: run.peak,
             recording: run.recorded.as_mut().and_then(|run| run.finish()),
             deviation: without_plan,
@@ -100,13 +105,13 @@ impl Arena {
             refused: run.refused,
         };
         if let Some(region) = region {
-            outcome.deviation = region.deviation();
-            outcome.outlived = region.in_use();
-            if outcome.outlived {
+            report.deviation = region.deviation();
+            report.outlived = region.in_use();
+            if report.outlived {
                 self.give_back();
             }
         }
-        (result, outcome)
+        (result, report)
     }
 
     /// The region with a run by `plan` begun in it.
@@ -124,26 +129,26 @@ impl Arena {
 }
 
 /// A run that is installed in the calling thread until this is dropped.
-struct Scope {
-    outer: Option<scope::Run>,
+struct InstalledRun {
+    outer: Option<CurrentRun>,
     left: bool,
 }
 
-impl Scope {
-    fn enter(run: scope::Run) -> Self {
+impl InstalledRun {
+    fn enter(run: CurrentRun) -> Self {
         Self {
             outer: scope::install(Some(run)),
             left: false,
         }
     }
 
-    fn leave(mut self) -> scope::Run {
+    fn leave(mut self) -> CurrentRun {
         self.left = true;
         scope::install(self.outer.take()).unwrap_or_default()
     }
 }
 
-impl Drop for Scope {
+impl Drop for InstalledRun {
     fn drop(&mut self) {
         if !self.left {
             scope::install(self.outer.take());
@@ -199,9 +204,9 @@ mod tests {
     const SIZES: [usize; 3] = [3000, 5000, 2000];
 
     fn planned(arena: &mut Arena) -> Arc<RunPlan> {
-        let ((), outcome) = arena.run(Use::Record, &mut free_of_charge(), || run(SIZES));
-        let recording = outcome.recording.expect("a recording");
-        assert_eq!((recording.peak(), outcome.peak), (8000, 8000));
+        let ((), report) = arena.run(RunMode::Record, &mut free_of_charge(), || run(SIZES));
+        let recording = report.recording.expect("a recording");
+        assert_eq!((recording.peak(), report.peak), (8000, 8000));
         let places = [Some(0), Some(3008), Some(0)];
         Arc::new(RunPlan::new(&recording, &places).expect("a plan"))
     }
@@ -212,15 +217,15 @@ mod tests {
         let plan = planned(&mut arena);
         assert_eq!(arena.reserved(), 0);
         for _ in 0..3 {
-            let ((), outcome) = arena.run(Use::Replay(&plan), &mut free_of_charge(), || {
+            let ((), report) = arena.run(RunMode::Replay(&plan), &mut free_of_charge(), || {
                 run(SIZES);
                 assert_eq!(malloc(0), std::ptr::null_mut());
             });
-            let expected = Outcome {
+            let expected = RunReport {
                 peak: 8000,
-                ..Outcome::default()
+                ..RunReport::default()
             };
-            assert_eq!(outcome, expected);
+            assert_eq!(report, expected);
         }
         assert_eq!((plan.size(), arena.reserved()), (8008, 8192));
     }
@@ -233,8 +238,8 @@ mod tests {
             limit_bytes: Some(7_999),
             budget: None,
         };
-        for how in [Use::Heap, Use::Record, Use::Replay(&plan)] {
-            let ((), outcome) = arena.run(how, &mut bound.begin(0), || {
+        for how in [RunMode::Heap, RunMode::Record, RunMode::Replay(&plan)] {
+            let ((), report) = arena.run(how, &mut bound.begin(0), || {
                 let first = malloc(3000);
                 assert!(malloc(5000).is_null() && malloc(usize::MAX).is_null());
                 let second = malloc(4999);
@@ -245,12 +250,14 @@ mod tests {
                     free(second);
                 }
             });
-            let refused = outcome.refused.expect("refused");
+            let refused = report.refused.expect("refused");
             assert_eq!((refused.bytes, refused.limit), (8000, Limit::Model(7_999)));
-            assert_eq!(outcome.peak, 7_999);
+            assert_eq!(report.peak, 7_999);
         }
-        let ((), outcome) = arena.run(Use::Heap, &mut bound.begin(0), || run([3000, 4999, 100]));
-        assert_eq!(outcome.refused, None);
+        let ((), report) = arena.run(RunMode::Heap, &mut bound.begin(0), || {
+            run([3000, 4999, 100])
+        });
+        assert_eq!(report.refused, None);
     }
 
     #[test]
@@ -260,8 +267,8 @@ mod tests {
             limit_bytes: Some(1 << 20),
             budget: None,
         };
-        for how in [Use::Heap, Use::Record] {
-            let (blocks, outcome) = arena.run(how, &mut bound.begin(0), || {
+        for how in [RunMode::Heap, RunMode::Record] {
+            let (blocks, report) = arena.run(how, &mut bound.begin(0), || {
                 let blocks: Vec<_> = std::iter::repeat_with(|| malloc(4))
                     .take(1 << 18)
                     .take_while(|block| !block.is_null())
@@ -279,8 +286,8 @@ mod tests {
             });
             // 1 MiB is 1024 blocks of 4 bytes, and 4017 of 260.
             assert!((5000..5100).contains(&blocks), "{how:?}: {blocks}");
-            assert_eq!(outcome.peak, 1 << 19);
-            assert!(outcome.refused.is_some());
+            assert_eq!(report.peak, 1 << 19);
+            assert!(report.refused.is_some());
         }
     }
 
@@ -288,19 +295,19 @@ mod tests {
     fn a_run_that_deviates_is_served_by_the_heap_and_says_so() {
         let mut arena = Arena::new();
         let plan = planned(&mut arena);
-        let ((), outcome) = arena.run(Use::Replay(&plan), &mut free_of_charge(), || {
+        let ((), report) = arena.run(RunMode::Replay(&plan), &mut free_of_charge(), || {
             run([3000, 5001, 2000])
         });
-        assert_eq!((outcome.deviation, outcome.unplanned), (Some(1), 2));
-        let ((), outcome) = arena.run(Use::Replay(&plan), &mut free_of_charge(), || {
+        assert_eq!((report.deviation, report.unplanned), (Some(1), 2));
+        let ((), report) = arena.run(RunMode::Replay(&plan), &mut free_of_charge(), || {
             run(SIZES);
             run(SIZES);
         });
-        assert_eq!((outcome.deviation, outcome.unplanned), (Some(3), 3));
-        let ((), outcome) = arena.run(Use::Replay(&plan), &mut free_of_charge(), || ());
-        assert_eq!((outcome.deviation, outcome.unplanned), (Some(0), 0));
-        let ((), outcome) = arena.run(Use::Replay(&plan), &mut free_of_charge(), || run(SIZES));
-        assert_eq!(outcome.deviation, None, "the next one is planned again");
+        assert_eq!((report.deviation, report.unplanned), (Some(3), 3));
+        let ((), report) = arena.run(RunMode::Replay(&plan), &mut free_of_charge(), || ());
+        assert_eq!((report.deviation, report.unplanned), (Some(0), 0));
+        let ((), report) = arena.run(RunMode::Replay(&plan), &mut free_of_charge(), || run(SIZES));
+        assert_eq!(report.deviation, None, "the next one is planned again");
     }
 
     #[test]
@@ -308,18 +315,18 @@ mod tests {
         let mut arena = Arena::new();
         let plan = planned(&mut arena);
         let kept = |arena: &mut Arena| {
-            let (block, outcome) = arena.run(Use::Replay(&plan), &mut free_of_charge(), || {
+            let (block, report) = arena.run(RunMode::Replay(&plan), &mut free_of_charge(), || {
                 let block = malloc(3000);
                 // SAFETY: so many bytes are ours.
                 unsafe { block.write_bytes(7, 3000) };
                 block as usize
             });
-            assert!(outcome.outlived);
+            assert!(report.outlived);
             block
         };
         let (first, second) = (kept(&mut arena), kept(&mut arena));
-        let ((), outcome) = arena.run(Use::Replay(&plan), &mut free_of_charge(), || run(SIZES));
-        assert_eq!(outcome.deviation, None);
+        let ((), report) = arena.run(RunMode::Replay(&plan), &mut free_of_charge(), || run(SIZES));
+        assert_eq!(report.deviation, None);
         drop(arena);
         for block in [first, second] {
             // SAFETY: the block is live, although its arena is gone.
@@ -358,11 +365,11 @@ mod tests {
         let end = |block: usize| unsafe { free(block as *mut u8) };
 
         let mut arena = Arena::new();
-        let ((), outcome) = arena.run(Use::Record, &mut free_of_charge(), || end(run()[1]));
-        let recording = outcome.recording.expect("a recording");
+        let ((), report) = arena.run(RunMode::Record, &mut free_of_charge(), || end(run()[1]));
+        let recording = report.recording.expect("a recording");
         let places = [Some(0), Some(4 * page as u64 + 64)];
         let plan = Arc::new(RunPlan::new(&recording, &places).expect("a plan"));
-        for how in [Use::Record, Use::Replay(&plan)] {
+        for how in [RunMode::Record, RunMode::Replay(&plan)] {
             let ([freed, kept], _) = arena.run(how, &mut free_of_charge(), run);
             assert!(of(freed).iter().all(|byte| *byte == 0), "{how:?}");
             assert!(of(kept).iter().all(|byte| *byte == 7), "{how:?}");
@@ -376,7 +383,7 @@ mod tests {
         let mut arena = Arena::new();
         let plan = planned(&mut arena);
         let left = catch_unwind(AssertUnwindSafe(|| {
-            arena.run(Use::Replay(&plan), &mut free_of_charge(), || {
+            arena.run(RunMode::Replay(&plan), &mut free_of_charge(), || {
                 std::panic::panic_any(malloc(3000) as usize);
             })
         }));
@@ -384,8 +391,8 @@ mod tests {
             .expect_err("a panic")
             .downcast::<usize>()
             .expect("an address");
-        let ((), outcome) = arena.run(Use::Replay(&plan), &mut free_of_charge(), || run(SIZES));
-        assert_eq!(outcome.deviation, None, "in a region of its own");
+        let ((), report) = arena.run(RunMode::Replay(&plan), &mut free_of_charge(), || run(SIZES));
+        assert_eq!(report.deviation, None, "in a region of its own");
         // SAFETY: the block of the panic is live, and not used again.
         unsafe { free(block as *mut u8) };
         assert!(!is_mapped(block));
@@ -399,9 +406,9 @@ mod tests {
                     let mut arena = Arena::new();
                     let plan = planned(&mut arena);
                     for _ in 0..200 {
-                        let ((), outcome) =
-                            arena.run(Use::Replay(&plan), &mut free_of_charge(), || run(SIZES));
-                        assert_eq!((outcome.deviation, outcome.peak), (None, 8000));
+                        let ((), report) =
+                            arena.run(RunMode::Replay(&plan), &mut free_of_charge(), || run(SIZES));
+                        assert_eq!((report.deviation, report.peak), (None, 8000));
                     }
                 });
             }
@@ -412,7 +419,7 @@ mod tests {
     #[test]
     fn what_other_threads_hold_of_earlier_runs_stays_theirs() {
         let [first, second, third] = SIZES;
-        let kept = |how: Use<'_>, arena: &mut Arena, with: u8| {
+        let kept = |how: RunMode<'_>, arena: &mut Arena, with: u8| {
             let (blocks, _) = arena.run(how, &mut free_of_charge(), || {
                 let blocks = [first, second].map(|size| (malloc(size), size));
                 for (block, size) in blocks {
@@ -432,14 +439,14 @@ mod tests {
                 threads.spawn(move || {
                     let mut arena = Arena::new();
                     let plan = planned(&mut arena);
-                    let hows = [Use::Record, Use::Replay(&plan), Use::Heap];
+                    let hows = [RunMode::Record, RunMode::Replay(&plan), RunMode::Heap];
                     for step in 0..300 {
                         for block in kept(hows[step % 3], &mut arena, step as u8 ^ producer) {
                             sender.send(block).expect("somebody listens");
                         }
-                        let ((), outcome) =
-                            arena.run(Use::Replay(&plan), &mut free_of_charge(), || run(SIZES));
-                        assert_eq!(outcome.deviation, None);
+                        let ((), report) =
+                            arena.run(RunMode::Replay(&plan), &mut free_of_charge(), || run(SIZES));
+                        assert_eq!(report.deviation, None);
                     }
                 });
             }
@@ -465,11 +472,11 @@ mod tests {
     #[test]
     fn a_plan_that_no_memory_can_hold_is_served_by_the_heap() {
         let mut arena = Arena::new();
-        let ((), outcome) = arena.run(Use::Record, &mut free_of_charge(), || run(SIZES));
-        let recording = outcome.recording.expect("a recording");
+        let ((), report) = arena.run(RunMode::Record, &mut free_of_charge(), || run(SIZES));
+        let recording = report.recording.expect("a recording");
         let far = [Some(0), Some(1 << 60), None];
         let plan = Arc::new(RunPlan::new(&recording, &far).expect("a plan"));
-        let ((), outcome) = arena.run(Use::Replay(&plan), &mut free_of_charge(), || run(SIZES));
-        assert_eq!(outcome.deviation, Some(0));
+        let ((), report) = arena.run(RunMode::Replay(&plan), &mut free_of_charge(), || run(SIZES));
+        assert_eq!(report.deviation, Some(0));
     }
 }

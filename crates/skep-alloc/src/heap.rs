@@ -1,5 +1,5 @@
-//! The plain heap: the process's global allocator, with the size of each block in front of it, since who frees a block
-//! does not say it, and bytes behind it that a kernel may read.
+//! The plain heap: the process's global allocator, with the size of each block in front of it, since the size is not
+//! passed to `free`, and bytes behind it that a kernel may read.
 #![allow(
     unsafe_code,
     reason = "an allocator is made of raw memory (invariant 5)"

@@ -11,51 +11,45 @@
 //! ```
 //!
 //! A runtime whose allocator is [`malloc`] and [`free`] allocates in the same sequence in every run with inputs of the
-//! same shapes. [`Arena::run`] with [`Use::Record`] writes that sequence down; whoever plans it hands the offsets to
-//! [`RunPlan::new`], and [`Use::Replay`] serves the n-th allocation of a run from the n-th planned place. What does not go
-//! as planned (another size, another count, a place whose planned predecessor is still in use) comes from the heap, for the
-//! rest of that run: [`Outcome::deviation`] says so. A deviation costs memory and time, never a wrong value.
+//! same shapes. [`Arena::run`] with [`RunMode::Record`] writes that sequence down; the caller plans it and hands the
+//! offsets to [`RunPlan::new`], and [`RunMode::Replay`] serves the n-th allocation of a run from the n-th planned
+//! place. When a run deviates (another size, another count, a place whose planned predecessor is still in use), the
+//! heap serves the rest of that run: [`RunReport::deviation`] says so. A deviation costs memory and time, never a wrong
+//! value.
 //!
 //! # Safety of a replay
 //!
-//! Two live blocks never share a byte, whatever the runtime does: a [`RunPlan`] knows for each block which blocks were the
-//! last before it on any of its bytes, and [`Arena`] hands a place out only once these are free. (Older ones were free
-//! before those were handed out.) A block that is still live when its run ends, which no plan foresees, keeps its whole
-//! region alive, and the arena takes another one; [`free`] finds the region of a block by its address, on any thread.
+//! Two live blocks never share a byte, whatever the runtime does: a [`RunPlan`] knows for each block which blocks were
+//! the last before it on any of its bytes, and [`Arena`] hands a place out only once these are free. (Older ones were
+//! free before those were handed out.) A block that is still live when its run ends, which no plan foresees, keeps its
+//! whole region alive, and the arena takes another one; [`free`] finds the region of a block by its address, on any
+//! thread.
 //!
 //! # Loads
 //!
-//! [`load`] does the same for what a runtime allocates while it loads a model: large blocks are recorded once and kept by
-//! the caller, and later loads are served with what was kept.
+//! [`load`] does the same for what a runtime allocates while it loads a model: large blocks are recorded once and kept
+//! by the caller, and later loads are served with what was kept.
 //!
 //! # Threads
 //!
-//! A run belongs to one thread, which takes its arena out of a [`Pool`] and puts it back: as many arenas as runs are in
-//! flight at once serve all instances of all models. Allocations of other threads, such as a runtime's own pool,
+//! A run belongs to one thread, which takes its arena out of a [`ArenaPool`] and puts it back: as many arenas as runs
+//! are in flight at once serve all instances of all models. Allocations of other threads, such as a runtime's own pool,
 //! find no run and come from the heap.
 
 mod arena;
-mod best_fit;
 mod heap;
 mod load;
-mod plan;
 mod pool;
-mod recording;
 mod region;
-mod replay;
 mod scope;
 
-pub use arena::{Arena, Outcome, Use};
-pub use load::{LOADED_BYTES, LoadUse, Loaded, LoadedBlock, load};
-pub use plan::{InvalidPlan, RunPlan};
-pub use pool::{Need, Pool};
-pub use recording::{Event, Recording, Usage};
+pub use arena::{Arena, RunMode, RunReport};
+pub use load::{LOADED_BYTES, LoadMode, LoadedBlock, LoadedBlocks, load};
+pub use pool::{ArenaNeed, ArenaPool};
 pub use region::reserved_bytes;
 pub use scope::{free, malloc};
+pub use skep_layout::{ALIGNMENT, BlockEvent, InvalidRunPlan, RecordedBlock, Recording, RunPlan};
 
-/// Every block lies at a multiple of it: a cache line, and the widest vector register.
-pub const ALIGNMENT: u64 = 64;
-
-/// Behind every block, so many bytes can be read, whatever they hold: kernels for quantized matrices read up to 30 bytes
-/// past the end of a tensor (ONNX Runtime's `MLAS_SYMM_QGEMM_BUF_OVERRUN`, on ARM64).
+/// This many bytes behind every block can be read, whatever they hold: kernels for quantized matrices read up to 30
+/// bytes past the end of a tensor (ONNX Runtime's `MLAS_SYMM_QGEMM_BUF_OVERRUN`, on ARM64).
 const OVERRUN: u64 = 64;

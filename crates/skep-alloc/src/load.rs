@@ -1,20 +1,21 @@
 //! Memory that a runtime takes while it loads a model: its weights in layouts of its own.
 //!
-//! A runtime packs weights again for its kernels, into private copies, and it does so at every load. Whoever has kept
-//! what an earlier load packed needs neither the copies nor most of the work:
+//! A runtime packs weights again for its kernels, into private copies, and it does so at every load. A caller
+//! that has kept what an earlier load packed saves the copies and most of the work:
 //!
 //! ```text
-//! LoadUse::Record                       LoadUse::Replay                   then Loaded::replace
+//! LoadMode::Record                       LoadMode::Replay                   then LoadedBlocks::replace
 //!
 //! block 0 [ pages of its own ]          block 0 [ s s s s s s ]           block 0 [ kept pages, read-only ]
 //! block 1 [ pages of its own ]          block 1 [ s s s ]                 block 1 [ kept pages, read-only ]
 //!    the caller keeps what they hold       s: the same scratch pages, everywhere
 //! ```
 //!
-//! In a replay the runtime packs into address space whose pages are all the same few scratch pages: nothing is allocated,
-//! and what is written stays in the processor's cache. When the load is over the caller maps what it kept over each block.
-//! That is right only if the runtime allocates in the same order, and keeps the same blocks, as when it was recorded;
-//! otherwise [`Loaded::went_as_expected`] is false, the blocks hold nothing of use, and what was loaded must be let go.
+//! In a replay the runtime packs into address space whose pages are all the same few scratch pages: nothing is
+//! allocated, and what is written stays in the processor's cache. When the load is over the caller maps what it kept
+//! over each block. That is right only if the runtime allocates in the same order, and keeps the same blocks, as when
+//! it was recorded; otherwise [`LoadedBlocks::went_as_expected`] is false, the blocks hold garbage, and the caller must
+//! drop what it loaded.
 #![allow(
     unsafe_code,
     reason = "an allocator is made of raw memory (invariant 5)"
@@ -43,7 +44,8 @@ use rustix::{
 
 use crate::OVERRUN;
 
-/// Smaller blocks come from the heap: they are not worth pages of their own, and runtimes allocate them in no fixed order.
+/// Smaller blocks come from the heap: they are not worth pages of their own, and runtimes allocate them in no fixed
+/// order.
 pub const LOADED_BYTES: usize = 64 << 10;
 
 /// Scratch pages: small enough for a processor's own cache, so that writing them over and over costs no memory traffic;
@@ -65,19 +67,19 @@ pub struct LoadedBlock {
 
 /// What large blocks of a load lie on.
 #[derive(Debug, Clone, Copy)]
-pub enum LoadUse<'a> {
+pub enum LoadMode<'a> {
     /// Pages of their own.
     Record,
-    /// Pages of files in this directory, each called by its place in the sequence: what is packed takes no memory that the
-    /// system could not write to the disk. A file has whole pages; the block is the first bytes of it.
+    /// Pages of files in this directory, each called by its place in the sequence: what is packed takes no memory that
+    /// the system could not write to the disk. A file has whole pages; the block is its first bytes.
     Files(&'a Path),
     /// The kept ones of this sequence: scratch pages, until the caller replaces them.
     Replay(&'a [LoadedBlock]),
 }
 
-/// A large block, mapped as long as the runtime or a [`Loaded`] has it.
+/// A large block, mapped as long as the runtime or a [`LoadedBlocks`] has it.
 #[derive(Debug)]
-struct Block {
+struct MappedBlock {
     base: NonNull<u8>,
     /// Of the mapping, in bytes.
     length: usize,
@@ -86,23 +88,24 @@ struct Block {
 }
 
 // SAFETY: the block owns its mapping, which is not bound to a thread.
-unsafe impl Send for Block {}
+unsafe impl Send for MappedBlock {}
 // SAFETY: a shared reference changes nothing but the flag.
-unsafe impl Sync for Block {}
+unsafe impl Sync for MappedBlock {}
 
 /// Every live block, in order of address: readers do not wait.
-static BLOCKS: LazyLock<ArcSwap<Vec<Arc<Block>>>> = LazyLock::new(ArcSwap::default);
+static BLOCKS: LazyLock<ArcSwap<Vec<Arc<MappedBlock>>>> = LazyLock::new(ArcSwap::default);
 
-impl Drop for Block {
+impl Drop for MappedBlock {
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours, and nobody has it any more: the runtime freed it, and the last `Loaded` is gone.
+        // SAFETY: the mapping is ours, and nobody has it any more: the runtime freed it, and the last `LoadedBlocks` is
+        // gone.
         let _ = unsafe { munmap(self.base.as_ptr().cast(), self.length) };
     }
 }
 
-impl Block {
+impl MappedBlock {
     /// Maps and lists a block; over `scratch` or a new file where there is some.
-    fn map(size: usize, pages: Pages<'_>) -> io::Result<Arc<Self>> {
+    fn map(size: usize, pages: BackingPages<'_>) -> io::Result<Arc<Self>> {
         let length = size
             .checked_add(OVERRUN as usize)
             .and_then(|length| length.checked_next_multiple_of(rustix::param::page_size()))
@@ -118,9 +121,9 @@ impl Block {
             is_live: AtomicBool::new(true),
         });
         match pages {
-            Pages::Own => {}
-            Pages::Scratch(scratch) => block.cover(scratch)?,
-            Pages::File(path) => block.lie_on(&path)?,
+            BackingPages::Own => {}
+            BackingPages::Scratch(scratch) => block.cover(scratch)?,
+            BackingPages::File(path) => block.lie_on(&path)?,
         }
         BLOCKS.rcu(|blocks| {
             let mut blocks = Vec::clone(blocks);
@@ -164,7 +167,7 @@ impl Block {
     }
 
     /// Maps the scratch pages over the block, as often as needed.
-    fn cover(&self, scratch: &Scratch) -> io::Result<()> {
+    fn cover(&self, scratch: &ScratchPages) -> io::Result<()> {
         let mut at = 0;
         while at < self.page_bytes() {
             let length = scratch.length.min(self.page_bytes() - at);
@@ -186,20 +189,20 @@ impl Block {
 }
 
 /// What a block lies on.
-enum Pages<'a> {
+enum BackingPages<'a> {
     Own,
-    Scratch(&'a Scratch),
+    Scratch(&'a ScratchPages),
     File(PathBuf),
 }
 
 /// A few pages that many blocks lie on.
 #[derive(Debug)]
-struct Scratch {
+struct ScratchPages {
     file: OwnedFd,
     length: usize,
 }
 
-impl Scratch {
+impl ScratchPages {
     fn new(expected: &[LoadedBlock]) -> io::Result<Self> {
         let total: u64 = expected.iter().map(|block| block.size).sum();
         let total = usize::try_from(total).map_err(|_| io::ErrorKind::OutOfMemory)?;
@@ -216,37 +219,39 @@ impl Scratch {
 
 /// A load in progress.
 #[derive(Debug)]
-struct Load {
+struct CurrentLoad {
     /// Of a replay.
-    expected: Option<(Vec<LoadedBlock>, Scratch)>,
+    expected: Option<(Vec<LoadedBlock>, ScratchPages)>,
     /// Where blocks are files.
     directory: Option<PathBuf>,
-    blocks: Vec<Arc<Block>>,
+    blocks: Vec<Arc<MappedBlock>>,
     has_deviated: bool,
     /// Why a block has no memory.
     failure: Option<io::Error>,
 }
 
 thread_local! {
-    static CURRENT: RefCell<Option<Load>> = const { RefCell::new(None) };
+    static CURRENT: RefCell<Option<CurrentLoad>> = const { RefCell::new(None) };
 }
 
-impl Load {
+impl CurrentLoad {
     fn malloc(&mut self, size: usize) -> Option<*mut u8> {
         let position = self.blocks.len();
         let pages = match (&self.expected, &self.directory) {
-            (None, None) => Pages::Own,
-            (None, Some(directory)) => Pages::File(directory.join(position.to_string())),
+            (None, None) => BackingPages::Own,
+            (None, Some(directory)) => BackingPages::File(directory.join(position.to_string())),
             (Some((blocks, scratch)), _) => match blocks.get(position) {
-                Some(block) if block.size == size as u64 && block.kept => Pages::Scratch(scratch),
-                Some(block) if block.size == size as u64 => Pages::Own,
+                Some(block) if block.size == size as u64 && block.kept => {
+                    BackingPages::Scratch(scratch)
+                }
+                Some(block) if block.size == size as u64 => BackingPages::Own,
                 _ => {
                     self.has_deviated = true;
-                    Pages::Own
+                    BackingPages::Own
                 }
             },
         };
-        let block = match Block::map(size, pages) {
+        let block = match MappedBlock::map(size, pages) {
             Ok(block) => block,
             Err(error) => {
                 // Then the place among the others is lost as well.
@@ -276,7 +281,7 @@ pub(crate) fn malloc(size: usize) -> Option<*mut u8> {
 /// Frees the block at `address` if it is one of a load's, and says its size.
 pub(crate) fn free(address: usize) -> Option<u64> {
     let blocks = BLOCKS.load();
-    let of = |block: &Arc<Block>| block.base.as_ptr() as usize;
+    let of = |block: &Arc<MappedBlock>| block.base.as_ptr() as usize;
     let position = blocks.binary_search_by_key(&address, of).ok()?;
     let block = &blocks[position];
     block.is_live.store(false, Ordering::Release);
@@ -289,8 +294,8 @@ pub(crate) fn free(address: usize) -> Option<u64> {
 
 /// The large blocks that a load took.
 #[derive(Debug)]
-pub struct Loaded {
-    blocks: Vec<Arc<Block>>,
+pub struct LoadedBlocks {
+    blocks: Vec<Arc<MappedBlock>>,
     sequence: Vec<LoadedBlock>,
     went_as_expected: bool,
     failure: Option<io::Error>,
@@ -299,27 +304,27 @@ pub struct Loaded {
 /// Carries out a load on the calling thread; its large blocks lie where `how` says.
 ///
 /// # Errors
-/// When there is no memory for scratch pages; `load` was not called then.
-pub fn load<T>(how: LoadUse<'_>, load: impl FnOnce() -> T) -> io::Result<(T, Loaded)> {
+/// There is no memory for scratch pages; `load` has not been called.
+pub fn load<T>(how: LoadMode<'_>, load: impl FnOnce() -> T) -> io::Result<(T, LoadedBlocks)> {
     let expected = match how {
-        LoadUse::Record | LoadUse::Files(_) => None,
-        LoadUse::Replay(blocks) => Some((blocks.to_vec(), Scratch::new(blocks)?)),
+        LoadMode::Record | LoadMode::Files(_) => None,
+        LoadMode::Replay(blocks) => Some((blocks.to_vec(), ScratchPages::new(blocks)?)),
     };
     let directory = match how {
-        LoadUse::Files(directory) => Some(directory.to_owned()),
-        LoadUse::Record | LoadUse::Replay(_) => None,
+        LoadMode::Files(directory) => Some(directory.to_owned()),
+        LoadMode::Record | LoadMode::Replay(_) => None,
     };
-    let outer = CURRENT.replace(Some(Load {
+    let outer = CURRENT.replace(Some(CurrentLoad {
         expected,
         directory,
         blocks: Vec::new(),
         has_deviated: false,
         failure: None,
     }));
-    let _restore = Restore(outer);
+    let _restore = OuterLoad(outer);
     let result = load();
     let ended = CURRENT.take();
-    // Nobody else takes it.
+    // Nothing else takes it.
     let Some(ended) = ended else {
         return Err(io::ErrorKind::Other.into());
     };
@@ -334,7 +339,7 @@ pub fn load<T>(how: LoadUse<'_>, load: impl FnOnce() -> T) -> io::Result<(T, Loa
     let as_recorded = ended
         .expected
         .is_none_or(|(expected, _)| expected == sequence);
-    let loaded = Loaded {
+    let loaded = LoadedBlocks {
         blocks: ended.blocks,
         sequence,
         went_as_expected: as_recorded && !ended.has_deviated,
@@ -344,23 +349,23 @@ pub fn load<T>(how: LoadUse<'_>, load: impl FnOnce() -> T) -> io::Result<(T, Loa
 }
 
 /// Puts the load back that the calling thread was in before, after a panic as well.
-struct Restore(Option<Load>);
+struct OuterLoad(Option<CurrentLoad>);
 
-impl Drop for Restore {
+impl Drop for OuterLoad {
     fn drop(&mut self) {
         CURRENT.set(self.0.take());
     }
 }
 
-impl Loaded {
+impl LoadedBlocks {
     /// All large blocks, in the order of allocation.
     #[must_use]
     pub fn sequence(&self) -> &[LoadedBlock] {
         &self.sequence
     }
 
-    /// Whether a replay took and kept the expected blocks, each of them with memory of its own address; true of a recorded
-    /// load that found memory for all of its blocks.
+    /// Whether a replay took and kept the expected blocks, each of them with memory of its own address; true of a
+    /// recorded load that found memory for all of its blocks.
     #[must_use]
     pub const fn went_as_expected(&self) -> bool {
         self.went_as_expected
@@ -382,21 +387,21 @@ impl Loaded {
     #[must_use]
     pub unsafe fn bytes(&self, index: usize) -> &[u8] {
         let block = &self.blocks[index];
-        // SAFETY: the mapping has that many bytes and lives as long as `self` holds the block; nobody writes to it, as the
-        // caller promises.
+        // SAFETY: the mapping has that many bytes and lives as long as `self` holds the block; nobody writes to it, as
+        // the caller promises.
         unsafe { slice::from_raw_parts(block.base.as_ptr(), block.size) }
     }
 
-    /// Maps pages of a file over block `index` of the sequence, read-only. `offset` in the file is a multiple of the page
-    /// size; the file has the block's size from there on.
+    /// Maps pages of a file over block `index` of the sequence, read-only. `offset` in the file is a multiple of the
+    /// page size; the file has the block's size from there on.
     ///
     /// # Errors
     /// The system's, such as too many mappings; the block then holds what it held.
     ///
     /// # Safety
-    /// The runtime does not write into the block any more, and the file's bytes there are what it would have written. They do
-    /// not change while the block lives. If the runtime reads the block during the call, it reads what that held before or
-    /// what it holds afterwards: both must be right.
+    /// The runtime does not write into the block any more, and the file's bytes there are what it would have written.
+    /// They do not change while the block lives. If the runtime reads the block during the call, it reads what that
+    /// held before or what it holds afterwards: both must be right.
     ///
     /// # Panics
     /// When the sequence has no such block.
@@ -407,22 +412,8 @@ impl Loaded {
         offset: u64,
     ) -> io::Result<()> {
         let block = &self.blocks[index];
-        // A private mapping that nobody can write has the file's own pages. A shared one of a sealed file is refused by kernels
-        // before 6.7, and only after they have taken the old pages away, under whoever reads them.
-        let flags = MapFlags::PRIVATE | MapFlags::FIXED;
-        // SAFETY: the range is the block's own, and the system puts the new pages in the place of the old ones without a
-        // moment in which there are none; the caller promises the rest.
-        unsafe {
-            mmap(
-                block.base.as_ptr().cast(),
-                block.page_bytes(),
-                ProtFlags::READ,
-                flags,
-                file,
-                offset,
-            )
-        }?;
-        Ok(())
+        // SAFETY: the range is the block's own; the caller promises the rest.
+        unsafe { skep_host::replace_pages(block.base, block.page_bytes(), file, offset) }
     }
 }
 

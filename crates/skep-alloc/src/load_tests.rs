@@ -47,7 +47,7 @@ fn recorded() -> Vec<LoadedBlock> {
 #[test]
 fn a_load_on_files_leaves_what_it_packed_in_them() {
     let root = tempfile::tempdir().expect("a directory");
-    let (blocks, loaded) = load(LoadUse::Files(root.path()), || pack(SIZES)).expect("memory");
+    let (blocks, loaded) = load(LoadMode::Files(root.path()), || pack(SIZES)).expect("memory");
     assert_eq!(loaded.sequence(), recorded());
     assert!(loaded.went_as_expected() && loaded.failure().is_none());
     for (index, value) in [(0, 1), (2, 3)] {
@@ -61,7 +61,7 @@ fn a_load_on_files_leaves_what_it_packed_in_them() {
     free_all(blocks);
 
     let nowhere = root.path().join("none");
-    let (blocks, loaded) = load(LoadUse::Files(&nowhere), || pack(SIZES)).expect("memory");
+    let (blocks, loaded) = load(LoadMode::Files(&nowhere), || pack(SIZES)).expect("memory");
     assert!(!loaded.went_as_expected());
     let failure = loaded.failure().map(io::Error::kind);
     assert_eq!(failure, Some(io::ErrorKind::NotFound));
@@ -70,7 +70,7 @@ fn a_load_on_files_leaves_what_it_packed_in_them() {
 
 #[test]
 fn a_recorded_load_shows_what_it_packed() {
-    let (blocks, loaded) = load(LoadUse::Record, || pack(SIZES)).expect("memory");
+    let (blocks, loaded) = load(LoadMode::Record, || pack(SIZES)).expect("memory");
     assert_eq!(loaded.sequence(), recorded());
     assert!(loaded.went_as_expected());
     for (index, value) in [(0, 1), (2, 3)] {
@@ -88,7 +88,7 @@ fn a_recorded_load_shows_what_it_packed() {
 #[test]
 fn replayed_blocks_lie_on_scratch_pages_until_they_are_replaced() {
     let expected = recorded();
-    let (blocks, loaded) = load(LoadUse::Replay(&expected), || pack(SIZES)).expect("memory");
+    let (blocks, loaded) = load(LoadMode::Replay(&expected), || pack(SIZES)).expect("memory");
     assert!(loaded.went_as_expected());
     // SAFETY: nobody writes.
     let first = unsafe { loaded.bytes(0) };
@@ -116,10 +116,10 @@ fn replayed_blocks_lie_on_scratch_pages_until_they_are_replaced() {
 }
 
 #[test]
-fn a_load_that_goes_another_way_is_told() {
+fn a_deviating_load_is_detected() {
     let expected = recorded();
     let deviating = |sizes| {
-        let (blocks, loaded) = load(LoadUse::Replay(&expected), || pack(sizes)).expect("memory");
+        let (blocks, loaded) = load(LoadMode::Replay(&expected), || pack(sizes)).expect("memory");
         free_all(blocks);
         !loaded.went_as_expected()
     };
@@ -132,12 +132,12 @@ fn a_load_that_goes_another_way_is_told() {
         blocks.push(malloc_block(LARGE));
         blocks
     };
-    let (blocks, loaded) = load(LoadUse::Replay(&expected), more).expect("memory");
+    let (blocks, loaded) = load(LoadMode::Replay(&expected), more).expect("memory");
     free_all(blocks);
     assert!(!loaded.went_as_expected(), "one more");
 
     let kept_all = || SIZES.map(malloc_block).to_vec();
-    let (blocks, loaded) = load(LoadUse::Replay(&expected), kept_all).expect("memory");
+    let (blocks, loaded) = load(LoadMode::Replay(&expected), kept_all).expect("memory");
     free_all(blocks);
     assert!(!loaded.went_as_expected(), "the second one is still in use");
 }
@@ -160,7 +160,7 @@ fn outside_of_a_load_and_on_other_threads_blocks_come_from_the_heap() {
             thread.join().expect("no panic")
         })
     };
-    let (there, loaded) = load(LoadUse::Record, elsewhere).expect("memory");
+    let (there, loaded) = load(LoadMode::Record, elsewhere).expect("memory");
     assert!(there);
     assert_eq!(loaded.sequence(), []);
 }
@@ -168,7 +168,7 @@ fn outside_of_a_load_and_on_other_threads_blocks_come_from_the_heap() {
 #[test]
 fn a_load_that_panics_ends() {
     let panicking = || -> () { panic!("on purpose") };
-    let outcome = std::panic::catch_unwind(|| load(LoadUse::Record, panicking));
+    let outcome = std::panic::catch_unwind(|| load(LoadMode::Record, panicking));
     assert!(outcome.is_err());
     assert!(CURRENT.with_borrow(Option::is_none));
 }

@@ -1,9 +1,11 @@
-//! Arenas for runs in flight: as many as runs meet, whatever number of models and instances takes turns in them.
+//! Arenas for runs in flight: as many as run at once, however many models and instances take turns in them.
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
+
+use skep_host::lock;
 
 use crate::{Arena, OVERRUN};
 
@@ -15,34 +17,34 @@ use crate::{Arena, OVERRUN};
 /// arenas |######### |#########           two runs at once: two arenas, however many instances there are
 /// ```
 #[derive(Debug, Default)]
-pub struct Pool {
+pub struct ArenaPool {
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     idle: Vec<Arena>,
-    /// How many models need so many bytes for their largest plan.
+    /// How many models need this many bytes for their largest plan.
     needs: BTreeMap<u64, usize>,
 }
 
 /// What one model needs for the largest of its plans; idle arenas that are larger than all needs are given back.
 #[derive(Debug)]
-pub struct Need {
-    pool: Arc<Pool>,
+pub struct ArenaNeed {
+    pool: Arc<ArenaPool>,
     bytes: Mutex<u64>,
 }
 
-/// An arena may be so much larger than its plan: a page of any usual size.
+/// How much larger than its plan an arena may be: a page of any usual size.
 const LARGEST_PAGE: u64 = 1 << 16;
 
-impl Pool {
+impl ArenaPool {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
-    /// An arena for a run that needs so many bytes: the smallest idle one that has them, else the largest, which
-    /// will grow, else a new one.
+    /// An arena for a run that needs this many bytes: the smallest idle one that is large enough, else the largest,
+    /// which will grow, else a new one.
     #[must_use]
     pub fn take(&self, bytes: u64) -> Arena {
         let mut state = self.state();
@@ -58,7 +60,7 @@ impl Pool {
         }
     }
 
-    /// Keeps an arena for the next run, unless nobody needs so much any more.
+    /// Keeps an arena for the next run, unless it is larger than any model needs.
     pub fn put(&self, arena: Arena) {
         let mut state = self.state();
         if arena.reserved() > 0 && arena.reserved() <= state.bound() {
@@ -68,8 +70,8 @@ impl Pool {
 
     /// A model that has no plan yet.
     #[must_use]
-    pub fn need(self: &Arc<Self>) -> Need {
-        Need {
+    pub fn need(self: &Arc<Self>) -> ArenaNeed {
+        ArenaNeed {
             pool: Arc::clone(self),
             bytes: Mutex::new(0),
         }
@@ -99,10 +101,10 @@ impl State {
     }
 }
 
-impl Need {
-    /// The largest plan needs so many bytes from now on.
+impl ArenaNeed {
+    /// The largest plan needs `bytes` bytes from now on.
     pub fn set(&self, bytes: u64) {
-        let mut known = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.bytes);
         let before = std::mem::replace(&mut *known, bytes);
         if before != bytes {
             self.pool.state().count(before, bytes);
@@ -110,7 +112,7 @@ impl Need {
     }
 }
 
-impl Drop for Need {
+impl Drop for ArenaNeed {
     fn drop(&mut self) {
         self.set(0);
     }
@@ -121,14 +123,18 @@ mod tests {
     use skep_tensor::RunBound;
 
     use super::*;
-    use crate::{Event, Recording, RunPlan, Use};
+    use crate::{BlockEvent, Recording, RunMode, RunPlan};
 
     /// An arena that a run by a plan of so many bytes made.
     fn grown(mut arena: Arena, bytes: u64) -> Arena {
-        let recording = Recording::new(vec![Event::Malloc(bytes), Event::Free(0)]);
+        let recording = Recording::new(vec![BlockEvent::Malloc(bytes), BlockEvent::Free(0)]);
         let recording = recording.expect("a recording");
         let plan = Arc::new(RunPlan::new(&recording, &[Some(0)]).expect("a plan"));
-        arena.run(Use::Replay(&plan), &mut RunBound::default().begin(0), || ());
+        arena.run(
+            RunMode::Replay(&plan),
+            &mut RunBound::default().begin(0),
+            || (),
+        );
         arena
     }
 
@@ -141,7 +147,7 @@ mod tests {
 
     #[test]
     fn runs_take_the_smallest_arena_that_fits_and_else_the_largest() {
-        let pool = Arc::new(Pool::default());
+        let pool = Arc::new(ArenaPool::default());
         let need = pool.need();
         need.set(plan(10));
         for units in [2, 9, 4] {
@@ -156,7 +162,7 @@ mod tests {
 
     #[test]
     fn an_arena_of_the_largest_plan_is_kept() {
-        let pool = Arc::new(Pool::default());
+        let pool = Arc::new(ArenaPool::default());
         let need = pool.need();
         for bytes in [1, plan(3), 3 * KIB_64] {
             need.set(bytes);
@@ -166,8 +172,8 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_needs_any_more_is_given_back() {
-        let pool = Arc::new(Pool::default());
+    fn arenas_larger_than_any_need_are_given_back() {
+        let pool = Arc::new(ArenaPool::default());
         let (a, b) = (pool.need(), pool.need());
         a.set(plan(4));
         b.set(plan(2));

@@ -1,81 +1,108 @@
-//! The memory of runs: regions straight from the system, and the list of all of them by address.
+//! The memory of runs: regions straight from the system, and a list of all regions by address.
 #![allow(unsafe_code, reason = "memory straight from the system (invariant 5)")]
 
 use std::{
     io,
     ptr::{self, NonNull},
-    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, LazyLock, Mutex, MutexGuard},
 };
 
 use arc_swap::ArcSwap;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+use skep_host::lock;
+use skep_layout::{BestFit, BlockLayout, BlockPlace, FreedBlock, Placement, Replay, RunPlan};
 
-use crate::{
-    OVERRUN, RunPlan,
-    best_fit::BestFit,
-    replay::{Place, Replay},
-};
+use crate::OVERRUN;
 
-/// Memory mapped for one arena or for one run, and the run that goes on in it. Pages take memory once they are written.
+/// Memory mapped for one arena or for one run: a chunk of its layout. Pages take memory once they are written.
 #[derive(Debug)]
 pub(crate) struct Region {
     base: NonNull<u8>,
     length: usize,
-    state: Mutex<State>,
+    /// The region's number in its layout.
+    chunk: usize,
+    state: Arc<Mutex<LayoutState>>,
 }
 
-/// Where blocks lie in a region.
+/// The layouts that runs use.
 #[derive(Debug)]
-enum Layout {
+enum RunLayout {
     Planned(Replay),
     Dynamic(BestFit),
 }
 
-impl Layout {
-    fn free(&mut self, offset: u64) -> Option<u64> {
+impl BlockLayout for RunLayout {
+    fn malloc(&mut self, size: u64) -> Placement {
         match self {
-            Self::Planned(replay) => replay.free(offset),
-            Self::Dynamic(best_fit) => best_fit.free(offset),
+            Self::Planned(replay) => replay.malloc(size),
+            Self::Dynamic(best_fit) => best_fit.malloc(size),
         }
     }
 
-    fn blocks(&self) -> Vec<(u64, u64)> {
+    fn add_chunk(&mut self, length: u64) -> usize {
         match self {
-            Self::Planned(replay) => replay.blocks(),
-            Self::Dynamic(best_fit) => best_fit.blocks(),
+            Self::Planned(replay) => replay.add_chunk(length),
+            Self::Dynamic(best_fit) => best_fit.add_chunk(length),
         }
     }
 
-    fn in_use(&self) -> bool {
+    fn refused(&mut self, size: u64, wanted: u64) -> Placement {
         match self {
-            Self::Planned(replay) => replay.in_use(),
-            Self::Dynamic(best_fit) => best_fit.in_use(),
+            Self::Planned(replay) => replay.refused(size, wanted),
+            Self::Dynamic(best_fit) => best_fit.refused(size, wanted),
+        }
+    }
+
+    fn free(&mut self, place: BlockPlace) -> Option<FreedBlock> {
+        match self {
+            Self::Planned(replay) => replay.free(place),
+            Self::Dynamic(best_fit) => best_fit.free(place),
+        }
+    }
+
+    fn blocks(&self, chunk: usize) -> Vec<(u64, u64)> {
+        match self {
+            Self::Planned(replay) => replay.blocks(chunk),
+            Self::Dynamic(best_fit) => best_fit.blocks(chunk),
+        }
+    }
+
+    fn in_use(&self, chunk: usize) -> bool {
+        match self {
+            Self::Planned(replay) => replay.in_use(chunk),
+            Self::Dynamic(best_fit) => best_fit.in_use(chunk),
         }
     }
 }
 
+/// A layout, and whether runs still use it.
 #[derive(Debug)]
-struct State {
-    layout: Layout,
-    /// No run will use it any more: it goes when its last block is freed.
+struct LayoutState {
+    layout: RunLayout,
+    /// No run will use its regions any more: each goes when its last block is freed.
     retired: bool,
+}
+
+impl LayoutState {
+    fn shared(layout: RunLayout) -> Arc<Mutex<Self>> {
+        Arc::new(Mutex::new(Self {
+            layout,
+            retired: false,
+        }))
+    }
 }
 
 // SAFETY: the region owns its mapping, which is not bound to a thread; blocks in it are disjoint.
 unsafe impl Send for Region {}
-// SAFETY: what changes is behind a mutex; the memory itself belongs to whoever got blocks of it.
+// SAFETY: what changes is behind a mutex; the memory itself belongs to the holders of its blocks.
 unsafe impl Sync for Region {}
 
 /// Every region that is not free, in order of address: readers do not wait.
 static REGIONS: LazyLock<ArcSwap<Vec<Arc<Region>>>> = LazyLock::new(ArcSwap::default);
 
-/// Blocks of this size and more give their pages back when they are freed in a run that is not planned yet: such a run
-/// then takes hardly more than what is in use, at the price of new pages for the next blocks.
-const RELEASED_BYTES: u64 = 1 << 18;
-
 impl Drop for Region {
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours, and nobody has a block of it: regions are let go when none is in use.
+        // SAFETY: the mapping is ours, and no block in it is in use: a region is dropped after its last block.
         let _ = unsafe { munmap(self.base.as_ptr().cast(), self.length) };
     }
 }
@@ -83,16 +110,15 @@ impl Drop for Region {
 impl Region {
     /// Maps a region that `plan` fits into, and lists it.
     pub(crate) fn planned(plan: &Arc<RunPlan>) -> io::Result<Arc<Self>> {
-        let layout = |_| Layout::Planned(Replay::new(Arc::clone(plan)));
-        Self::map(plan.size(), layout)
+        let replay = Replay::new(Arc::clone(plan));
+        Self::map(
+            &LayoutState::shared(RunLayout::Planned(replay)),
+            plan.size(),
+        )
     }
 
-    /// Maps a region of at least so many bytes for blocks wherever they fit, and lists it.
-    pub(crate) fn dynamic(at_least: u64) -> io::Result<Arc<Self>> {
-        Self::map(at_least, |length| Layout::Dynamic(BestFit::new(length)))
-    }
-
-    fn map(at_least: u64, layout: impl FnOnce(u64) -> Layout) -> io::Result<Arc<Self>> {
+    /// Maps a region of at least `at_least` bytes, lists it, and adds it to a layout.
+    fn map(state: &Arc<Mutex<LayoutState>>, at_least: u64) -> io::Result<Arc<Self>> {
         let length = at_least
             .checked_add(OVERRUN)
             .and_then(|length| usize::try_from(length).ok())
@@ -107,13 +133,13 @@ impl Region {
                 MapFlags::PRIVATE,
             )
         }?;
+        let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let chunk = lock(state).layout.add_chunk(length as u64 - OVERRUN);
         let region = Arc::new(Self {
-            base: NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?,
+            base,
             length,
-            state: Mutex::new(State {
-                layout: layout(length as u64 - OVERRUN),
-                retired: false,
-            }),
+            chunk,
+            state: Arc::clone(state),
         });
         REGIONS.rcu(|regions| {
             let mut regions = Vec::clone(regions);
@@ -124,56 +150,50 @@ impl Region {
         Ok(region)
     }
 
-    /// Bytes of it.
+    /// Bytes of the mapping.
     pub(crate) const fn length(&self) -> usize {
         self.length
     }
 
-    /// Bytes of it that blocks may lie on.
-    const fn room(&self) -> u64 {
-        self.length as u64 - OVERRUN
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, LayoutState> {
         // Nothing below panics between two changes that belong together.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
-    /// Begins a run by `plan`, if that fits and no block is in use.
+    /// Starts a run by `plan`, if the plan fits and no block is in use.
     pub(crate) fn restart(&self, plan: &Arc<RunPlan>) -> bool {
         match &mut self.state().layout {
-            Layout::Planned(replay) if plan.size() <= self.room() && !replay.in_use() => {
-                replay.restart(plan);
-                true
-            }
-            _ => false,
+            RunLayout::Planned(replay) => replay.restart(plan),
+            RunLayout::Dynamic(_) => false,
         }
     }
 
     /// The number of the first allocation of a planned run that was not the plan's.
     pub(crate) fn deviation(&self) -> Option<usize> {
         match &self.state().layout {
-            Layout::Planned(replay) => replay.deviation(),
-            Layout::Dynamic(_) => None,
+            RunLayout::Planned(replay) => replay.deviation(),
+            RunLayout::Dynamic(_) => None,
         }
     }
 
     /// Whether a block is in use.
     pub(crate) fn in_use(&self) -> bool {
-        self.state().layout.in_use()
+        self.state().layout.in_use(self.chunk)
     }
 
-    /// The next planned place, or any other that fits, as an address; or why there is none.
-    pub(crate) fn malloc(&self, size: u64) -> Result<NonNull<u8>, Place> {
-        let place = match &mut self.state().layout {
-            Layout::Planned(replay) => replay.malloc(size),
-            Layout::Dynamic(best_fit) => best_fit.malloc(size).map_or(Place::Heap, Place::Offset),
-        };
-        match place {
-            // SAFETY: the plan's size, and with it each of its blocks, fits the mapping; the other layout knows its length.
-            Place::Offset(offset) => Ok(unsafe { self.base.add(offset as usize) }),
+    /// The address of the next planned place, or why the block lies elsewhere.
+    pub(crate) fn malloc(&self, size: u64) -> Result<NonNull<u8>, Placement> {
+        match self.state().layout.malloc(size) {
+            Placement::At(place) => Ok(self.address(place)),
             elsewhere => Err(elsewhere),
         }
+    }
+
+    /// The address of a block that the layout placed in this region.
+    fn address(&self, place: BlockPlace) -> NonNull<u8> {
+        debug_assert_eq!(place.chunk, self.chunk);
+        // SAFETY: a layout places blocks within its chunks, and the mapping is as long as the chunk.
+        unsafe { self.base.add(place.offset as usize) }
     }
 
     fn contains(&self, address: usize) -> bool {
@@ -186,24 +206,27 @@ impl Region {
         if !self.contains(address) {
             return None;
         }
-        let offset = (address - self.base.as_ptr() as usize) as u64;
+        let place = BlockPlace {
+            chunk: self.chunk,
+            offset: (address - self.base.as_ptr() as usize) as u64,
+        };
         let (size, over) = {
             let mut state = self.state();
-            let size = state.layout.free(offset);
-            if let (Layout::Dynamic(_), Some(size)) = (&state.layout, size)
-                && size >= RELEASED_BYTES
+            let freed = state.layout.free(place);
+            if let Some(FreedBlock { released, .. }) = &freed
+                && !released.is_empty()
             {
-                // Gaps that the next blocks do not fit into would keep their pages until the run ends.
                 let page = rustix::param::page_size() as u64;
-                let end = offset + size;
-                self.release(offset.next_multiple_of(page), end - end % page);
+                let (start, end) = (released.start, released.end);
+                self.release(start.next_multiple_of(page), end - end % page);
             }
-            (size, state.retired && !state.layout.in_use())
+            let over = state.retired && !state.layout.in_use(self.chunk);
+            (freed.map_or(0, |freed| freed.size), over)
         };
         if over {
             self.forget();
         }
-        Some(size.unwrap_or(0))
+        Some(size)
     }
 
     /// No run will use the region any more: it is unmapped at once, or when the last of its blocks is freed. Until then
@@ -212,9 +235,9 @@ impl Region {
         let over = {
             let mut state = self.state();
             state.retired = true;
-            let over = !state.layout.in_use();
+            let over = !state.layout.in_use(self.chunk);
             if !over {
-                self.release_around(&state.layout.blocks());
+                self.release_around(&state.layout.blocks(self.chunk));
             }
             over
         };
@@ -237,8 +260,8 @@ impl Region {
     /// Gives back the memory of these pages, which no block lies on; they are zero when they are written again.
     fn release(&self, from: u64, until: u64) {
         if until > from {
-            // SAFETY: the pages are the region's, and nobody has a block on them: the caller knows, and holds the lock
-            // under which blocks are handed out.
+            // SAFETY: the pages are the region's, and no block lies on them: the caller has checked it, and holds the
+            // lock under which blocks are handed out.
             let _ = unsafe {
                 let start = self.base.add(from as usize).as_ptr().cast();
                 madvise(start, (until - from) as usize, Advice::LinuxDontNeed)
@@ -246,7 +269,7 @@ impl Region {
         }
     }
 
-    /// Takes the region off the list; whoever lets go of it last unmaps it.
+    /// Takes the region off the list; dropping its last reference unmaps it.
     fn forget(&self) {
         REGIONS.rcu(|regions| {
             let others = regions.iter().filter(|other| other.base != self.base);
@@ -255,7 +278,58 @@ impl Region {
     }
 }
 
-/// Frees the block at `address` if it lies in any region, and says its size.
+/// Regions of one run that grow as its layout asks.
+#[derive(Debug)]
+pub(crate) struct GrowingRegions {
+    state: Arc<Mutex<LayoutState>>,
+    regions: Vec<Arc<Region>>,
+}
+
+impl Default for GrowingRegions {
+    fn default() -> Self {
+        Self {
+            state: LayoutState::shared(RunLayout::Dynamic(BestFit::new())),
+            regions: Vec::new(),
+        }
+    }
+}
+
+impl GrowingRegions {
+    /// A block of `size` bytes; `None` where there is no memory.
+    pub(crate) fn malloc(&mut self, size: u64) -> Option<NonNull<u8>> {
+        let mut placement = lock(&self.state).layout.malloc(size);
+        loop {
+            match placement {
+                Placement::At(place) => return Some(self.regions[place.chunk].address(place)),
+                Placement::Grow(wanted) => {
+                    placement = match Region::map(&self.state, wanted) {
+                        Ok(region) => {
+                            self.regions.push(region);
+                            lock(&self.state).layout.malloc(size)
+                        }
+                        Err(_) => lock(&self.state).layout.refused(size, wanted),
+                    };
+                }
+                Placement::Elsewhere | Placement::Deviating => return None,
+            }
+        }
+    }
+
+    /// Frees the block at `address` if it lies in one of the regions, and returns its size.
+    pub(crate) fn free(&self, address: usize) -> Option<u64> {
+        self.regions.iter().find_map(|region| region.free(address))
+    }
+}
+
+impl Drop for GrowingRegions {
+    fn drop(&mut self) {
+        for region in &self.regions {
+            region.retire();
+        }
+    }
+}
+
+/// Frees the block at `address` if it lies in any region, and returns its size.
 pub(crate) fn free_anywhere(address: usize) -> Option<u64> {
     let regions = REGIONS.load();
     let behind = regions.partition_point(|region| region.base.as_ptr() as usize <= address);
@@ -278,22 +352,23 @@ pub(crate) fn is_mapped(address: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Event, Recording};
+    use skep_layout::{BlockEvent, Recording};
 
     #[test]
     fn large_blocks_of_unplanned_runs_give_their_pages_back() {
+        // As large as the layout releases, and just below.
+        const RELEASED_BYTES: u64 = 1 << 18;
         let first_page_again = |size: u64| {
-            let region = Region::dynamic(8 * RELEASED_BYTES).expect("memory");
-            let block = region.malloc(size).expect("room");
+            let mut regions = GrowingRegions::default();
+            let block = regions.malloc(size).expect("room");
             // SAFETY: the block is ours, and has so many bytes.
             unsafe { block.as_ptr().write_bytes(7, size as usize) };
-            region.free(block.as_ptr() as usize);
-            let again = region.malloc(size).expect("room");
+            regions.free(block.as_ptr() as usize);
+            let again = regions.malloc(size).expect("room");
             assert_eq!(block, again);
             // SAFETY: as above; written before, or zero.
             let value = unsafe { again.as_ptr().read() };
-            region.free(again.as_ptr() as usize);
-            region.retire();
+            regions.free(again.as_ptr() as usize);
             value
         };
         assert_eq!(first_page_again(RELEASED_BYTES), 0);
@@ -303,14 +378,15 @@ mod tests {
     #[test]
     fn no_block_ends_where_the_mapping_does() {
         let page = rustix::param::page_size() as u64;
-        let region = Region::dynamic(page).expect("memory");
-        assert_eq!(region.room() + OVERRUN, region.length() as u64);
-        assert_eq!(region.malloc(region.room() + 1), Err(Place::Heap));
-        let block = region.malloc(region.room()).expect("room");
+        let state = LayoutState::shared(RunLayout::Dynamic(BestFit::new()));
+        let region = Region::map(&state, page).expect("memory");
+        let room = region.length() as u64 - OVERRUN;
+        assert!(matches!(region.malloc(room + 1), Err(Placement::Grow(_))));
+        let block = region.malloc(room).expect("room");
         assert!(region.free(block.as_ptr() as usize).is_some());
         region.retire();
 
-        let recording = Recording::new(vec![Event::Malloc(page), Event::Free(0)]);
+        let recording = Recording::new(vec![BlockEvent::Malloc(page), BlockEvent::Free(0)]);
         let plan = RunPlan::new(&recording.expect("a recording"), &[Some(0)]).expect("a plan");
         let region = Region::planned(&Arc::new(plan)).expect("memory");
         assert_eq!(region.length() as u64, 2 * page);

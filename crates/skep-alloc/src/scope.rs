@@ -6,17 +6,21 @@
 
 use std::{cell::RefCell, ptr, sync::Arc};
 
-use skep_tensor::{Refused, RunCharge};
+use skep_layout::{Placement, Recorder, Recording};
+use skep_tensor::{RunCharge, RunRefused};
 
-use crate::{Recording, heap, load, recording::Recorder, region, region::Region, replay::Place};
+use crate::{
+    heap, load,
+    region::{self, GrowingRegions, Region},
+};
 
-/// The run of a thread: one that has neither takes its blocks from the heap.
+/// The run of a thread. Without a region or a recording it takes its blocks from the heap.
 #[derive(Debug, Default)]
-pub(crate) struct Run {
+pub(crate) struct CurrentRun {
     /// Of a planned run.
     pub(crate) region: Option<Arc<Region>>,
     /// Of a recorded run; the others are as small as they can be, since they move.
-    pub(crate) recorded: Option<Box<Recorded>>,
+    pub(crate) recorded: Option<Box<RecordedRun>>,
     in_use: u64,
     /// How many blocks those are.
     live: u64,
@@ -27,76 +31,47 @@ pub(crate) struct Run {
     /// What it may take.
     pub(crate) charge: RunCharge,
     /// The first block that it might not take. The runtime ends the run then, in whatever way it has.
-    pub(crate) refused: Option<Refused>,
+    pub(crate) refused: Option<RunRefused>,
 }
 
 /// What is written down of a run, and its memory, which goes back to the system when the run ends.
 #[derive(Debug, Default)]
-pub(crate) struct Recorded {
+pub(crate) struct RecordedRun {
     recorder: Recorder,
-    regions: Vec<Arc<Region>>,
+    regions: GrowingRegions,
 }
 
-/// What a small block takes beside its bytes: the runtime's object for the tensor, the allocator's note of the block, and
-/// what is lost to alignment. As measured with a loop that keeps a row of 4 bytes of each round.
+/// What a small block takes beside its bytes: the runtime's object for the tensor, the allocator's note of the block,
+/// and what is lost to alignment. As measured with a loop that keeps a row of 4 bytes of each round.
 const BLOCK_BYTES: u64 = 256;
 
 /// So many blocks of a run are counted as their bytes alone: a model has hundreds of tensors, a hostile loop millions.
 const UNCOUNTED_BLOCKS: u64 = 1024;
 
-/// Address space of a recorded run is taken in such pieces; only what is written takes memory.
-const DYNAMIC_BYTES: u64 = 64 << 20;
-
-impl Recorded {
+impl RecordedRun {
     fn malloc(&mut self, size: u64) -> Option<*mut u8> {
-        let known = self
-            .regions
-            .iter()
-            .find_map(|region| region.malloc(size).ok());
-        let block = match known {
-            Some(block) => block,
-            None => {
-                let at_least = size.checked_next_multiple_of(crate::ALIGNMENT)?;
-                let region = Region::dynamic(at_least.max(DYNAMIC_BYTES)).ok()?;
-                let block = region.malloc(size).ok()?;
-                self.regions.push(region);
-                block
-            }
-        };
-        Some(block.as_ptr())
+        Some(self.regions.malloc(size)?.as_ptr())
     }
 
     /// The sequence, unless that was too long.
     pub(crate) fn finish(&mut self) -> Option<Recording> {
         std::mem::take(&mut self.recorder).finish()
     }
-
-    fn free(&self, address: usize) -> Option<u64> {
-        self.regions.iter().find_map(|region| region.free(address))
-    }
-}
-
-impl Drop for Recorded {
-    fn drop(&mut self) {
-        for region in &self.regions {
-            region.retire();
-        }
-    }
 }
 
 thread_local! {
-    static CURRENT: RefCell<Option<Run>> = const { RefCell::new(None) };
+    static CURRENT: RefCell<Option<CurrentRun>> = const { RefCell::new(None) };
 }
 
 /// Makes `run` the calling thread's; the one before it is handed back.
-pub(crate) fn install(run: Option<Run>) -> Option<Run> {
+pub(crate) fn install(run: Option<CurrentRun>) -> Option<CurrentRun> {
     CURRENT.with(|current| current.replace(run))
 }
 
-impl Run {
+impl CurrentRun {
     pub(crate) fn new(
         region: Option<Arc<Region>>,
-        recorded: Option<Box<Recorded>>,
+        recorded: Option<Box<RecordedRun>>,
         charge: RunCharge,
     ) -> Self {
         Self {
@@ -111,7 +86,7 @@ impl Run {
         let bytes = size as u64;
         let beside = self.live.saturating_sub(UNCOUNTED_BLOCKS) * BLOCK_BYTES;
         let total = self.in_use.saturating_add(bytes).saturating_add(beside);
-        // Before a place is taken: address space is to be had for what no machine could fill.
+        // Check before taking a place: the system maps more address space than any machine has memory.
         if let Err(refused) = self.charge.admit(total) {
             self.refused.get_or_insert(refused);
             return ptr::null_mut();
@@ -119,7 +94,7 @@ impl Run {
         let planned = match self.region.as_ref().map(|region| region.malloc(bytes)) {
             Some(Ok(block)) => Some(block.as_ptr()),
             Some(Err(place)) => {
-                self.unplanned += u64::from(place == Place::Deviating);
+                self.unplanned += u64::from(place == Placement::Deviating);
                 None
             }
             None => self.recorded.as_mut().and_then(|run| run.malloc(bytes)),
@@ -140,7 +115,7 @@ impl Run {
     fn free(&self, address: usize) -> Option<u64> {
         match (&self.region, &self.recorded) {
             (Some(region), _) => region.free(address),
-            (None, Some(run)) => run.free(address),
+            (None, Some(run)) => run.regions.free(address),
             (None, None) => None,
         }
     }
@@ -155,8 +130,8 @@ impl Run {
     }
 }
 
-/// `size` bytes, aligned to [`crate::ALIGNMENT`]: out of the calling thread's run, or of the heap where it is in none. Null for
-/// 0 bytes, when there is no memory, and when the run may not take so much. Never panics.
+/// `size` bytes, aligned to [`crate::ALIGNMENT`]: out of the calling thread's run, or of the heap where it is in none.
+/// Null for 0 bytes, when there is no memory, and when the run's charge does not allow it. Never panics.
 #[must_use]
 pub fn malloc(size: usize) -> *mut u8 {
     if size == 0 {

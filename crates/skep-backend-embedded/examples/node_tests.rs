@@ -30,6 +30,7 @@ use skep_backend::{
 use skep_backend_embedded::Embedded;
 use skep_backend_onnxruntime::{OnnxRuntime, Search};
 use skep_tensor::{Tensor, TensorView};
+use skep_types::DeviceId;
 
 /// ONNX's own tolerance for its tests.
 const TOLERANCE: Tolerance = Tolerance {
@@ -157,9 +158,10 @@ fn try_run(backend: &dyn Backend, test: &NodeTest) -> Outcome {
         config: &conformance::config(backend.name(), ""),
         threads: NonZeroUsize::MIN,
         weights: None,
+        device: DeviceId::default(),
         request_memory: None,
     });
-    let mut instance = match model.and_then(|m| m.instance()) {
+    let mut instance = match model.and_then(|m| m.instance(DeviceId::default())) {
         Ok(instance) => instance,
         Err(error) => return Outcome::Refused(error.to_string()),
     };

@@ -19,14 +19,14 @@ use std::{
 };
 
 use prost::Message as _;
-use skep_backend::{
-    Weights,
-    baking::{self, Bakes, Cost, Failure, NoForm, Rest},
-    check_graph,
-};
-use skep_cache::{Form, Making, Part, Role};
+use skep_cache::{Form, FormTensor, Making, Role};
 use skep_onnx::OnnxModel;
 use skep_store::Description;
+use skep_weights::{
+    WeightSource,
+    baking::{self, BakeCost, Bakes, FormFailure, FormRest, NoForm},
+    check_graph,
+};
 
 use crate::{
     normalize,
@@ -65,7 +65,7 @@ impl Subject<'_> {
     }
 
     /// Loads the model by its baked form, which is made if it is not there. `None` where it is to be loaded as it is.
-    pub(crate) fn load_baked(&self, weights: &Weights, optimize: bool) -> Option<LoadedModel> {
+    pub(crate) fn load_baked(&self, weights: &WeightSource, optimize: bool) -> Option<LoadedModel> {
         baking::load(self, weights, |form| open(form, weights, optimize))
     }
 }
@@ -84,10 +84,10 @@ impl Bakes for Subject<'_> {
         std::iter::once(FORM.to_vec()).chain(forgotten).collect()
     }
 
-    fn cost(&self) -> Cost {
+    fn cost(&self) -> BakeCost {
         let sizes = self.files.iter().filter_map(|file| fs::metadata(file).ok());
         let bytes: u64 = sizes.map(|metadata| metadata.len()).sum();
-        Cost {
+        BakeCost {
             // Weights are used where they lie in the files unless they are not aligned there, and the engine copies some
             // of what it is given.
             memory_bytes: baking::BASE_BYTES + bytes,
@@ -95,7 +95,7 @@ impl Bakes for Subject<'_> {
         }
     }
 
-    fn make(&self, making: &mut Making) -> Result<Rest, NoForm> {
+    fn make(&self, making: &mut Making) -> Result<FormRest, NoForm> {
         let mut proto = self.normalised();
         let cuts = weights::cut_out(&mut proto, baking::MIN_WEIGHT_BYTES);
         let graph = proto.encode_to_vec();
@@ -118,7 +118,7 @@ impl Bakes for Subject<'_> {
             };
             making.add(Role::Weight, &cut.alias, description, &cut.bytes)?;
         }
-        Ok(Rest {
+        Ok(FormRest {
             graph,
             notes: BTreeMap::new(),
         })
@@ -126,15 +126,15 @@ impl Bakes for Subject<'_> {
 }
 
 /// Loads a model by its form.
-fn open(form: &Form, weights: &Weights, optimize: bool) -> Result<LoadedModel, Failure> {
+fn open(form: &Form, weights: &WeightSource, optimize: bool) -> Result<LoadedModel, FormFailure> {
     // The engine asks for each by the file that its data is said to be in.
     let own = |_: &str, location: &str| Some(location.to_owned());
-    check_graph(form, own).map_err(|why| Failure::damaged(form, &why))?;
-    let parts: Vec<&Part> = form.parts().iter().collect();
+    check_graph(form, own).map_err(|why| FormFailure::damaged(form, &why))?;
+    let parts: Vec<&FormTensor> = form.parts().iter().collect();
     let lease = baking::acquire(form, weights, &parts)?;
     // Each slice keeps the lease.
     let slices = parts.iter().enumerate();
     let slices = slices.map(|(index, part)| (part.name.clone(), lease.bytes(index)));
     LoadedModel::load(form.graph().to_vec(), slices, optimize)
-        .map_err(|error| Failure::Unusable(error.to_string()))
+        .map_err(|error| FormFailure::Unusable(error.to_string()))
 }

@@ -22,13 +22,18 @@ use std::{num::NonZeroUsize, path::Path, sync::Arc, thread};
 
 use rten::{LoadErrorKind, NodeId};
 use skep_backend::{
-    Backend, BackendError, Baked, Capabilities, ErrorKind, FileInterface, LoadRequest, Model,
-    ModelFile, baking,
+    Backend, BackendError, Capabilities, ErrorKind, FileInterface, InspectRequest, Inspection,
+    LoadRequest, Model, ModelFile, OnnxReader, check_cpu,
 };
-use skep_cache::{Claim, Found, Key, Making};
+use skep_cache::{Claim, FormKey, Found, Making};
 use skep_config::{GraphOptimization, ModelConfig};
 use skep_onnx::{OnnxError, OnnxModel};
+use skep_shapes::computed_outputs;
 use skep_types::{DimensionNames, ModelSignature, TensorSpec};
+use skep_weights::{
+    Baked,
+    baking::{self, FormPlan},
+};
 
 use crate::{bake::Subject, model::EmbeddedModel, sizes::Sizes, weights::LoadedModel};
 
@@ -59,6 +64,7 @@ impl Backend for Embedded {
     fn load(&self, request: &LoadRequest<'_>) -> Result<Arc<dyn Model>, BackendError> {
         let path = request.file.path();
         let invalid = |reason: String| failure(ErrorKind::InvalidModel, path, &reason);
+        check_cpu(NAME, request.device)?;
         let (subject, signature) = audited(request)?;
         // The engine knows all or nothing.
         let level = request.config.execution().graph_optimization;
@@ -89,8 +95,8 @@ impl Backend for Embedded {
     fn ask(&self, file: &ModelFile) -> Result<FileInterface, BackendError> {
         let path = file.path();
         let invalid = |error: OnnxError| failure(ErrorKind::InvalidModel, path, &error.to_string());
-        let onnx = OnnxModel::decode(file.bytes().clone()).map_err(invalid)?;
-        let computed = onnx.computed_outputs();
+        let onnx = file.onnx().map_err(invalid)?;
+        let computed = computed_outputs(&onnx);
         let told = |name: &str| computed.iter().find(|spec| spec.name == name).cloned();
         Ok(FileInterface {
             signature: onnx.signature_with([], &told).map_err(invalid)?,
@@ -98,20 +104,27 @@ impl Backend for Embedded {
         })
     }
 
-    fn untold_output(&self, output: &str) -> String {
-        format!(
-            "backend `{NAME}` cannot infer the type of output `{output}`: declare it in the configuration, or use backend \
-             `onnxruntime`"
-        )
+    fn inspect(&self, request: &InspectRequest<'_>) -> Result<Inspection, BackendError> {
+        let untold_output = |output: &str| {
+            format!(
+                "backend `{NAME}` cannot infer the type of output `{output}`: declare it in the configuration, or use backend \
+                 `onnxruntime`"
+            )
+        };
+        let reader = OnnxReader {
+            reads_ort: false,
+            untold_output: &untold_output,
+        };
+        reader.inspect(request)
     }
 
     fn needs_process(&self, request: &LoadRequest<'_>) -> Option<String> {
         sizes::unbounded(&decoded(request).ok()?.onnx)
     }
 
-    fn plan_form(&self, request: &LoadRequest<'_>) -> Result<baking::Plan, BackendError> {
+    fn plan_form(&self, request: &LoadRequest<'_>) -> Result<FormPlan, BackendError> {
         let Some(weights) = request.weights else {
-            return Ok(baking::Plan::AsItIs("there is no cache".to_owned()));
+            return Ok(FormPlan::WithoutForm("there is no cache".to_owned()));
         };
         let planned = baking::plan(&decoded(request)?, weights);
         let path = request.file.path();
@@ -120,7 +133,7 @@ impl Backend for Embedded {
 
     fn make_form(&self, request: &LoadRequest<'_>, making: Making) -> Result<(), BackendError> {
         let (subject, _) = audited(request)?;
-        baking::make_form(&subject, making)
+        Ok(baking::make_form(&subject, making)?)
     }
 
     fn publish_form(&self, request: &LoadRequest<'_>, claim: Claim) -> Result<Found, BackendError> {
@@ -131,25 +144,28 @@ impl Backend for Embedded {
         published.map_err(|why| BackendError::new(ErrorKind::Unavailable, why))
     }
 
-    fn form_key(&self, request: &LoadRequest<'_>) -> Option<Key> {
+    fn form_key(&self, request: &LoadRequest<'_>) -> Option<FormKey> {
         let (weights, subject) = request.weights.zip(decoded(request).ok())?;
         baking::form_key(&subject, weights)
     }
 
     fn bake(&self, request: &LoadRequest<'_>) -> Result<Baked, BackendError> {
         let Some(weights) = request.weights else {
-            return Ok(Baked::AsItIs("there is no cache".to_owned()));
+            return Ok(Baked::WithoutForm("there is no cache".to_owned()));
         };
         let (subject, _) = audited(request)?;
-        baking::bake(&subject, weights)
+        Ok(baking::bake(&subject, weights)?)
     }
 }
 
 /// The model as its file has it, less the defaults of inputs that are fed.
 fn decoded<'a>(request: &LoadRequest<'a>) -> Result<Subject<'a>, BackendError> {
     let path = request.file.path();
-    let mut onnx = OnnxModel::decode(request.file.bytes().clone())
+    let onnx = request
+        .file
+        .onnx()
         .map_err(|error| failure(ErrorKind::InvalidModel, path, &error.to_string()))?;
+    let mut onnx = OnnxModel::clone(&onnx);
     // The engine takes defaults for constants: an input that the configuration names must have none.
     let mut forgotten: Vec<String> = request.config.fed_inputs().map(str::to_owned).collect();
     forgotten.retain(|input| onnx.forget_default(input));
@@ -176,10 +192,10 @@ fn audited<'a>(request: &LoadRequest<'a>) -> Result<(Subject<'a>, ModelSignature
 /// The signature, in which outputs that the file does not declare are what the configuration says, as far as the graph does
 /// not tell otherwise.
 fn declared(onnx: &OnnxModel, config: &ModelConfig) -> Result<ModelSignature, String> {
-    for spec in onnx.computed_outputs() {
-        config.check_told_output(&spec)?;
+    for spec in computed_outputs(onnx) {
+        config.check_reported_output(&spec)?;
     }
-    let signature = onnx.signature_with([], &|name| config.told_output(name));
+    let signature = onnx.signature_with([], &|name| config.undeclared_output(name));
     signature.map_err(|error| error.to_string())
 }
 

@@ -4,9 +4,9 @@ use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use rten::{NodeId, RunErrorKind, RunOptions, ThreadPool, ValueOrView};
 use rustix::time::{ClockId, clock_gettime};
-use skep_backend::{BackendError, ErrorKind, Instance, Model, OutputSlot, check_run};
+use skep_backend::{BackendError, ErrorKind, Instance, Model, OutputSlot, check_cpu, check_run};
 use skep_tensor::{RunBound, TensorView};
-use skep_types::{ModelSignature, Shape};
+use skep_types::{DeviceId, ModelSignature, Shape};
 use smallvec::SmallVec;
 
 use crate::{
@@ -49,7 +49,8 @@ impl Model for EmbeddedModel {
         self.is_baked
     }
 
-    fn instance(self: Arc<Self>) -> Result<Box<dyn Instance>, BackendError> {
+    fn instance(self: Arc<Self>, device: DeviceId) -> Result<Box<dyn Instance>, BackendError> {
+        check_cpu(crate::NAME, device)?;
         let pool = Arc::new(ThreadPool::with_num_threads(self.threads));
         let scratch = self.inputs.iter().map(|_| Scratch::default()).collect();
         Ok(Box::new(EmbeddedInstance {

@@ -11,14 +11,12 @@ use std::{
 };
 
 use skep_backend::{BackendError, ErrorKind};
-use skep_onnx::{
-    OnnxModel,
-    infer::{Given, InferError, Inferred},
-};
+use skep_onnx::OnnxModel;
 use skep_proto::onnx::{
     GraphProto, NodeProto, TensorProto, ValueInfoProto,
     type_proto::{self, Value},
 };
+use skep_shapes::{GivenShapes, InferError, InferredShapes, infer_shapes};
 use skep_types::{ModelSignature, Shape};
 use smallvec::SmallVec;
 
@@ -91,11 +89,11 @@ impl Sizes {
         }
         let named = signature.inputs.iter().zip(shapes);
         let inputs = named.map(|(spec, shape)| (spec.name.clone(), shape.dims().to_vec()));
-        let given = Given {
+        let given = GivenShapes {
             inputs: inputs.collect(),
-            ..Given::default()
+            ..GivenShapes::default()
         };
-        let inferred = self.onnx.infer(&given);
+        let inferred = infer_shapes(&self.onnx, &given);
         let peak = inferred.map(|inferred| peak(self.onnx.graph(), &inferred));
         let peak = peak.map_err(|error| {
             if only_a_run_tells(&error) {
@@ -128,7 +126,7 @@ const fn only_a_run_tells(error: &InferError) -> bool {
 }
 
 /// The most bytes of tensors that nodes give which are in use at once, each from its node to the last one that reads it.
-fn peak(graph: &GraphProto, inferred: &Inferred) -> u64 {
+fn peak(graph: &GraphProto, inferred: &InferredShapes) -> u64 {
     let bytes = |name: &String| {
         let tensor = inferred.tensors.get(name);
         tensor.map_or(0, |tensor| tensor.bytes() as u64)
@@ -270,10 +268,10 @@ fn holds_a_graph(node: &NodeProto) -> bool {
 const EXAMPLES: [usize; 3] = [2, 64, 256];
 
 /// What is inferred for inputs of some shapes, or why only a run tells; `None` where none of the shapes suits the model.
-fn infer_examples(onnx: &OnnxModel) -> Option<Result<Inferred, InferError>> {
+fn infer_examples(onnx: &OnnxModel) -> Option<Result<InferredShapes, InferError>> {
     EXAMPLES
         .iter()
-        .find_map(|size| match onnx.infer(&examples(onnx, *size)?) {
+        .find_map(|size| match infer_shapes(onnx, &examples(onnx, *size)?) {
             Err(error) if !only_a_run_tells(&error) => None,
             told => Some(told),
         })
@@ -291,7 +289,7 @@ fn suspect(node: &NodeProto) -> Option<(&NodeProto, Vec<&str>)> {
 }
 
 /// Shapes that inputs can have: `size` wherever the file leaves a dimension open.
-fn examples(onnx: &OnnxModel, size: usize) -> Option<Given> {
+fn examples(onnx: &OnnxModel, size: usize) -> Option<GivenShapes> {
     use skep_proto::onnx::tensor_shape_proto::dimension::Value as Dimension;
     let graph = onnx.graph();
     let defaults: HashSet<&str> = graph.initializer.iter().map(TensorProto::name).collect();
@@ -314,9 +312,9 @@ fn examples(onnx: &OnnxModel, size: usize) -> Option<Given> {
             });
         inputs.insert(input.name().to_owned(), dims.collect());
     }
-    Some(Given {
+    Some(GivenShapes {
         inputs,
-        ..Given::default()
+        ..GivenShapes::default()
     })
 }
 

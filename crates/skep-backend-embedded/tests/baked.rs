@@ -11,19 +11,20 @@ use std::{
 };
 
 use skep_backend::{
-    Backend as _, BackendError, Baked, ErrorKind, LoadRequest, Model, ModelFile, Weights,
-    baking::Plan,
+    Backend as _, BackendError, ErrorKind, LoadRequest, Model, ModelFile,
     conformance::{Graph, config, fp32, tensor},
 };
 use skep_backend_embedded::Embedded;
 use skep_cache::Cache;
+use skep_models::{Kind, Options, Variant};
 use skep_proto::onnx::ModelProto;
 use skep_store::Tenant;
 use skep_testkit::{
-    Kind, Options, Variant, forge,
-    node::{Node, answers, run},
+    forge,
+    node::{TestNode as Node, answers, run},
 };
-use skep_types::DataType;
+use skep_types::{DataType, DeviceId};
+use skep_weights::{Baked, WeightSource, baking::FormPlan};
 
 /// As large as a form's smallest model.
 const LARGE: usize = 1 << 20;
@@ -36,7 +37,7 @@ fn save(node: &Node, graph: Graph) -> PathBuf {
 fn with_request<T>(
     path: &Path,
     pbtxt: &str,
-    weights: Option<&Weights>,
+    weights: Option<&WeightSource>,
     then: impl FnOnce(&LoadRequest<'_>) -> T,
 ) -> T {
     then(&LoadRequest {
@@ -44,6 +45,7 @@ fn with_request<T>(
         config: &config("embedded", pbtxt),
         threads: NonZeroUsize::MIN,
         weights,
+        device: DeviceId::default(),
         request_memory: None,
     })
 }
@@ -51,12 +53,12 @@ fn with_request<T>(
 fn try_load(
     path: &Path,
     pbtxt: &str,
-    weights: Option<&Weights>,
+    weights: Option<&WeightSource>,
 ) -> Result<Arc<dyn Model>, BackendError> {
     with_request(path, pbtxt, weights, |request| Embedded.load(request))
 }
 
-fn load(path: &Path, pbtxt: &str, weights: Option<&Weights>) -> Arc<dyn Model> {
+fn load(path: &Path, pbtxt: &str, weights: Option<&WeightSource>) -> Arc<dyn Model> {
     try_load(path, pbtxt, weights).expect("loaded")
 }
 
@@ -235,7 +237,7 @@ fn baking_ahead_says_what_it_made_and_a_load_makes_nothing_then() {
         with_request(&path, "", Some(&node.weights), then)
     };
     let both = |request: &LoadRequest<'_>| {
-        let was_baked = !matches!(Embedded.plan_form(request)?, Plan::Needed(_));
+        let was_baked = !matches!(Embedded.plan_form(request)?, FormPlan::Needed(_));
         Ok((was_baked, Embedded.bake(request)?))
     };
     let Ok((false, Baked::Made { bytes })) = with(both) else {
@@ -250,7 +252,7 @@ fn baking_ahead_says_what_it_made_and_a_load_makes_nothing_then() {
         .output("y", DataType::Fp32, &["n"])
         .node("Neg", &["x"], &["y"], &[]);
     save(&node, small);
-    let Ok((true, Baked::AsItIs(why))) = with(both) else {
+    let Ok((true, Baked::WithoutForm(why))) = with(both) else {
         unreachable!("too small")
     };
     assert!(why.ends_with("less than 1048576"), "{why}");

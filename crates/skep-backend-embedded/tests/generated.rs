@@ -10,8 +10,9 @@ use skep_backend::{
 };
 use skep_backend_embedded::Embedded;
 use skep_backend_onnxruntime::{OnnxRuntime, Search};
+use skep_models::{Inputs, Kind, Options, generate, inputs};
 use skep_tensor::Tensor;
-use skep_testkit::{Inputs, Kind, Options, generate, inputs};
+use skep_types::DeviceId;
 
 /// What the embedded engine promises.
 const TOLERANCE: Tolerance = Tolerance {
@@ -47,9 +48,10 @@ fn load(
         config: &config(backend.name(), ""),
         threads: NonZeroUsize::MIN,
         weights: None,
+        device: DeviceId::default(),
         request_memory: None,
     };
-    backend.load(&request)?.instance()
+    backend.load(&request)?.instance(DeviceId::default())
 }
 
 fn run(instance: &mut dyn Instance, inputs: &[Tensor], outputs: usize) -> Vec<Tensor> {

@@ -13,7 +13,7 @@ use skep_backend::{
 use skep_backend_embedded::Embedded;
 use skep_proto::onnx::{StringStringEntryProto, TensorProto, tensor_proto::DataLocation};
 use skep_tensor::Tensor;
-use skep_types::DataType;
+use skep_types::{DataType, DeviceId};
 
 fn load_at(path: &Path) -> Result<Arc<dyn Model>, BackendError> {
     Embedded.load(&LoadRequest {
@@ -21,6 +21,7 @@ fn load_at(path: &Path) -> Result<Arc<dyn Model>, BackendError> {
         config: &config("embedded", ""),
         threads: NonZeroUsize::MIN,
         weights: None,
+        device: DeviceId::default(),
         request_memory: None,
     })
 }
@@ -38,7 +39,10 @@ fn load(graph: Graph) -> Result<Arc<dyn Model>, BackendError> {
 }
 
 fn instance(graph: Graph) -> Box<dyn Instance> {
-    load(graph).expect("loads").instance().expect("an instance")
+    load(graph)
+        .expect("loads")
+        .instance(DeviceId::default())
+        .expect("an instance")
 }
 
 fn run(instance: &mut dyn Instance, inputs: &[Tensor]) -> Result<Tensor, BackendError> {
@@ -334,7 +338,7 @@ fn external_data_is_used_whatever_the_file_is_called() {
         fs::write(&path, plus_large(external(location, offset, None)).encode()).expect("a file");
         let mut instance = load_at(&path)
             .expect("loads")
-            .instance()
+            .instance(DeviceId::default())
             .expect("an instance");
         let y = run(instance.as_mut(), &[fp32(&[1, 1], &[0.0])]);
         assert_eq!(
@@ -388,7 +392,7 @@ fn broken_models_are_errors() {
         assert_eq!(error.kind(), ErrorKind::InvalidModel, "{error}");
     }
     let dangling = unary("Neg", DataType::Fp32).output("z", DataType::Fp32, &["n"]);
-    let model = load(dangling).and_then(|m| m.instance());
+    let model = load(dangling).and_then(|m| m.instance(DeviceId::default()));
     let ran = model.and_then(|mut i| {
         i.execute(
             &[fp32(&[1, 2], &[1.0; 2]).view()],
@@ -414,9 +418,13 @@ fn a_run_that_may_not_take_so_much_is_refused_before_it() {
         config: &config("embedded", limit),
         threads: NonZeroUsize::MIN,
         weights: None,
+        device: DeviceId::default(),
         request_memory: None,
     });
-    let mut instance = model.expect("loads").instance().expect("an instance");
+    let mut instance = model
+        .expect("loads")
+        .instance(DeviceId::default())
+        .expect("an instance");
     let ones = |n: usize| fp32(&[n, 1], &vec![1.0; n]);
     for _ in 0..2 {
         let got = run(&mut *instance, &[ones(500)]).expect("a million bytes");
@@ -440,6 +448,7 @@ fn a_model_whose_sizes_only_a_run_tells_needs_a_process() {
             config: &config("embedded", ""),
             threads: NonZeroUsize::MIN,
             weights: None,
+            device: DeviceId::default(),
             request_memory: None,
         })
     };

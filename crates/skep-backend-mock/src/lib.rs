@@ -19,12 +19,12 @@ use std::{
 
 use skep_backend::{
     Backend, BackendError, Capabilities, ErrorKind, Instance, LoadRequest, Model, OutputSlot,
-    check_run,
+    check_cpu, check_run,
 };
 use skep_config::{MockOptions, MockOutput};
 use skep_config::{ModelConfig, TensorConfig};
 use skep_tensor::{AlignedBuffer, Tensor, TensorView};
-use skep_types::{DataType, ModelSignature, Shape, TensorSpec};
+use skep_types::{DataType, DeviceId, ModelSignature, Shape, TensorSpec};
 
 /// The backend's name in configurations.
 pub const NAME: &str = "mock";
@@ -50,11 +50,12 @@ impl Backend for Mock {
         }
     }
 
-    fn needs_file(&self) -> bool {
-        false
+    fn model_files(&self) -> &'static [&'static str] {
+        &[]
     }
 
     fn load(&self, request: &LoadRequest<'_>) -> Result<Arc<dyn Model>, BackendError> {
+        check_cpu(NAME, request.device)?;
         let script = request.config.mock().clone();
         thread::sleep(script.load_latency);
         if let Some(text) = &script.load_error {
@@ -158,7 +159,8 @@ impl Model for MockModel {
         self.script.echo_parameters
     }
 
-    fn instance(self: Arc<Self>) -> Result<Box<dyn Instance>, BackendError> {
+    fn instance(self: Arc<Self>, device: DeviceId) -> Result<Box<dyn Instance>, BackendError> {
+        check_cpu(NAME, device)?;
         Ok(Box::new(MockInstance { model: self }))
     }
 }

@@ -14,7 +14,7 @@ use skep_backend::{
 };
 use skep_backend_mock::Mock;
 use skep_tensor::{Tensor, encode_strings};
-use skep_types::DataType;
+use skep_types::{DataType, DeviceId};
 
 const TENSORS: &str = "max_batch_size: 8
     input { name: 'x' data_type: TYPE_FP32 dims: 2 }
@@ -33,12 +33,16 @@ fn load(text: &str) -> Result<Arc<dyn Model>, BackendError> {
         config: &config("mock", text),
         threads: NonZeroUsize::MIN,
         weights: None,
+        device: DeviceId::default(),
         request_memory: None,
     })
 }
 
 fn instance(text: &str) -> Box<dyn Instance> {
-    load(text).expect("loads").instance().expect("an instance")
+    load(text)
+        .expect("loads")
+        .instance(DeviceId::default())
+        .expect("an instance")
 }
 
 fn run(instance: &mut dyn Instance, input: &Tensor) -> Result<Tensor, BackendError> {
@@ -131,8 +135,10 @@ fn failures_and_panics_come_by_number_over_all_instances() {
     ]))
     .expect("loads");
     let mut instances = [
-        Arc::clone(&model).instance().expect("an instance"),
-        model.instance().expect("an instance"),
+        Arc::clone(&model)
+            .instance(DeviceId::default())
+            .expect("an instance"),
+        model.instance(DeviceId::default()).expect("an instance"),
     ];
     let x = fp32(&[1, 2], &[0.0; 2]);
     let mut seen = Vec::new();

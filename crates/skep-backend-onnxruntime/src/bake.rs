@@ -26,23 +26,21 @@ use std::{
 
 use bytes::Bytes;
 use prost::Message as _;
-use skep_alloc::{LoadUse, LoadedBlock, load};
-use skep_backend::{
-    BackendError, LoadRequest, ModelFile,
-    baking::{self, Bakes, Cost, Failure, NoForm, Rest},
-};
+use skep_alloc::{LoadMode, LoadedBlock, load};
+use skep_backend::{BackendError, LoadRequest, ModelFile};
 use skep_cache::{Making, Role};
 use skep_config::{ExecutionOptions, GraphOptimization, MemoryPlanner};
 use skep_onnx::{ExternalData, OnnxModel, is_external};
 use skep_proto::onnx::{GraphProto, ModelProto, TensorProto, tensor_proto::DataLocation};
-use skep_store::{Description, Place, Wanted};
+use skep_store::{Description, FileRange, Wanted};
 use skep_types::DataType;
+use skep_weights::baking::{self, BakeCost, Bakes, FormFailure, FormRest, NoForm};
 
 use crate::{
     OnnxRuntime, baked,
     ffi::{self, ApiError, Session, SessionOptions, Weight},
     machine, options,
-    sessions::Shared,
+    sessions::SharedSession,
     trial::{self, Expected, Trial},
 };
 
@@ -127,18 +125,18 @@ impl Bakes for Subject<'_> {
         ]
     }
 
-    fn cost(&self) -> Cost {
+    fn cost(&self) -> BakeCost {
         cost(self.onnx, &self.files())
     }
 
-    fn make(&self, making: &mut Making) -> Result<Rest, NoForm> {
+    fn make(&self, making: &mut Making) -> Result<FormRest, NoForm> {
         let source = Outside::of(self);
         let mut baked = self.rewrite(&source, &making.scratch())?;
         let (sequence, packed) = self.pack(&mut baked, making)?;
         let blocks = baked::write_blocks(&sequence);
         let replayed = || self.replayed(&baked, making, (&sequence, &packed));
         self.same_answers(&source, &making.scratch(), replayed)?;
-        Ok(Rest {
+        Ok(FormRest {
             graph: baked.graph,
             notes: BTreeMap::from([(baked::BLOCKS.to_owned(), blocks)]),
         })
@@ -217,7 +215,7 @@ impl Subject<'_> {
         let make = || Session::from_file(self.backend.runtime, &scratch.join(GRAPH), &options);
         let directory = scratch.join("packed");
         fs::create_dir(&directory)?;
-        let (session, loaded) = load(LoadUse::Files(&directory), make)?;
+        let (session, loaded) = load(LoadMode::Files(&directory), make)?;
         if !loaded.went_as_expected() {
             let why = loaded
                 .failure()
@@ -326,10 +324,10 @@ impl Subject<'_> {
         let make = || Session::from_file(self.backend.runtime, &path, &options);
         let files = packed.iter().map(|tensor| making.open(tensor));
         let files: Vec<File> = files.collect::<Result<_, _>>()?;
-        let places: Vec<Place<'_>> = files
+        let places: Vec<FileRange<'_>> = files
             .iter()
             .zip(packed)
-            .map(|(file, tensor)| Place {
+            .map(|(file, tensor)| FileRange {
                 descriptor: file.as_fd(),
                 offset: 0,
                 length: tensor.length,
@@ -338,7 +336,7 @@ impl Subject<'_> {
         let made = baked::packed_session(blocks, &places, make, || Ok(()));
         made.map(|(session, _)| session)
             .map_err(|failure| match failure {
-                Failure::Damaged(why) | Failure::Unusable(why) => NoForm::Now(why),
+                FormFailure::Damaged(why) | FormFailure::Unusable(why) => NoForm::Now(why),
             })
     }
 
@@ -351,7 +349,9 @@ impl Subject<'_> {
         baked: impl FnOnce() -> Result<Session, NoForm>,
     ) -> Result<(), NoForm> {
         let model = |session| {
-            let model = self.backend.model(self, None, Shared::alone(session));
+            let model = self
+                .backend
+                .model(self, None, SharedSession::alone(session));
             model.map_err(|error: BackendError| NoForm::Now(error.to_string()))
         };
         let plain = || {
@@ -363,8 +363,9 @@ impl Subject<'_> {
             let options = options::session_options(self.backend.runtime, &setting)?;
             let directory = scratch.join("plain");
             fs::create_dir(&directory)?;
-            let (session, loaded) =
-                load(LoadUse::Files(&directory), || self.session(source, options))?;
+            let (session, loaded) = load(LoadMode::Files(&directory), || {
+                self.session(source, options)
+            })?;
             // They are mapped as long as the session needs them.
             fs::remove_dir_all(&directory)?;
             if let Some(error) = loaded.failure() {
@@ -458,7 +459,7 @@ impl Outside {
 /// What baking takes. The library holds each tensor that it rewrites twice at a time (measured: weights of convolutions, into
 /// which it first folds normalisations and which it then lays out in blocks of channels: 2.1 times the weights), and one of
 /// the others on its way to the disk.
-fn cost(onnx: &OnnxModel, files: &[PathBuf]) -> Cost {
+fn cost(onnx: &OnnxModel, files: &[PathBuf]) -> BakeCost {
     let of = |tensor: &TensorProto| -> u64 {
         let external = ExternalData::of(tensor).ok().flatten();
         let external = external.and_then(|external| external.length);
@@ -492,7 +493,7 @@ fn cost(onnx: &OnnxModel, files: &[PathBuf]) -> Cost {
         (moved / 5).saturating_mul(11),
         inside.saturating_mul(3),
     ];
-    Cost {
+    BakeCost {
         memory_bytes: parts
             .into_iter()
             .fold(baking::BASE_BYTES, u64::saturating_add),

@@ -8,34 +8,42 @@
 //!              --- sources --> read once while it packs, then let go
 //! ```
 //!
-//! What the store does not have yet may be the cache's files at first: see [`behind`](crate::behind).
+//! What the store does not have yet may be the cache's files at first: see [`skep_weights::moves`].
 //!
 //! The library packs at every load, whatever it is given, and it decides by a hash of what it packed whether two are the
 //! same; so it does pack, onto scratch pages that stay in the processor's cache (see [`skep_alloc::load`]), and what it
 //! packed is replaced before anything runs. Running without packed weights would load BERT-base faster still, but run it
 //! 1.26 times slower, and not to the same bit.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    io,
+    path::Path,
+    sync::{Arc, Weak},
+};
 
 use ort_sys::GraphOptimizationLevel;
-use skep_alloc::{LoadUse, Loaded, LoadedBlock, load};
-use skep_backend::{Weights as Shared, baking::Failure, check_graph};
-use skep_cache::{Form, Mapped, Part, Role};
+use skep_alloc::{LoadMode, LoadedBlock, LoadedBlocks, load};
+use skep_cache::{Form, FormTensor, Mapped, Role};
 use skep_config::MemoryPlanner;
-use skep_store::{Place, Wanted};
+use skep_store::{FileRange, Lease, Wanted};
+use skep_weights::{
+    WeightSource,
+    baking::FormFailure,
+    check_graph,
+    moves::{CachedTensor, MoveTarget, WeightMove, WeightsInUse},
+    tensors::{FormTensors, unmapped},
+};
 
 use crate::{
     bake,
-    behind::{Cached, Move},
     ffi::{self, ApiError, Runtime, Session, SessionOptions, Weight, Weights},
     options,
-    tensors::{Tensors, unmapped},
 };
 
 /// The note of a form with the sequence of large blocks that the library takes while it loads the graph.
 pub(crate) const BLOCKS: &str = "blocks";
 
-impl From<ApiError> for Failure {
+impl From<ApiError> for FormFailure {
     fn from(error: ApiError) -> Self {
         Self::Unusable(error.message)
     }
@@ -47,23 +55,23 @@ pub(crate) fn session(
     runtime: &'static Runtime,
     path: &Path,
     form: &Form,
-    shared: &Shared,
+    source: &WeightSource,
     setting: &options::Setting<'_>,
-) -> Result<(Session, Option<Move>), Failure> {
+) -> Result<(Session, Option<WeightMove>), FormFailure> {
     let own = |name: &str, location: &str| (location == bake::GRAPH).then(|| name.to_owned());
-    check_graph(form, own).map_err(|why| Failure::damaged(form, &why))?;
+    check_graph(form, own).map_err(|why| FormFailure::damaged(form, &why))?;
     let blocks = form.note(BLOCKS).and_then(read_blocks);
-    let blocks =
-        blocks.ok_or_else(|| Failure::damaged(form, "its sequence of blocks cannot be read"))?;
+    let blocks = blocks
+        .ok_or_else(|| FormFailure::damaged(form, "its sequence of blocks cannot be read"))?;
     // With its own arena the library does not ask for memory that could be replaced.
     let replaced = setting.execution.memory_planner != MemoryPlanner::Runtime;
-    let of_store = |part: &&Part| match part.role {
+    let of_store = |part: &&FormTensor| match part.role {
         Role::Weight => true,
         Role::Packed => replaced,
         Role::Source => false,
     };
-    let parts: Vec<&Part> = form.parts().iter().filter(of_store).collect();
-    let tensors = Tensors::get(form, shared, &parts)?;
+    let parts: Vec<&FormTensor> = form.parts().iter().filter(of_store).collect();
+    let tensors = FormTensors::get(form, source, &parts)?;
     let (weights, sources) = weights(runtime, form, &parts, &tensors)?;
     let weights = Arc::new(weights);
     let mut options = session_options(runtime, setting)?;
@@ -75,7 +83,7 @@ pub(crate) fn session(
         let packed = (0..parts.len()).filter(|&index| parts[index].role == Role::Packed);
         let packed: Vec<usize> = packed.collect();
         let places = packed.iter().filter_map(|index| tensors.place(*index));
-        let places: Vec<Place<'_>> = places.collect();
+        let places: Vec<FileRange<'_>> = places.collect();
         let kept = blocks.iter().enumerate().filter(|(_, block)| block.kept);
         for (part, (block, _)) in packed.iter().zip(kept) {
             blocks_of_parts[*part] = Some(block);
@@ -88,26 +96,68 @@ pub(crate) fn session(
     for source in sources {
         source.give_back();
     }
-    let cached = tensors.into_cached().into_iter();
-    let cached = cached.map(|(index, mapped)| Cached {
-        tensor: parts[index].tensor.clone(),
-        mapped,
-        block: blocks_of_parts[index],
-    });
-    let cached: Vec<Cached> = cached.collect();
-    let left = (!cached.is_empty()).then(|| Move {
+    let (mut cached, mut blocks) = (Vec::new(), Vec::new());
+    for (index, mapped) in tensors.into_cached() {
+        cached.push(CachedTensor {
+            tensor: parts[index].tensor.clone(),
+            mapped,
+        });
+        blocks.push(blocks_of_parts[index]);
+    }
+    let left = (!cached.is_empty()).then(|| WeightMove {
         path: path.to_owned(),
         form: form.clone(),
-        shared: shared.clone(),
+        source: source.clone(),
         cached,
-        loaded,
-        weights: Arc::downgrade(&weights),
+        target: Box::new(SessionWeights {
+            weights: Arc::downgrade(&weights),
+            loaded,
+            blocks,
+        }),
     });
     Ok((session, left))
 }
 
+/// The weights of a session, as far as they can move to the store.
+struct SessionWeights {
+    weights: Weak<Weights>,
+    /// What the library packed, if `blocks` refers to it.
+    loaded: Option<LoadedBlocks>,
+    /// The block of the load that each packed weight is mapped over.
+    blocks: Vec<Option<usize>>,
+}
+
+impl MoveTarget for SessionWeights {
+    fn upgrade(&self) -> Option<Arc<dyn WeightsInUse>> {
+        let weights = self.weights.upgrade()?;
+        Some(weights)
+    }
+
+    fn exchange(&self, cached: &[CachedTensor], lease: &Lease) -> io::Result<()> {
+        for (index, (cached, block)) in cached.iter().zip(&self.blocks).enumerate() {
+            match (*block, &self.loaded) {
+                (Some(block), Some(loaded)) => {
+                    ffi::exchange_packed(loaded, block, lease, index)?;
+                }
+                _ => ffi::exchange(&cached.mapped, lease, index)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl WeightsInUse for Weights {
+    fn keep(&self, lease: Lease) {
+        Self::keep(self, lease);
+    }
+
+    fn condemn(&self) {
+        Self::condemn(self);
+    }
+}
+
 /// Looks at what is only read to be packed. Where what the library packs of it is replaced nobody has to.
-fn check_sources(form: &Form) -> Result<(), Failure> {
+fn check_sources(form: &Form) -> Result<(), FormFailure> {
     let sources = form.parts().iter().filter(|part| part.role == Role::Source);
     for part in sources {
         form.map(&part.tensor)
@@ -131,9 +181,9 @@ pub(crate) fn session_options(
 fn weights(
     runtime: &'static Runtime,
     form: &Form,
-    parts: &[&Part],
-    tensors: &Tensors,
-) -> Result<(Weights, Vec<Mapped>), Failure> {
+    parts: &[&FormTensor],
+    tensors: &FormTensors,
+) -> Result<(Weights, Vec<Mapped>), FormFailure> {
     let mut sources = Vec::new();
     let mut weights = Vec::new();
     for (index, part) in parts.iter().enumerate() {
@@ -173,20 +223,20 @@ fn dims(tensor: &Wanted) -> Vec<usize> {
 /// library does not pack as it did when the form was made, it packs for itself, once `check` has looked at what.
 pub(crate) fn packed_session(
     blocks: &[LoadedBlock],
-    places: &[Place<'_>],
+    places: &[FileRange<'_>],
     make: impl Fn() -> Result<Session, ApiError>,
-    check: impl FnOnce() -> Result<(), Failure>,
-) -> Result<(Session, Option<Loaded>), Failure> {
-    let memory = |error: std::io::Error| Failure::Unusable(format!("mapping weights: {error}"));
+    check: impl FnOnce() -> Result<(), FormFailure>,
+) -> Result<(Session, Option<LoadedBlocks>), FormFailure> {
+    let memory = |error: io::Error| FormFailure::Unusable(format!("mapping weights: {error}"));
     let kept = || blocks.iter().enumerate().filter(|(_, block)| block.kept);
     let sizes = kept().map(|(_, block)| block.size);
     if !sizes.eq(places.iter().map(|place| place.length)) {
         let why = "its packed weights are not those of its sequence of blocks";
-        return Err(Failure::Unusable(why.to_owned()));
+        return Err(FormFailure::Unusable(why.to_owned()));
     }
     // What lies on scratch pages is never run. Weights that differ nowhere but in what the next one overwrites are taken for
     // one by the library there: they are packed once more, on pages of their own.
-    for how in [LoadUse::Replay(blocks), LoadUse::Record] {
+    for how in [LoadMode::Replay(blocks), LoadMode::Record] {
         let (made, loaded) = load(how, &make).map_err(memory)?;
         let mut session = made?;
         if loaded.went_as_expected() && loaded.sequence() == blocks {
@@ -198,7 +248,7 @@ pub(crate) fn packed_session(
         }
     }
     tracing::warn!(
-        "the library packs weights in another way than when they were baked: they are not shared"
+        "the library packs weights in another way than when they were baked: they are not source"
     );
     check()?;
     Ok((make()?, None))

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use skep_backend::{BackendError, ErrorKind};
-use skep_tensor::Refused;
+use skep_tensor::RunRefused;
 
 use crate::ffi::{ApiError, Code};
 
@@ -38,7 +38,7 @@ fn lacks_memory(message: &str) -> bool {
 }
 
 /// A run that was not given what it asked for.
-pub(crate) fn refused(refused: Refused) -> ApiError {
+pub(crate) fn refused(refused: RunRefused) -> ApiError {
     ApiError {
         code: Code::NO_MEMORY,
         message: refused.to_string(),

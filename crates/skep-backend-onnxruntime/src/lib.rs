@@ -16,7 +16,6 @@
 
 mod bake;
 mod baked;
-mod behind;
 mod error;
 mod ffi;
 mod find;
@@ -27,12 +26,11 @@ mod options;
 mod planning;
 mod sessions;
 mod telemetry;
-mod tensors;
 mod trial;
 
 use std::{
     collections::BTreeSet,
-    ffi::CString,
+    ffi::{CString, OsStr},
     num::NonZeroUsize,
     path::Path,
     sync::{Arc, atomic::AtomicBool},
@@ -40,29 +38,33 @@ use std::{
 
 pub use find::{LIBRARY_VARIABLE, Origin, Search};
 pub use machine::channel_block;
-pub use open::{FindError, Finding, Place, Report};
+pub use open::{FindError, Finding, Report, SearchedPlace};
 pub use planning::buffer;
 pub use sessions::give_up_kept_sessions;
 use skep_alloc::Recording;
 use skep_backend::{
-    Backend, BackendError, Baked, Capabilities, ErrorKind, FileInterface, LoadRequest, Model,
-    ModelFile, Weights, baking,
+    Backend, BackendError, Capabilities, ErrorKind, FileInterface, InspectRequest, Inspection,
+    LoadRequest, Model, ModelFile, OnnxReader, check_cpu,
 };
-use skep_cache::{Claim, Found, Key, Making};
+use skep_cache::{Claim, FormKey, Found, Making};
 use skep_config::{ExecutionOptions, GraphOptimization, ModelConfig};
 use skep_onnx::{OnnxModel, ShapeRules, is_ort};
 use skep_tensor::RunBound;
 use skep_types::{DataType, ModelSignature, Shape, TensorSpec};
+use skep_weights::{
+    Baked, WeightSource,
+    baking::{self, FormFailure, FormPlan},
+    moves::{self, WeightMove},
+};
 pub use telemetry::switch_off_telemetry;
 
 use crate::{
     bake::Subject,
-    behind::Move,
     ffi::{ApiError, Runtime, Session, SessionOptions},
     model::OrtModel,
     options::Setting,
     planning::Plans,
-    sessions::{Current, Identity, Shared},
+    sessions::{Current, Identity, SharedSession},
 };
 
 /// The backend's name in configurations.
@@ -124,8 +126,22 @@ impl Backend for OnnxRuntime {
         }
     }
 
-    fn reads_ort(&self) -> bool {
-        true
+    fn is_library_setting(&self, variable: &OsStr) -> bool {
+        machine::is_setting(variable)
+    }
+
+    fn inspect(&self, request: &InspectRequest<'_>) -> Result<Inspection, BackendError> {
+        let untold_output = |output: &str| {
+            format!(
+                "the model's file declares no type of output `{output}`, and backend `{NAME}` tells none that the protocol can \
+                 carry: expected its `data_type` and `dims` in the configuration"
+            )
+        };
+        let reader = OnnxReader {
+            reads_ort: true,
+            untold_output: &untold_output,
+        };
+        reader.inspect(request)
     }
 
     fn load(&self, request: &LoadRequest<'_>) -> Result<Arc<dyn Model>, BackendError> {
@@ -134,8 +150,10 @@ impl Backend for OnnxRuntime {
             config,
             threads,
             weights,
+            device,
             ..
         } = *request;
+        check_cpu(NAME, device)?;
         let setting = Setting {
             execution: config.execution(),
             threads,
@@ -164,12 +182,12 @@ impl Backend for OnnxRuntime {
         session.interface().map_err(failed)
     }
 
-    fn plan_form(&self, request: &LoadRequest<'_>) -> Result<baking::Plan, BackendError> {
+    fn plan_form(&self, request: &LoadRequest<'_>) -> Result<FormPlan, BackendError> {
         let Some(weights) = request.weights else {
-            return Ok(baking::Plan::AsItIs("there is no cache".to_owned()));
+            return Ok(FormPlan::WithoutForm("there is no cache".to_owned()));
         };
         if is_ort(request.file.bytes()) {
-            return Ok(baking::Plan::AsItIs(OWN_FORMAT.to_owned()));
+            return Ok(FormPlan::WithoutForm(OWN_FORMAT.to_owned()));
         }
         let onnx = decode(request.file)?;
         let planned = baking::plan(&Subject::of(*self, request, &onnx), weights);
@@ -178,7 +196,10 @@ impl Backend for OnnxRuntime {
 
     fn make_form(&self, request: &LoadRequest<'_>, making: Making) -> Result<(), BackendError> {
         let onnx = decode(request.file)?;
-        baking::make_form(&Subject::of(*self, request, &onnx), making)
+        Ok(baking::make_form(
+            &Subject::of(*self, request, &onnx),
+            making,
+        )?)
     }
 
     fn publish_form(&self, request: &LoadRequest<'_>, claim: Claim) -> Result<Found, BackendError> {
@@ -190,21 +211,21 @@ impl Backend for OnnxRuntime {
         published.map_err(|why| BackendError::new(ErrorKind::Unavailable, why))
     }
 
-    fn form_key(&self, request: &LoadRequest<'_>) -> Option<Key> {
+    fn form_key(&self, request: &LoadRequest<'_>) -> Option<FormKey> {
         let (weights, onnx) = request.weights.zip(decode(request.file).ok())?;
         baking::form_key(&Subject::of(*self, request, &onnx), weights)
     }
 
     fn bake(&self, request: &LoadRequest<'_>) -> Result<Baked, BackendError> {
         let Some(weights) = request.weights else {
-            return Ok(Baked::AsItIs("there is no cache".to_owned()));
+            return Ok(Baked::WithoutForm("there is no cache".to_owned()));
         };
         if is_ort(request.file.bytes()) {
-            return Ok(Baked::AsItIs(OWN_FORMAT.to_owned()));
+            return Ok(Baked::WithoutForm(OWN_FORMAT.to_owned()));
         }
         let onnx = decode(request.file)?;
         let subject = Subject::of(*self, request, &onnx);
-        baking::bake(&subject, weights)
+        Ok(baking::bake(&subject, weights)?)
     }
 }
 
@@ -230,7 +251,7 @@ impl OnnxRuntime {
         file: &ModelFile,
         config: Option<&ModelConfig>,
         setting: Setting<'_>,
-        weights: Option<&Weights>,
+        weights: Option<&WeightSource>,
     ) -> Result<OrtModel, BackendError> {
         let path = file.path();
         if is_ort(file.bytes()) {
@@ -248,13 +269,13 @@ impl OnnxRuntime {
         let is_baked = baked.is_some();
         let session = match baked {
             Some((session, left)) => {
-                left.into_iter().for_each(behind::bring);
+                left.into_iter().for_each(moves::bring);
                 session
             }
             None => {
                 let load = |e| error::load(path, e);
                 let options = options::session_options(self.runtime, &setting).map_err(load)?;
-                Shared::alone(self.plain(file, options).map_err(load)?)
+                SharedSession::alone(self.plain(file, options).map_err(load)?)
             }
         };
         let mut model = self.model(&subject, config, session)?;
@@ -284,7 +305,12 @@ impl OnnxRuntime {
             // Perhaps of unknown rank.
             output.dims.take_if(|dims| dims.rank() == 0);
         }
-        self.with_signature(file.path(), signature, Shared::alone(session), &setting)
+        self.with_signature(
+            file.path(),
+            signature,
+            SharedSession::alone(session),
+            &setting,
+        )
     }
 
     /// The session of a model's baked form, and what of its weights is to be brought to the store; `None` where it is loaded
@@ -292,8 +318,8 @@ impl OnnxRuntime {
     fn open_baked(
         &self,
         subject: &Subject<'_>,
-        weights: &Weights,
-    ) -> Option<(Shared, Option<Move>)> {
+        weights: &WeightSource,
+    ) -> Option<(SharedSession, Option<WeightMove>)> {
         let Subject { path, setting, .. } = *subject;
         baking::load(subject, weights, |form| {
             let identity = Identity::new(*form.key(), weights, &setting);
@@ -301,9 +327,9 @@ impl OnnxRuntime {
             let make = || {
                 let (session, moved) = baked::session(self.runtime, path, form, weights, &setting)?;
                 left = moved;
-                Ok::<_, baking::Failure>(session)
+                Ok::<_, FormFailure>(session)
             };
-            let session = Shared::of(identity, weights.keep_unloaded, make)?;
+            let session = SharedSession::of(identity, weights.keep_unloaded, make)?;
             Ok((session, left))
         })
     }
@@ -312,7 +338,7 @@ impl OnnxRuntime {
     fn baked_session(
         &self,
         request: &LoadRequest<'_>,
-    ) -> Result<Option<(Shared, Option<Move>)>, BackendError> {
+    ) -> Result<Option<(SharedSession, Option<WeightMove>)>, BackendError> {
         let Some(weights) = request.weights else {
             return Ok(None);
         };
@@ -327,7 +353,7 @@ impl OnnxRuntime {
         &self,
         subject: &Subject<'_>,
         config: Option<&ModelConfig>,
-        session: Shared,
+        session: SharedSession,
     ) -> Result<OrtModel, BackendError> {
         let Subject { path, onnx, .. } = *subject;
         let is_told = onnx.undeclared_outputs().next().is_none();
@@ -368,7 +394,7 @@ impl OnnxRuntime {
         &self,
         path: &Path,
         signature: ModelSignature,
-        session: Shared,
+        session: SharedSession,
         setting: &Setting<'_>,
     ) -> Result<OrtModel, BackendError> {
         let Setting { execution, threads } = *setting;
@@ -405,7 +431,7 @@ fn undeclared(onnx: &OnnxModel, config: &ModelConfig, told: &ModelSignature) -> 
             continue;
         };
         match told.output(name) {
-            Some(spec) => config.check_told_output(spec)?,
+            Some(spec) => config.check_reported_output(spec)?,
             None => {
                 return Err(format!(
                     "output `{name}` is not a tensor that the protocol can carry, the configuration says {}",
@@ -417,8 +443,8 @@ fn undeclared(onnx: &OnnxModel, config: &ModelConfig, told: &ModelSignature) -> 
     Ok(())
 }
 
-fn decode(file: &ModelFile) -> Result<OnnxModel, BackendError> {
-    OnnxModel::decode(file.bytes().clone())
+fn decode(file: &ModelFile) -> Result<Arc<OnnxModel>, BackendError> {
+    file.onnx()
         .map_err(|error| invalid(file.path(), &error.to_string()))
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     env::{self, consts::ARCH},
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs,
     os::unix::ffi::OsStrExt,
     sync::LazyLock,
@@ -40,10 +40,17 @@ pub(crate) fn instruction_sets() -> &'static str {
     &SETS
 }
 
+/// Whether a variable of the environment is a setting that the library reads for itself.
+pub(crate) fn is_setting(variable: &OsStr) -> bool {
+    let name = variable.as_encoded_bytes();
+    // The library's path is passed on by other means.
+    (name.starts_with(b"ORT_") || name.starts_with(b"MLAS_")) && name != b"ORT_DYLIB_PATH"
+}
+
 /// The settings in the environment that the library reads for itself.
 pub(crate) fn settings() -> Vec<u8> {
     let mut settings: Vec<(OsString, OsString)> = env::vars_os()
-        .filter(|(name, _)| skep_backend::is_library_setting(name))
+        .filter(|(name, _)| is_setting(name))
         .collect();
     settings.sort();
     let mut text = Vec::new();

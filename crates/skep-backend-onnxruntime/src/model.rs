@@ -11,22 +11,22 @@ use std::{
 };
 
 use bytes::Bytes;
-use skep_alloc::{Arena, Recording, Use};
+use skep_alloc::{Arena, Recording, RunMode};
 use skep_backend::{
     BackendError, ErrorKind, Instance, Interrupt, LoadRequest, Model, OutputSlot, RunMemory,
-    check_run,
+    check_cpu, check_run,
 };
 use skep_onnx::ShapeRules;
 use skep_tensor::{AlignedBuffer, RunBound, Tensor, TensorError, TensorView};
-use skep_types::{DataType, ModelSignature, Shape, TensorSpec};
+use skep_types::{DataType, DeviceId, ModelSignature, Shape, TensorSpec};
 use smallvec::SmallVec;
 
 use crate::{
-    OnnxRuntime, behind, error,
+    OnnxRuntime, error,
     ffi::{ApiError, List, RunOptions, Runtime, Session, Value},
     options,
     planning::{Plans, Runs, ShapeClass},
-    sessions::{Current, Shared},
+    sessions::{Current, SharedSession},
 };
 
 /// One session, which all instances share: it may run on any number of threads at once.
@@ -80,11 +80,12 @@ impl Model for OrtModel {
         self.session.replace(session);
         self.is_baked.store(true, Ordering::Relaxed);
         // The old session's memory is free by now, unless runs are in flight: there is room for the weights' copies.
-        left.into_iter().for_each(behind::bring);
+        left.into_iter().for_each(skep_weights::moves::bring);
         Ok(true)
     }
 
-    fn instance(self: Arc<Self>) -> Result<Box<dyn Instance>, BackendError> {
+    fn instance(self: Arc<Self>, device: DeviceId) -> Result<Box<dyn Instance>, BackendError> {
+        check_cpu(crate::NAME, device)?;
         Ok(Box::new(OrtInstance {
             stop: Arc::new(Stop {
                 options: self.run_options().map_err(error::run)?,
@@ -188,7 +189,7 @@ impl OrtModel {
         let values: List<Value<'_>> = values.collect::<Result<_, _>>().map_err(error::run)?;
         let options = self.run_options().map_err(error::run)?;
         let charge = &mut self.bound.begin(0);
-        let (ran, outcome) = Arena::new().run(Use::Record, charge, || {
+        let (ran, outcome) = Arena::new().run(RunMode::Record, charge, || {
             let runs = &mut Runs::default();
             self.run(runs, &options, &values, &views, &mut slots, true)
         });
@@ -302,7 +303,7 @@ impl OrtModel {
 
 /// An output in the library's memory as a tensor, without a copy but for strings.
 fn tensor(
-    session: &Shared,
+    session: &SharedSession,
     value: Value<'static>,
     inputs: &[TensorView<'_>],
 ) -> Result<Tensor, ApiError> {
@@ -317,7 +318,7 @@ fn tensor(
 }
 
 fn share(
-    session: &Shared,
+    session: &SharedSession,
     value: Value<'static>,
     datatype: DataType,
     dims: &SmallVec<[usize; 6]>,

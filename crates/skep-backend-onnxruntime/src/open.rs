@@ -35,7 +35,7 @@ pub enum Finding {
 
 /// One place that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct SearchedPlace {
     /// Why it was looked at.
     pub origin: Origin,
     /// The file, or the directory without one.
@@ -57,7 +57,7 @@ impl fmt::Display for Finding {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for SearchedPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.display();
         write!(f, "{}: `{path}`: {}", self.origin, self.finding)
@@ -68,7 +68,7 @@ impl fmt::Display for Place {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
     /// The places.
-    pub places: Vec<Place>,
+    pub places: Vec<SearchedPlace>,
 }
 
 impl fmt::Display for Report {
@@ -126,7 +126,7 @@ impl FindError {
 }
 
 fn missing(report: &Report) -> String {
-    let named = |p: &&Place| matches!(p.origin, Origin::Flag | Origin::Variable);
+    let named = |p: &&SearchedPlace| matches!(p.origin, Origin::Flag | Origin::Variable);
     let mut text = match report.places.iter().find(named) {
         Some(place) => format!("ONNX Runtime cannot be used: {place}"),
         None => String::from("ONNX Runtime's library was not found"),
@@ -196,7 +196,7 @@ fn open_first(candidates: Vec<Candidate>) -> (Option<Library>, Report) {
                 Err(error) => Finding::Unusable(error.to_string()),
             },
         };
-        report.places.push(Place {
+        report.places.push(SearchedPlace {
             origin: candidate.origin,
             path: candidate.path,
             finding,

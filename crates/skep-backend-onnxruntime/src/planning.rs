@@ -10,7 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use skep_alloc::{ALIGNMENT, Arena, Need, Outcome, Pool, Recording, RunPlan, Usage, Use};
+use skep_alloc::{
+    ALIGNMENT, Arena, ArenaNeed, ArenaPool, RecordedBlock, Recording, RunMode, RunPlan, RunReport,
+};
 use skep_backend::{OutputSlot, RunMemory};
 use skep_config::MemoryPlanner;
 use skep_planner::{Budget, Buffer, Problem, auto};
@@ -123,15 +125,15 @@ impl Classes {
 #[derive(Debug)]
 pub(crate) struct Plans {
     classes: Mutex<Classes>,
-    pool: Arc<Pool>,
+    pool: Arc<ArenaPool>,
     /// What the largest plan needs.
-    need: Need,
+    need: ArenaNeed,
     makes_plans: bool,
 }
 
 impl Plans {
     /// `None` where the runtime's own means place tensors.
-    pub(crate) fn new(planner: MemoryPlanner, pool: &Arc<Pool>) -> Option<Self> {
+    pub(crate) fn new(planner: MemoryPlanner, pool: &Arc<ArenaPool>) -> Option<Self> {
         (planner != MemoryPlanner::Runtime).then(|| Self {
             classes: Mutex::default(),
             need: pool.need(),
@@ -236,11 +238,11 @@ impl Runs {
         let charge = self.charge.get_or_insert_with(|| bound.begin(0));
         charge.renew(beside);
         let (result, outcome) = match &plan {
-            _ if record => Arena::new().run(Use::Record, charge, run),
-            None => Arena::new().run(Use::Heap, charge, run),
+            _ if record => Arena::new().run(RunMode::Record, charge, run),
+            None => Arena::new().run(RunMode::Heap, charge, run),
             Some(plan) => {
                 let mut arena = plans.pool.take(plan.size());
-                let ran = arena.run(Use::Replay(plan), charge, run);
+                let ran = arena.run(RunMode::Replay(plan), charge, run);
                 plans.pool.put(arena);
                 ran
             }
@@ -264,7 +266,7 @@ impl Runs {
         Ok(filled)
     }
 
-    fn count(&mut self, outcome: &Outcome, plan: Option<&RunPlan>, recorded: bool) {
+    fn count(&mut self, outcome: &RunReport, plan: Option<&RunPlan>, recorded: bool) {
         let figures = &mut self.figures;
         figures.used_bytes = outcome.peak;
         figures.planned_bytes = plan.map_or(0, RunPlan::size);
@@ -281,14 +283,14 @@ impl Runs {
 
 /// What is planned of a recorded block; `None` of one that outlives its run: it stays on the heap, or is the caller's.
 #[must_use]
-pub fn buffer(usage: &Usage) -> Option<Buffer> {
+pub fn buffer(usage: &RecordedBlock) -> Option<Buffer> {
     Some(Buffer::new(usage.size, usage.start, usage.end?).aligned(ALIGNMENT))
 }
 
 /// The places of what a run allocated and freed; what outlives it stays on the heap. `None` if nothing is left, or too
 /// much.
 pub(crate) fn plan(recording: &Recording) -> Option<RunPlan> {
-    let usages = recording.usages();
+    let usages = recording.blocks();
     if usages.len() > MAX_BLOCKS {
         return None;
     }
@@ -315,7 +317,7 @@ pub(crate) fn plan(recording: &Recording) -> Option<RunPlan> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use skep_alloc::Event;
+    use skep_alloc::BlockEvent;
 
     /// Reserved bytes are those of the process: tests that map memory take turns.
     static REGIONS: Mutex<()> = Mutex::new(());
@@ -349,7 +351,7 @@ mod tests {
     #[test]
     fn plans_are_bounded_and_what_they_needed_is_given_back() {
         let _alone = alone();
-        let pool = Arc::new(Pool::default());
+        let pool = Arc::new(ArenaPool::default());
         let plans = Plans::new(MemoryPlanner::Planned, &pool).expect("plans");
         let mut runs = Runs::default();
         let large = 10_000;
@@ -424,18 +426,18 @@ mod tests {
     #[test]
     fn what_outlives_a_run_has_no_place_and_a_run_beyond_measure_no_plan() {
         let events = vec![
-            Event::Malloc(100),
-            Event::Malloc(50),
-            Event::Free(0),
-            Event::Malloc(10),
-            Event::Free(2),
+            BlockEvent::Malloc(100),
+            BlockEvent::Malloc(50),
+            BlockEvent::Free(0),
+            BlockEvent::Malloc(10),
+            BlockEvent::Free(2),
         ];
         let recording = Recording::new(events).expect("a recording");
         let plan = plan(&recording).expect("a plan");
         assert_eq!((plan.size(), plan.sum(), plan.block_count()), (100, 110, 3));
-        let nothing = Recording::new(vec![Event::Malloc(100)]).expect("a recording");
+        let nothing = Recording::new(vec![BlockEvent::Malloc(100)]).expect("a recording");
         assert_eq!(super::plan(&nothing), None);
-        let pair = |block| [Event::Malloc(1), Event::Free(block)];
+        let pair = |block| [BlockEvent::Malloc(1), BlockEvent::Free(block)];
         let many = (0..=MAX_BLOCKS as u32).flat_map(pair).collect();
         assert_eq!(
             super::plan(&Recording::new(many).expect("a recording")),

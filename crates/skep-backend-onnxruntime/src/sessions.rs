@@ -13,17 +13,17 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, Guard};
-use skep_backend::Weights;
-use skep_cache::Key;
+use skep_cache::FormKey;
 use skep_config::ExecutionOptions;
 use skep_store::{Store, Tenant};
+use skep_weights::WeightSource;
 
 use crate::{ffi::Session, options::Setting};
 
 /// What sessions have in common that are the same.
 #[derive(Debug, Clone)]
 pub(crate) struct Identity {
-    form: Key,
+    form: FormKey,
     /// Tenants share nothing.
     store: Store,
     tenant: Tenant,
@@ -32,7 +32,7 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    pub(crate) fn new(form: Key, shared: &Weights, setting: &Setting<'_>) -> Self {
+    pub(crate) fn new(form: FormKey, shared: &WeightSource, setting: &Setting<'_>) -> Self {
         Self {
             form,
             store: shared.store.clone(),
@@ -55,33 +55,33 @@ impl PartialEq for Identity {
 
 /// The session that a model uses, until it goes over to another one.
 #[derive(Debug)]
-pub(crate) struct Current(ArcSwap<Shared>);
+pub(crate) struct Current(ArcSwap<SharedSession>);
 
 impl Current {
-    pub(crate) fn new(session: Shared) -> Self {
+    pub(crate) fn new(session: SharedSession) -> Self {
         Self(ArcSwap::from_pointee(session))
     }
 
     /// The session now. Whatever comes of it stays of this one.
-    pub(crate) fn get(&self) -> Guard<Arc<Shared>> {
+    pub(crate) fn get(&self) -> Guard<Arc<SharedSession>> {
         self.0.load()
     }
 
     /// Goes over to another session: for runs that begin from now on.
-    pub(crate) fn replace(&self, session: Shared) {
+    pub(crate) fn replace(&self, session: SharedSession) {
         self.0.store(Arc::new(session));
     }
 }
 
 /// A session that models may share.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct SharedSession {
     session: Arc<Session>,
     /// What it is kept as when the model is gone, and for how long; `None` of one that is this model's alone.
     kept_as: Option<(Identity, Duration)>,
 }
 
-impl Shared {
+impl SharedSession {
     /// A session of one model alone.
     pub(crate) fn alone(session: Session) -> Self {
         Self {
@@ -117,7 +117,7 @@ impl Shared {
     }
 }
 
-impl Drop for Shared {
+impl Drop for SharedSession {
     fn drop(&mut self) {
         if let Some((identity, keep)) = self.kept_as.take()
             && !keep.is_zero()

@@ -11,7 +11,7 @@ use std::{
 
 use skep_backend::{BackendError, Instance, Model as _, OutputSlot};
 use skep_tensor::{AlignedBuffer, Tensor, TensorView};
-use skep_types::{DataType, Shape, TensorSpec};
+use skep_types::{DataType, DeviceId, Shape, TensorSpec};
 
 use crate::model::OrtModel;
 
@@ -115,7 +115,7 @@ fn bounded<T>(
 ) -> Result<(T, bool), BackendError> {
     let outputs = model.signature.outputs.len();
     let mut instance = Trying {
-        instance: Arc::new(model).instance()?,
+        instance: Arc::new(model).instance(DeviceId::default())?,
         outputs,
     };
     let interrupt = instance.instance.interrupt();

@@ -18,26 +18,27 @@ use std::{
 
 use common::library;
 use skep_backend::{
-    Backend as _, Baked, Baking, LoadRequest, Model, ModelFile, OutputSlot, Weights,
-    baking::Plan,
+    Backend as _, LoadRequest, Model, ModelFile, OutputSlot,
     conformance::{Graph, config, fp32, tensor},
 };
 use skep_backend_onnxruntime::OnnxRuntime;
 use skep_cache::{Begun, Cache, Found};
+use skep_models::{Kind, Options};
 use skep_proto::onnx::ModelProto;
 use skep_store::{Daemon, Digest, Store, StoreOptions, Tenant};
 use skep_tensor::Tensor;
 use skep_testkit::{
-    Kind, Options, forge,
-    node::{Node, answers, run},
+    forge,
+    node::{TestNode as Node, answers, run},
 };
-use skep_types::DataType;
+use skep_types::{DataType, DeviceId};
+use skep_weights::{Baked, BakingPolicy, WeightSource, baking::FormPlan};
 
 fn load(
     backend: OnnxRuntime,
     path: &Path,
     pbtxt: &str,
-    weights: Option<&Weights>,
+    weights: Option<&WeightSource>,
 ) -> Arc<dyn Model> {
     with_request(path, pbtxt, weights, |request| {
         backend.load(request).expect("loaded")
@@ -47,7 +48,7 @@ fn load(
 fn with_request<T>(
     path: &Path,
     pbtxt: &str,
-    weights: Option<&Weights>,
+    weights: Option<&WeightSource>,
     then: impl FnOnce(&LoadRequest<'_>) -> T,
 ) -> T {
     then(&LoadRequest {
@@ -55,6 +56,7 @@ fn with_request<T>(
         config: &config("onnxruntime", pbtxt),
         threads: NonZeroUsize::MIN,
         weights,
+        device: DeviceId::default(),
         request_memory: None,
     })
 }
@@ -107,7 +109,7 @@ fn a_model_that_runs_goes_over_to_its_form() {
     for (name, external_data) in [(MLP, false), (MLP, true), ("cnn:classes=4000", false)] {
         let kind = kind(name);
         let mut node = Node::new();
-        node.weights.baking = Baking::Behind;
+        node.weights.baking = BakingPolicy::Behind;
         node.weights.runs_from_cache = true;
         let options = Options {
             external_data,
@@ -128,7 +130,7 @@ fn a_model_that_runs_goes_over_to_its_form() {
                 "there is none"
             );
 
-            let Plan::Needed(needed) = backend.plan_form(request).expect("planned") else {
+            let FormPlan::Needed(needed) = backend.plan_form(request).expect("planned") else {
                 unreachable!("nothing is there")
             };
             let begun = node.weights.cache.begin(&needed.key, needed.content);
@@ -139,7 +141,7 @@ fn a_model_that_runs_goes_over_to_its_form() {
             let published = backend.publish_form(request, claim).expect("whole");
             assert!(matches!(published, Found::Form(_)), "{published:?}");
             let planned = backend.plan_form(request).expect("planned");
-            assert!(matches!(planned, Plan::Known(_)));
+            assert!(matches!(planned, FormPlan::Known(_)));
 
             // Runs are in flight all the while, and an output of the old session outlives it.
             let kept = answers(&model, &kind);
@@ -193,7 +195,7 @@ fn variants_and_tenants() {
     let alone = node.stat().bytes_stored;
 
     let variant = Options {
-        variant: Some(skep_testkit::Variant::named(&kind, "head", 3).expect("a variant")),
+        variant: Some(skep_models::Variant::named(&kind, "head", 3).expect("a variant")),
         ..Options::default()
     };
     let path = node.model(&kind, &variant);
@@ -459,7 +461,9 @@ fn a_model_ends_by_damage(backend: OnnxRuntime, node: &mut Node, plain: &[Tensor
     fs::write(graph.with_file_name("seen"), seen).expect("written");
 
     let model = load(backend, &path, "", Some(&node.weights));
-    let mut instance = Arc::clone(&model).instance().expect("an instance");
+    let mut instance = Arc::clone(&model)
+        .instance(DeviceId::default())
+        .expect("an instance");
     let rows = fp32(&[1, 256], &[1.0; 256]);
     let error = loop {
         let mut slots = [OutputSlot::new(0)];

@@ -11,7 +11,7 @@ use skep_backend::{
     conformance::{self, Graph, fp32, int64},
 };
 use skep_tensor::Tensor;
-use skep_types::{DataType, Shape};
+use skep_types::{DataType, DeviceId, Shape};
 
 /// Widths of the tensors from the input to the output.
 const WIDTHS: [usize; 5] = [32, 48, 64, 80, 32];
@@ -51,7 +51,9 @@ fn run(instance: &mut dyn Instance, inputs: &[&Tensor]) -> Tensor {
 }
 
 fn instance(model: &Arc<dyn Model>) -> Box<dyn Instance> {
-    Arc::clone(model).instance().expect("an instance")
+    Arc::clone(model)
+        .instance(DeviceId::default())
+        .expect("an instance")
 }
 
 fn planner(value: &str) -> String {
@@ -247,7 +249,7 @@ fn a_run_is_recorded_without_serving() {
         backend.record(&file, &[Shape::new(shape).expect("a shape")])
     };
     let recording = record(&[4, 32]).expect("a recording");
-    let mut sizes: Vec<u64> = recording.usages().iter().map(|usage| usage.size).collect();
+    let mut sizes: Vec<u64> = recording.blocks().iter().map(|block| block.size).collect();
     sizes.sort_unstable();
     // The output is not among them: it is written into memory that was prepared for it.
     assert_eq!(sizes, [48, 64, 80].map(|columns| 4 * 4 * columns));

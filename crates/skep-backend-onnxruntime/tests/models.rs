@@ -14,7 +14,7 @@ use skep_backend::{
     },
 };
 use skep_tensor::{Tensor, encode_strings};
-use skep_types::{DataType, Shape};
+use skep_types::{DataType, DeviceId, Shape};
 
 fn conform(graph: Graph, inputs: &[&str], outputs: &[&str], examples: &[Example], pbtxt: &str) {
     let Some(backend) = library() else { return };
@@ -144,7 +144,9 @@ fn an_output_outlives_run_instance_and_model() {
     let Some(backend) = library() else { return };
     let saved = save(add_sub());
     let model = load(&backend, &saved.path, "").expect("loads");
-    let mut instance = Arc::clone(&model).instance().expect("an instance");
+    let mut instance = Arc::clone(&model)
+        .instance(DeviceId::default())
+        .expect("an instance");
     let example = &add_sub_examples()[1];
     let inputs: Vec<_> = example.inputs.iter().map(Tensor::view).collect();
     let mut slots = [OutputSlot::new(1)];
@@ -162,7 +164,7 @@ fn an_output_that_is_an_input_does_not_borrow_the_requests_memory() {
     let model = load(&backend, &saved.path, "").expect("loads");
     let shape = Shape::new(&[1, 2]).expect("a shape");
     assert_eq!(model.output_shapes(&[&shape, &shape]), None);
-    let mut instance = model.instance().expect("an instance");
+    let mut instance = model.instance(DeviceId::default()).expect("an instance");
     let (a, b) = (fp32(&[1, 2], &[1.0, 2.0]), fp32(&[1, 2], &[0.0; 2]));
     let mut slots = [OutputSlot::new(2)];
     instance
@@ -205,7 +207,9 @@ fn declared_shapes_that_lie_cost_one_run_and_no_answer() {
     let declared = model
         .output_shapes(&[x.shape(), to.shape()])
         .expect("declared");
-    let mut instance = Arc::clone(&model).instance().expect("an instance");
+    let mut instance = Arc::clone(&model)
+        .instance(DeviceId::default())
+        .expect("an instance");
     let slot = OutputSlot::prepared(0, DataType::Fp32, declared[0].clone());
     let mut slots = [slot.expect("there is memory")];
     instance
@@ -231,7 +235,7 @@ fn a_request_at_fault_is_told_from_a_model_at_fault() {
         .node("Gather", &["table", "index"], &["y"], &[]);
     let saved = save(graph);
     let model = load(&backend, &saved.path, "").expect("loads");
-    let mut instance = model.instance().expect("an instance");
+    let mut instance = model.instance(DeviceId::default()).expect("an instance");
     let error = instance
         .execute(&[int64(&[1], &[7]).view()], &mut [OutputSlot::new(0)])
         .expect_err("out of range");
@@ -249,7 +253,7 @@ fn bytes_other_than_zero_and_one_are_no_booleans() {
     let saved = save(graph);
     let mut instance = load(&backend, &saved.path, "")
         .expect("loads")
-        .instance()
+        .instance(DeviceId::default())
         .expect("an instance");
     let x = tensor(DataType::Bool, &[3], [1, 0, 2]);
     let error = instance
@@ -290,7 +294,7 @@ fn external_data_is_found_beside_the_model() {
     fs::write(&path, graph.encode()).expect("a file");
     let mut instance = load(&backend, &path, "")
         .expect("loads")
-        .instance()
+        .instance(DeviceId::default())
         .expect("an instance");
     let mut slots = [OutputSlot::new(0)];
     instance
@@ -351,7 +355,7 @@ fn a_run_that_is_interrupted_ends_early_and_the_next_one_does_not() {
     }
     let saved = save(graph);
     let model = load(&backend, &saved.path, "").expect("loads");
-    let mut instance = model.instance().expect("an instance");
+    let mut instance = model.instance(DeviceId::default()).expect("an instance");
     let interrupt = instance.interrupt().expect("it can be interrupted");
     let large = fp32(&[1 << 20], &vec![0.5; 1 << 20]);
     let run = |instance: &mut dyn Instance, x: &Tensor| {
@@ -385,7 +389,7 @@ fn what_a_run_computes_on_all_its_threads_is_measured() {
             "parameters {{ key: 'intra_op_thread_count' value {{ string_value: '{threads}' }} }}"
         );
         let model = load(&backend, &saved.path, &count).expect("loads");
-        model.instance().expect("an instance")
+        model.instance(DeviceId::default()).expect("an instance")
     };
     let x = fp32(&[512, 512], &vec![0.5; 512 * 512]);
     let mut instance = of_threads(2);

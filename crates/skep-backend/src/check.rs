@@ -1,12 +1,25 @@
 //! What every backend checks before a run, so that a wrong input is an error and never a crash.
 
 use skep_tensor::TensorView;
-use skep_types::{DataType, ModelSignature};
+use skep_types::{DataType, DeviceId, MemoryKind, ModelSignature};
 
 use crate::{BackendError, ErrorKind, OutputSlot};
 
-/// Holds a run's inputs and wanted outputs against the model's signature: number, datatypes, shapes, and that `BOOL`
-/// elements are 0 or 1 (native code may count true elements by adding bytes up, and write that many results).
+/// Refuses a device that is not a set of CPU cores, for backends that run on the CPU alone.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`], naming the device.
+pub fn check_cpu(backend: &str, device: DeviceId) -> Result<(), BackendError> {
+    if device.is_cpu() {
+        return Ok(());
+    }
+    let text = format!("backend `{backend}` runs on the CPU alone, got device {device}");
+    Err(BackendError::new(ErrorKind::Unsupported, text))
+}
+
+/// Checks a run's inputs and wanted outputs against the model's signature, for backends that run on the CPU: number,
+/// datatypes, shapes, host memory, and that `BOOL` elements are 0 or 1 (native code may count true elements by adding
+/// bytes up, and write that many results).
 ///
 /// # Errors
 /// [`ErrorKind::InvalidArgument`], naming the tensor, what was expected and what was got.
@@ -25,6 +38,12 @@ pub fn check_run(
     }
     for (spec, view) in signature.inputs.iter().zip(inputs) {
         let name = &spec.name;
+        if view.memory_kind() != MemoryKind::Host {
+            return invalid(format!(
+                "input `{name}` lies in {}, expected host memory",
+                view.memory_kind()
+            ));
+        }
         if view.datatype() != spec.datatype {
             return invalid(format!(
                 "input `{name}` has datatype {}, expected {}",
@@ -48,6 +67,16 @@ pub fn check_run(
                 view.data()[index]
             ));
         }
+    }
+    if let Some(slot) = outputs
+        .iter()
+        .find(|slot| slot.memory_kind() != MemoryKind::Host)
+    {
+        return invalid(format!(
+            "output {} is wanted in {}, expected host memory",
+            slot.index(),
+            slot.memory_kind()
+        ));
     }
     let count = signature.outputs.len();
     match outputs.iter().find(|slot| slot.index() >= count) {

@@ -17,9 +17,9 @@ mod graph;
 use std::{num::NonZeroUsize, sync::Arc, thread};
 
 pub use graph::{Attribute, Graph, initializer};
-use skep_config::{Completion, Context, ModelConfig};
+use skep_config::{Completion, ConfigContext, ModelConfig};
 use skep_tensor::{AlignedBuffer, Tensor, TensorView};
-use skep_types::{DataType, ModelName, Shape};
+use skep_types::{DataType, DeviceId, MemoryKind, ModelName, Shape};
 
 use crate::{
     Backend, BackendError, ErrorKind, Instance, LoadRequest, Model, ModelFile, OutputSlot,
@@ -78,8 +78,15 @@ impl Case<'_> {
     /// Runs all checks.
     pub fn run(&self) {
         let model = self.load().expect("the model loads");
+        let other = Arc::clone(&model).instance(DeviceId::Gpu(0));
+        let error = other
+            .map(drop)
+            .expect_err("an instance on a device that no test has");
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
         self.signature(model.as_ref());
-        let mut instance = Arc::clone(&model).instance().expect("an instance");
+        let mut instance = Arc::clone(&model)
+            .instance(DeviceId::default())
+            .expect("an instance");
         for example in self.examples {
             self.orders_and_subsets(model.as_ref(), instance.as_mut(), example);
         }
@@ -103,6 +110,7 @@ impl Case<'_> {
             threads: NonZeroUsize::MIN,
             weights: None,
             request_memory: None,
+            device: DeviceId::default(),
         })
     }
 
@@ -209,7 +217,9 @@ impl Case<'_> {
     fn concurrent(&self, model: &Arc<dyn Model>) {
         thread::scope(|scope| {
             for offset in 0..INSTANCES {
-                let mut instance = Arc::clone(model).instance().expect("an instance");
+                let mut instance = Arc::clone(model)
+                    .instance(DeviceId::default())
+                    .expect("an instance");
                 scope.spawn(move || {
                     for round in 0..ROUNDS * self.examples.len() {
                         // Different batch sizes on different instances at the same time.
@@ -247,8 +257,26 @@ impl Case<'_> {
             if first.shape().rank() > 0 {
                 self.wrong_rank(instance, example);
             }
+            self.wrong_memory(instance, example);
         }
         self.all_outputs(instance, example);
+    }
+
+    /// Tensors that a run on the CPU cannot reach.
+    fn wrong_memory(&self, instance: &mut dyn Instance, example: &Example) {
+        let elsewhere = MemoryKind::Device(DeviceId::Gpu(0));
+        let views: Vec<TensorView<'_>> = example.inputs.iter().map(Tensor::view).collect();
+        let moved = example.inputs[0].clone().in_memory(elsewhere);
+        let mut wrong = views.clone();
+        wrong[0] = moved.view();
+        let runs = [
+            ("an input", wrong, OutputSlot::new(0)),
+            ("an output", views, OutputSlot::new(0).in_memory(elsewhere)),
+        ];
+        for (what, inputs, slot) in runs {
+            let error = instance.execute(&inputs, &mut [slot]).expect_err(what);
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{what}: {error}");
+        }
     }
 
     /// The first input with one more dimension of size 1 in front.
@@ -277,7 +305,9 @@ impl Case<'_> {
 /// Runs that need more memory than they may take: each is an error, and the instance still works after it. With
 /// [`sized_by_value`]'s models, or others of one INT64 input of one element and one output of that many elements.
 pub fn too_much_memory(model: &Arc<dyn Model>) {
-    let mut instance = Arc::clone(model).instance().expect("an instance");
+    let mut instance = Arc::clone(model)
+        .instance(DeviceId::default())
+        .expect("an instance");
     let mut execute = |count: i64| {
         let count = int64(&[1], &[count]);
         let mut slots = [OutputSlot::new(0)];
@@ -396,7 +426,7 @@ pub fn config(backend: &str, pbtxt: &str) -> ModelConfig {
         signature: None,
     };
     skep_config::complete(&mut proto, &completion).expect("a complete configuration");
-    ModelConfig::from_proto(proto, &Context::new(&name)).expect("a valid configuration")
+    ModelConfig::from_proto(proto, &ConfigContext::new(&name)).expect("a valid configuration")
 }
 
 /// A tensor of FP32 elements.

@@ -2,7 +2,8 @@
 
 use std::any::Any;
 
-use skep_tensor::{Refused, TensorError};
+use skep_tensor::{RunRefused, TensorError};
+use skep_weights::baking::BakeError;
 
 /// What kind of failure it was; the edge turns it into a status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,9 +48,15 @@ impl BackendError {
     }
 }
 
-impl From<Refused> for BackendError {
-    fn from(refused: Refused) -> Self {
+impl From<RunRefused> for BackendError {
+    fn from(refused: RunRefused) -> Self {
         Self::new(ErrorKind::Exhausted, refused.to_string())
+    }
+}
+
+impl From<BakeError> for BackendError {
+    fn from(error: BakeError) -> Self {
+        Self::new(ErrorKind::Unavailable, error.to_string())
     }
 }
 

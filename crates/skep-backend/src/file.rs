@@ -12,15 +12,19 @@ use std::{
     io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, Weak},
 };
 
 use bytes::Bytes;
 use memmap2::Mmap;
+use skep_onnx::OnnxModel;
 use skep_tensor::{AlignedBuffer, TensorError};
 
-use crate::{BackendError, ErrorKind, baking};
+use skep_weights::baking;
 
-/// Files up to this many bytes are copied. Models below it are not [baked](crate::baking), which takes larger ones off their
+use crate::{BackendError, ErrorKind};
+
+/// Files up to this many bytes are copied. Models below it are not [baked](skep_weights::baking), which takes larger ones off their
 /// files, so they would be mapped for as long as they are served; and a copy of them costs less than a loaded library's pages.
 pub const COPIED_BYTES: u64 = baking::MIN_MODEL_BYTES;
 
@@ -29,6 +33,8 @@ pub const COPIED_BYTES: u64 = baking::MIN_MODEL_BYTES;
 pub struct ModelFile {
     path: PathBuf,
     bytes: Bytes,
+    /// The decoded file, as long as somebody holds it.
+    pub(crate) decoded: Arc<Mutex<Weak<OnnxModel>>>,
 }
 
 impl ModelFile {
@@ -63,10 +69,7 @@ impl ModelFile {
         let mut copy = AlignedBuffer::try_zeroed(usize::try_from(length).unwrap_or(usize::MAX))
             .map_err(no_memory)?;
         file.read_exact_at(&mut copy, 0)?;
-        Ok(Self {
-            path: path.to_owned(),
-            bytes: copy.freeze(),
-        })
+        Ok(Self::new(path, copy.freeze()))
     }
 
     /// Maps a file that is open already, however small it is.
@@ -82,18 +85,20 @@ impl ModelFile {
             // they are served (documented above and for users in docs/model-repository.md).
             Bytes::from_owner(unsafe { Mmap::map(file) }?)
         };
-        Ok(Self {
-            path: path.to_owned(),
-            bytes,
-        })
+        Ok(Self::new(path, bytes))
     }
 
     /// A model that has no file: what the `mock` backend serves.
     #[must_use]
     pub fn none() -> Self {
+        Self::new(Path::new(""), Bytes::new())
+    }
+
+    fn new(path: &Path, bytes: Bytes) -> Self {
         Self {
-            path: PathBuf::new(),
-            bytes: Bytes::new(),
+            path: path.to_owned(),
+            bytes,
+            decoded: Arc::default(),
         }
     }
 

@@ -18,28 +18,29 @@
 //! A backend may panic; the caller catches it, answers the batch with an error and replaces the instance. It must not
 //! block on anything but its own computation.
 
-pub mod baking;
 mod check;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;
 mod file;
-mod form_graph;
+mod inspect;
 mod memory;
+mod onnx_file;
 mod slot;
 
 use std::{ffi::OsStr, num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
 
-pub use check::check_run;
+pub use check::{check_cpu, check_run};
 pub use error::{BackendError, ErrorKind, panic_text};
 pub use file::{COPIED_BYTES, ModelFile};
-pub use form_graph::check_graph;
+pub use inspect::{ConfiguredOutput, ConfiguredTensors, FileInterface, InspectRequest, Inspection};
 pub use memory::RunMemory;
-use skep_cache::{Cache, Claim, Found, Key, Making};
+pub use onnx_file::{ONNX_FILES, OnnxReader};
+use skep_cache::{Claim, FormKey, Found, Making};
 use skep_config::ModelConfig;
-use skep_store::{LoadOrder, Store, Tenant};
 use skep_tensor::{MemoryBudget, RunBound, TensorView};
-use skep_types::{DimensionNames, ModelSignature, Shape};
+use skep_types::{DeviceId, ModelSignature, Shape};
+use skep_weights::{Baked, WeightSource, baking::FormPlan};
 pub use slot::OutputSlot;
 
 /// What a backend can do beyond the contract; users see it in `skep doctor`, callers choose their path by it.
@@ -63,7 +64,9 @@ pub struct LoadRequest<'a> {
     /// Threads that one run may use when the configuration does not say.
     pub threads: NonZeroUsize,
     /// Where weights are kept and shared; `None` loads the model for itself alone.
-    pub weights: Option<&'a Weights>,
+    pub weights: Option<&'a WeightSource>,
+    /// The device that the model is loaded for.
+    pub device: DeviceId,
     /// The node's memory for requests, which runs of the model are charged to; `None` where nobody counts.
     pub request_memory: Option<&'a Arc<MemoryBudget>>,
 }
@@ -77,73 +80,6 @@ impl LoadRequest<'_> {
             budget: self.request_memory.cloned(),
         }
     }
-}
-
-/// Whether a variable of the environment is a setting of a backend's library, which a process that loads models has to have.
-#[must_use]
-pub fn is_library_setting(name: &OsStr) -> bool {
-    let name = name.as_encoded_bytes();
-    // Where the library lies is told otherwise.
-    (name.starts_with(b"ORT_") || name.starts_with(b"MLAS_")) && name != b"ORT_DYLIB_PATH"
-}
-
-/// Where the weights of models are kept between loads, and shared by all that have the same.
-#[derive(Debug, Clone)]
-pub struct Weights {
-    /// On disk, in the form that the backend's runtime loads fastest.
-    pub cache: Cache,
-    /// In memory.
-    pub store: Store,
-    /// Whose part of the store: those of other tenants neither see nor share it.
-    pub tenant: Tenant,
-    /// In which order weights that are not in the store yet are brought there.
-    pub order: LoadOrder,
-    /// Whether a model may run on the cache's files until its weights are in the store. Otherwise they are there before it is
-    /// loaded, as they are in any case with a backend that knows no other way.
-    pub runs_from_cache: bool,
-    /// When the form of a model that has none is made.
-    pub baking: Baking,
-    /// For how long a backend may keep what it made of a model that is unloaded, and with that its weights, in case that is
-    /// loaded again.
-    pub keep_unloaded: Duration,
-}
-
-/// When the form of a model that has none is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Baking {
-    /// By the load, before it goes on.
-    First,
-    /// Behind the model, which is loaded as it is and runs meanwhile.
-    Behind,
-    /// Not by loads: those that are there are used.
-    #[default]
-    Never,
-}
-
-/// What a runtime makes of a model's file, for which there is no configuration yet.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct FileInterface {
-    /// The inputs that a run needs, and the outputs.
-    pub signature: ModelSignature,
-    /// What the file calls their dimensions, as far as the runtime tells.
-    pub dimension_names: DimensionNames,
-}
-
-/// What became of a model that was to be baked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Baked {
-    /// Its form was made, and is in the cache now.
-    Made {
-        /// Of its graph and tensors.
-        bytes: u64,
-    },
-    /// Its form was in the cache.
-    Known {
-        /// Of its graph and tensors.
-        bytes: u64,
-    },
-    /// It is loaded as it is; why.
-    AsItIs(String),
 }
 
 /// A library that loads models.
@@ -162,14 +98,41 @@ pub trait Backend: Send + Sync {
         None
     }
 
-    /// Whether models are read from a file; one that is not (`mock`) takes its signature from the configuration.
-    fn needs_file(&self) -> bool {
-        true
+    /// Whether a variable of the environment is a setting of the backend's library: a process that loads models gets it.
+    fn is_library_setting(&self, variable: &OsStr) -> bool {
+        let _ = variable;
+        false
     }
 
-    /// Whether it reads files in ONNX Runtime's own format (`.ort`), of which nobody else can tell inputs and outputs.
-    fn reads_ort(&self) -> bool {
-        false
+    /// The names that a model's file may have where its configuration names none, the first before the others. Empty for a
+    /// backend that reads no file (`mock`): its models' inputs and outputs are those of the configuration.
+    fn model_files(&self) -> &'static [&'static str] {
+        &ONNX_FILES
+    }
+
+    /// Whether models are read from a file.
+    fn needs_file(&self) -> bool {
+        !self.model_files().is_empty()
+    }
+
+    /// Tells what a model's file declares. The runtime completes configurations by it and checks them against it, before it
+    /// loads anything.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`] for a file that is not a model, or not one of the configuration.
+    fn inspect(&self, request: &InspectRequest<'_>) -> Result<Inspection, BackendError> {
+        let untold_output = |output: &str| {
+            format!(
+                "the model's file declares no type of output `{output}`, and backend `{}` tells none that the protocol can carry: \
+                 expected its `data_type` and `dims` in the configuration",
+                self.name()
+            )
+        };
+        let reader = OnnxReader {
+            reads_ort: false,
+            untold_output: &untold_output,
+        };
+        reader.inspect(request)
     }
 
     /// Loads the weights once.
@@ -193,15 +156,6 @@ pub trait Backend: Send + Sync {
         Err(BackendError::new(ErrorKind::Unsupported, text))
     }
 
-    /// What to say of an output whose type neither the model's file nor [`ask`](Self::ask) tells.
-    fn untold_output(&self, output: &str) -> String {
-        format!(
-            "the model's file declares no type of output `{output}`, and backend `{}` tells none that the protocol can carry: \
-             expected its `data_type` and `dims` in the configuration",
-            self.name()
-        )
-    }
-
     /// Why a run of the model could end the process that it takes place in, where that cannot be ruled out beforehand: the
     /// caller then gives its instances processes of their own, whatever the configuration says.
     fn needs_process(&self, request: &LoadRequest<'_>) -> Option<String> {
@@ -214,10 +168,10 @@ pub trait Backend: Send + Sync {
     ///
     /// # Errors
     /// [`ErrorKind::InvalidModel`] for a broken file.
-    fn plan_form(&self, request: &LoadRequest<'_>) -> Result<baking::Plan, BackendError> {
+    fn plan_form(&self, request: &LoadRequest<'_>) -> Result<FormPlan, BackendError> {
         let _ = request;
         let why = format!("backend `{}` keeps no other form of it", self.name());
-        Ok(baking::Plan::AsItIs(why))
+        Ok(FormPlan::WithoutForm(why))
     }
 
     /// Makes that form, or notes why there never is one, in a directory of its own, in this process. The request's weights
@@ -243,7 +197,7 @@ pub trait Backend: Send + Sync {
 
     /// What the form is found by that a load with the same request begins with, whether or not it is in the cache yet; `None`
     /// where there is none for certain.
-    fn form_key(&self, request: &LoadRequest<'_>) -> Option<Key> {
+    fn form_key(&self, request: &LoadRequest<'_>) -> Option<FormKey> {
         let _ = request;
         None
     }
@@ -255,7 +209,7 @@ pub trait Backend: Send + Sync {
     fn bake(&self, request: &LoadRequest<'_>) -> Result<Baked, BackendError> {
         let _ = request;
         let why = format!("backend `{}` keeps no other form of it", self.name());
-        Ok(Baked::AsItIs(why))
+        Ok(Baked::WithoutForm(why))
     }
 }
 
@@ -292,11 +246,12 @@ pub trait Model: Send + Sync {
         false
     }
 
-    /// Makes one executable copy.
+    /// Makes one executable copy, which runs on `device`.
     ///
     /// # Errors
-    /// [`ErrorKind::Internal`] when resources are short.
-    fn instance(self: Arc<Self>) -> Result<Box<dyn Instance>, BackendError>;
+    /// [`ErrorKind::Unsupported`] for a device that the model was not loaded for, [`ErrorKind::Internal`] when resources are
+    /// short.
+    fn instance(self: Arc<Self>, device: DeviceId) -> Result<Box<dyn Instance>, BackendError>;
 }
 
 /// Ends an instance's run from another thread.

@@ -1,7 +1,7 @@
 //! Where a run's output goes.
 
 use skep_tensor::{AlignedBuffer, Tensor, TensorError};
-use skep_types::{DataType, Shape};
+use skep_types::{DataType, MemoryKind, Shape};
 
 /// One wanted output of a run: which, the memory it should go into if that could be prepared, and the result.
 #[derive(Debug)]
@@ -9,6 +9,7 @@ pub struct OutputSlot {
     index: usize,
     prepared: Option<(DataType, Shape, AlignedBuffer)>,
     tensor: Option<Tensor>,
+    memory: MemoryKind,
 }
 
 impl OutputSlot {
@@ -19,7 +20,25 @@ impl OutputSlot {
             index,
             prepared: None,
             tensor: None,
+            memory: MemoryKind::Host,
         }
+    }
+
+    /// The same output, wanted in `memory`. Prepared memory is the host's: a slot for a device's has none.
+    #[must_use]
+    pub fn in_memory(self, memory: MemoryKind) -> Self {
+        let prepared = self.prepared.filter(|_| memory == MemoryKind::Host);
+        Self {
+            prepared,
+            memory,
+            ..self
+        }
+    }
+
+    /// The memory that the output is wanted in.
+    #[must_use]
+    pub const fn memory_kind(&self) -> MemoryKind {
+        self.memory
     }
 
     /// Output `index` of the signature, to be written into fresh memory of exactly this datatype and shape.
@@ -48,6 +67,7 @@ impl OutputSlot {
             index,
             prepared: Some((datatype, shape, memory)),
             tensor: None,
+            memory: MemoryKind::Host,
         }
     }
 

@@ -1,4 +1,4 @@
-//! Holding the directory within its budget: the forms that were used longest ago go first.
+//! Keeps the directory within its budget: the least recently used forms go first.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -30,7 +30,7 @@ pub struct Collected {
 }
 
 /// A form in the directory.
-struct Entry {
+struct FormEntry {
     path: PathBuf,
     used: SystemTime,
     own_bytes: u64,
@@ -38,20 +38,19 @@ struct Entry {
     tensors: Vec<(OsString, u64)>,
 }
 
-/// What the forms that stay need.
+/// The files that the remaining forms need.
 #[derive(Debug, Default)]
-struct Kept {
+struct KeptFiles {
     tensors: HashSet<OsString>,
     files: HashSet<[u8; 32]>,
 }
 
 impl Cache {
-    /// Removes the forms that were used longest ago until the rest fits the budget, whichever tenants' they are, and what no
-    /// form has: tensors, locks, and what is remembered of model files. `None` while somebody publishes a form: the next call
-    /// will do.
+    /// Removes the least recently used forms of all tenants until the rest fits the budget. Also removes tensors, locks
+    /// and remembered digests that no form needs. `None` while a form is being published: the next call collects.
     ///
     /// # Errors
-    /// When the directory cannot be read.
+    /// If the directory cannot be read.
     pub fn collect(&self) -> Result<Option<Collected>, CacheError> {
         self.collect_to(self.budget_bytes())
     }
@@ -59,7 +58,7 @@ impl Cache {
     /// [`Cache::collect`] with another budget.
     ///
     /// # Errors
-    /// When the directory cannot be read.
+    /// If the directory cannot be read.
     pub fn collect_to(&self, budget_bytes: u64) -> Result<Option<Collected>, CacheError> {
         let fail = |error| CacheError::io("clean up", self.root(), error);
         let parts = self.all_parts().map_err(fail)?;
@@ -73,11 +72,11 @@ impl Cache {
         let run = || -> io::Result<Collected> {
             let mut all = Vec::new();
             for (index, part) in parts.iter().enumerate() {
-                // Whoever publishes something holds the lock that we have alone.
+                // A process that publishes holds the lock, which this one now holds exclusively.
                 staging::remove_left_over(&part.root().join("tmp"), true)?;
                 all.extend(entries(index, &part.root().join("models"))?);
             }
-            // Of equal times one order, whatever the directories'.
+            // For equal times, an order that does not depend on the directory's.
             all.sort_by(|a, b| (a.used, &a.path).cmp(&(b.used, &b.path)));
             let (mut collected, kept) = evict(all, budget_bytes);
             for (index, part) in parts.iter().enumerate() {
@@ -93,13 +92,13 @@ impl Cache {
     }
 }
 
-/// A tensor's file: which part it is in, and its name. Parts share nothing, not even equal tensors.
+/// Names a tensor's file with its part. Parts share nothing, not even equal tensors.
 fn in_part(part: usize, name: &str) -> OsString {
     OsString::from(format!("{part}/{name}"))
 }
 
-/// The forms of a part. One whose manifest cannot be read counts as used at the beginning of time, and has nothing.
-fn entries(part: usize, models: &Path) -> io::Result<Vec<Entry>> {
+/// The forms of a part. A form with an unreadable manifest has no tensors, and its last use is the beginning of time.
+fn entries(part: usize, models: &Path) -> io::Result<Vec<FormEntry>> {
     let mut entries = Vec::new();
     for entry in fs::read_dir(models)? {
         let path = entry?.path();
@@ -111,7 +110,7 @@ fn entries(part: usize, models: &Path) -> io::Result<Vec<Entry>> {
         let size = |name| fs::metadata(path.join(name)).map_or(0, |metadata| metadata.len());
         let has_manifest = known.is_some();
         let Manifest { files, parts, .. } = known.unwrap_or_default();
-        entries.push(Entry {
+        entries.push(FormEntry {
             used: used
                 .ok()
                 .filter(|_| has_manifest)
@@ -131,9 +130,9 @@ fn entries(part: usize, models: &Path) -> io::Result<Vec<Entry>> {
     Ok(entries)
 }
 
-/// Removes forms, those first that were used longest ago; what stays, and the tensors of that.
-fn evict(entries: Vec<Entry>, budget_bytes: u64) -> (Collected, Kept) {
-    // By tensor: how many forms have it, and its bytes.
+/// Removes the least recently used forms. Returns what was removed, and the files that the rest needs.
+fn evict(entries: Vec<FormEntry>, budget_bytes: u64) -> (Collected, KeptFiles) {
+    // For each tensor, the number of forms that have it, and its bytes.
     let mut users: HashMap<&OsStr, (usize, u64)> = HashMap::new();
     let mut bytes: u64 = entries.iter().map(|entry| entry.own_bytes).sum();
     for entry in &entries {
@@ -147,9 +146,9 @@ fn evict(entries: Vec<Entry>, budget_bytes: u64) -> (Collected, Kept) {
         }
     }
     let mut collected = Collected::default();
-    let mut kept = Kept::default();
+    let mut kept = KeptFiles::default();
     for entry in &entries {
-        // One that cannot be read is removed in any case.
+        // An unreadable form is always removed.
         let stays = bytes <= budget_bytes && entry.used > SystemTime::UNIX_EPOCH;
         if stays || fs::remove_dir_all(&entry.path).is_err() {
             collected.kept_forms += 1;
@@ -175,7 +174,7 @@ fn evict(entries: Vec<Entry>, budget_bytes: u64) -> (Collected, Kept) {
     (collected, kept)
 }
 
-/// Removes the tensors of a part that no form has. Their bytes.
+/// Removes the tensors of a part that no form has. Returns their bytes.
 fn sweep(part: usize, tensors: &Path, kept: &HashSet<OsString>) -> io::Result<u64> {
     let mut removed_bytes = 0;
     for directory in fs::read_dir(tensors)? {
@@ -193,7 +192,7 @@ fn sweep(part: usize, tensors: &Path, kept: &HashSet<OsString>) -> io::Result<u6
     Ok(removed_bytes)
 }
 
-/// Removes the locks of forms that are neither there nor being made.
+/// Removes the locks of forms that neither exist nor are being made.
 fn remove_locks(making: &Path, models: &Path) -> io::Result<()> {
     for entry in fs::read_dir(making)? {
         let path = entry?.path();
@@ -202,8 +201,8 @@ fn remove_locks(making: &Path, models: &Path) -> io::Result<()> {
             .is_some_and(|key| models.join(key).exists());
         let free = |file: File| file.try_lock().is_ok().then_some(file);
         let opened = || File::options().write(true).open(&path).ok();
-        // Removed while it is locked: whoever has opened it gets the lock after that, and sees that it is not the file of
-        // its name any more.
+        // Removed while it is locked: a process that has it open gets the lock afterwards, and sees that the file no
+        // longer has its name.
         if !has_form && let Some(_locked) = opened().and_then(free) {
             let _ = fs::remove_file(&path);
         }

@@ -1,4 +1,4 @@
-//! The directory itself: how it is made, and whether one that is there already may be used.
+//! Creates a cache directory, and checks whether an existing one is safe.
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -11,28 +11,28 @@ use rustix::process::geteuid;
 
 use crate::CacheError;
 
-/// What is in the directory of a layout.
+/// The subdirectories of a layout.
 const INNER: [&str; 6] = ["models", "tensors", "stamps", "making", "failures", "tmp"];
 
-/// Whether all of it is there.
+/// Whether all subdirectories exist.
 pub(crate) fn is_whole(root: &Path) -> bool {
     INNER.iter().all(|inner| root.join(inner).is_dir())
 }
 
-/// Who may do what with a directory, for comments on its permissions.
+/// Permission bits of a directory.
 const GROUP_WRITES: u32 = 0o020;
 const OTHERS_WRITE: u32 = 0o002;
 const STICKY: u32 = 0o1000;
 
-/// The user whom everybody trusts.
+/// The user that everybody trusts.
 const ROOT: u32 = 0;
 
-/// Makes a directory and those above it that are not there, for their owner alone.
+/// Creates a directory and its missing parents, for their owner alone.
 pub(crate) fn make(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Whether a file is still the one of its name.
+/// Whether a file still has its name.
 pub(crate) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     let own = file.metadata()?;
     match fs::metadata(path) {
@@ -42,10 +42,10 @@ pub(crate) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Makes what is not there of a cache directory, and `root` in it.
+/// Creates what is missing of a cache directory, and `root` in it.
 ///
 /// # Errors
-/// [`CacheError::Io`]; [`CacheError::Unsafe`] for a directory that others than this process's user may change.
+/// [`CacheError::Io`]; [`CacheError::Unsafe`] for a directory that other users may change.
 pub(crate) fn open(directory: &Path, root: &Path) -> Result<(), CacheError> {
     let made = |path: &Path, is_outermost| {
         make(path).map_err(|error| CacheError::io("make", path, error))?;
@@ -58,7 +58,7 @@ pub(crate) fn open(directory: &Path, root: &Path) -> Result<(), CacheError> {
         .try_for_each(|inner| made(&root.join(inner), false))
 }
 
-/// The same for a part of a cache directory: makes its directories, the outer one first, and `root` in the last.
+/// The same for a tenant's part: creates its directories, the outer one first, and `root` in the last.
 ///
 /// # Errors
 /// As [`open`].
@@ -84,19 +84,19 @@ fn check(path: &Path, is_outermost: bool) -> Result<(), CacheError> {
     objection.map_or(Ok(()), |why| Err(CacheError::not_safe(path, why)))
 }
 
-/// What decides whether a directory may be used.
+/// What decides whether a directory is safe.
 #[derive(Debug, Clone, Copy)]
 struct Facts {
     owner: u32,
     mode: u32,
-    /// Whom this process runs as.
+    /// The user that this process runs as.
     user: u32,
-    /// The directory that somebody named; otherwise one that a cache made in it.
+    /// Whether this is the configured directory; otherwise it is one that a cache made in there.
     is_outermost: bool,
 }
 
 impl Facts {
-    /// Why not, and what to do.
+    /// Why the directory is not safe, and how to change that.
     fn objection(self, path: &Path) -> Option<String> {
         let Self {
             owner, mode, user, ..
@@ -108,11 +108,12 @@ impl Facts {
             };
             return Some(format!("it belongs to user {owner}, expected {expected}"));
         }
-        // What lies in a sticky directory only its owners replace, and all that a cache has there is looked at as well.
+        // In a sticky directory only the owner of an entry can replace it, and all entries of a cache are checked as
+        // well.
         if self.is_outermost && mode & STICKY != 0 {
             return None;
         }
-        // A directory of root's that a group may write, such as a volume, is how root lets this user in.
+        // With a directory that a group may write, such as a volume, root gives this user access.
         let is_shared_by_root = self.is_outermost && owner != user;
         let (who, right) = if mode & OTHERS_WRITE != 0 {
             ("everybody", "go-w")
@@ -133,27 +134,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_may_change_a_cache() {
+    fn a_directory_that_other_users_may_change_is_unsafe() {
         let belongs =
             "it belongs to user 7, expected user 1000, as which this process runs, or root";
         let roots = "it belongs to user 7, expected root, as which this process runs";
         let everybody = "everybody may write it (mode 777), expected its owner alone; `chmod go-w /c` mends that";
         let group =
             "a group may write it (mode 775), expected its owner alone; `chmod g-w /c` mends that";
-        // User, owner, mode; what is said of the directory that was named, and of one inside.
+        // User, owner, mode; the objection to the configured directory, and to one inside it.
         for (user, owner, mode, named, inside) in [
             (1000, 1000, 0o700, "", ""),
-            // To be read is no danger.
+            // Reading does no harm.
             (1000, 1000, 0o755, "", ""),
             (1000, 1000, 0o775, group, group),
             (1000, 1000, 0o777, everybody, everybody),
             (1000, 7, 0o700, belongs, belongs),
             (1000, 7, 0o1777, belongs, belongs),
-            // Made by root for this user: what else would it be for?
+            // Root made it for this user.
             (1000, 0, 0o755, "", ""),
             (1000, 0, 0o775, "", group),
             (1000, 0, 0o777, everybody, everybody),
-            // As root nobody else is to be trusted, not even who gave a group the right.
+            // Root trusts no other user, not even a group.
             (0, 0, 0o700, "", ""),
             (0, 0, 0o775, group, group),
             (0, 7, 0o700, roots, roots),
@@ -173,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sticky_directory_is_as_safe_as_what_is_in_it() {
+    fn a_sticky_directory_is_as_safe_as_its_entries() {
         for (owner, user) in [(0, 1000), (0, 0), (1000, 1000)] {
             let facts = Facts {
                 owner,

@@ -1,27 +1,27 @@
-//! What can go wrong with a cache.
+//! The errors of a cache.
 
 use std::{
     io,
     path::{Path, PathBuf},
 };
 
-/// What kind of failure it was.
+/// The kind of failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// The file system refused: no room, no permission.
     Io,
-    /// Others than the process's user may change what is in the directory.
+    /// Other users may change the directory.
     Unsafe,
-    /// A file is not what was written.
+    /// A file does not have its digest.
     Damaged,
     /// The form is larger than the whole budget.
     TooLarge,
-    /// What a maker left is no form.
+    /// A staging directory does not hold a valid form.
     Refused,
 }
 
-/// A failure of a cache; none of them keeps a model from being loaded without it.
+/// A failure of a cache. The model can always be loaded without it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CacheError {
@@ -35,15 +35,15 @@ pub enum CacheError {
         /// The system's error.
         error: io::Error,
     },
-    /// A directory that others may change.
-    #[error("`{}` is no safe place for baked models: {why}", path.display())]
+    /// A directory that other users may change.
+    #[error("`{}` is not a safe place for baked models: {why}", path.display())]
     Unsafe {
         /// The directory.
         path: PathBuf,
-        /// Who may, and what to do.
+        /// Who may, and how to change that.
         why: String,
     },
-    /// A file is not what was written.
+    /// A file does not have its digest.
     #[error("`{}` is damaged: {why}", path.display())]
     Damaged {
         /// The file.
@@ -51,8 +51,8 @@ pub enum CacheError {
         /// What is wrong with it.
         why: String,
     },
-    /// What a maker left in its directory is no form.
-    #[error("what was made in `{}` is not published: {why}", path.display())]
+    /// A staging directory does not hold a valid form.
+    #[error("the form in `{}` is not published: {why}", path.display())]
     Refused {
         /// The directory.
         path: PathBuf,
@@ -62,7 +62,7 @@ pub enum CacheError {
     /// A form larger than the budget.
     #[error("the baked form has {bytes} bytes, more than the cache's budget of {budget_bytes}")]
     TooLarge {
-        /// Of its graph and tensors.
+        /// The size of its graph and tensors.
         bytes: u64,
         /// What the directory may hold.
         budget_bytes: u64,
@@ -99,8 +99,8 @@ impl CacheError {
         }
     }
 
-    /// Whether a file is gone or not what was written, so that it has to be made again. Otherwise the system gave no
-    /// descriptor or no memory for it, say, and it may be as it should.
+    /// Whether a file is missing or damaged, so that it has to be made again. With other errors, such as no descriptor
+    /// or no memory, the file may be intact.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         match self {
@@ -110,7 +110,7 @@ impl CacheError {
         }
     }
 
-    /// What kind of failure it was.
+    /// The kind of failure.
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
         match self {

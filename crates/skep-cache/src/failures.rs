@@ -1,4 +1,4 @@
-//! Attempts to make a form in which the process that made it died: not made again at once.
+//! Deaths of processes while they made a form, which is then not tried again at once.
 //!
 //! ```text
 //! failures/<key>:  <seconds since 1970> <how many in a row> <what happened>
@@ -13,38 +13,38 @@ use std::{
 
 use skep_host::read_text;
 
-use crate::{Cache, CacheError, Key};
+use crate::{Cache, CacheError, FormKey};
 
-/// Two numbers.
+/// Two numbers and a text.
 const MAX_BYTES: u64 = 4096;
 
-/// After the first death; twice as long after each further one.
+/// The wait after the first death. It doubles with each further one.
 const FIRST_WAIT: Duration = Duration::from_secs(3600);
 
-/// At most: a day.
+/// The longest wait: a day.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
 
-/// What is remembered of what happened, in bytes.
+/// The longest text about a death, in bytes.
 const MAX_TEXT_BYTES: usize = 1024;
 
-/// Deaths of processes that made one form.
+/// Deaths of processes while they made one form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deaths {
-    /// How many in a row.
+    /// The number in a row.
     pub count: u32,
-    /// When the last one was.
+    /// The time of the last one.
     pub last: SystemTime,
-    /// What happened then.
+    /// How the last one happened.
     pub why: String,
 }
 
 impl Deaths {
-    /// For how long nobody should try again; `None` where the time has come.
+    /// How long to wait before the next attempt; `None` if it may start now.
     #[must_use]
     pub fn wait(&self, now: SystemTime) -> Option<Duration> {
         let doublings = self.count.saturating_sub(1).min(8);
         let wait = (FIRST_WAIT * (1 << doublings)).min(LONGEST_WAIT);
-        // A clock that was set back makes nobody wait for longer than that.
+        // A clock that was set back does not make the wait longer.
         let since = now.duration_since(self.last).unwrap_or_default();
         wait.checked_sub(since).filter(|left| !left.is_zero())
     }
@@ -62,18 +62,18 @@ impl Deaths {
 }
 
 impl Cache {
-    /// Deaths of those that made the form of this key, unless one was made since.
+    /// Deaths while the form of this key was made, unless it was made since.
     #[must_use]
-    pub fn deaths(&self, key: &Key) -> Option<Deaths> {
+    pub fn deaths(&self, key: &FormKey) -> Option<Deaths> {
         let text = read_text(&self.failure_path(key), MAX_BYTES).ok()?;
         Deaths::decode(&text)
     }
 
-    /// Remembers that a process died while it made the form of this key, now.
+    /// Records that a process died at `now` while it made the form of this key.
     ///
     /// # Errors
-    /// When it cannot be written.
-    pub fn note_death(&self, key: &Key, now: SystemTime, why: &str) -> Result<(), CacheError> {
+    /// If it cannot be written.
+    pub fn note_death(&self, key: &FormKey, now: SystemTime, why: &str) -> Result<(), CacheError> {
         let path = self.failure_path(key);
         let count = self.deaths(key).map_or(0, |deaths| deaths.count);
         let seconds = now.duration_since(SystemTime::UNIX_EPOCH);
@@ -89,24 +89,24 @@ impl Cache {
         written().map_err(|error| CacheError::io("write", &path, error))
     }
 
-    /// Forgets the deaths of a key: its form is there.
-    pub(crate) fn forget_deaths(&self, key: &Key) {
+    /// Forgets the deaths of a key, because its form exists.
+    pub(crate) fn forget_deaths(&self, key: &FormKey) {
         let _ = fs::remove_file(self.failure_path(key));
     }
 
-    fn failure_path(&self, key: &Key) -> std::path::PathBuf {
+    fn failure_path(&self, key: &FormKey) -> std::path::PathBuf {
         self.path("failures").join(key.to_string())
     }
 }
 
-/// Forgets what makes nobody wait any more.
+/// Removes records that no longer cause a wait.
 pub(crate) fn forget_old(directory: &Path, now: SystemTime) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
         let text = read_text(&path, MAX_BYTES).unwrap_or_default();
         let is_old = Deaths::decode(&text).is_none_or(|deaths| {
             let age = now.duration_since(deaths.last).unwrap_or_default();
-            // Longer than any wait: one more death soon after the wait counts on.
+            // Twice the longest wait, so that another death soon after a wait still counts as in a row.
             age > 2 * LONGEST_WAIT
         });
         if is_old {
@@ -121,10 +121,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_waits_how_long() {
+    fn the_wait_doubles_with_each_death_up_to_a_day() {
         let root = tempfile::tempdir().expect("a directory");
         let cache = Cache::open(root.path(), 1 << 20).expect("a cache");
-        let key = Key::of(&[b"a"]);
+        let key = FormKey::of(&[b"a"]);
         let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
         let after = |seconds| start + Duration::from_secs(seconds);
         assert_eq!(cache.deaths(&key), None);

@@ -1,4 +1,4 @@
-//! A model in the form that a runtime loads fastest.
+//! A model's baked form.
 #![allow(unsafe_code, reason = "mapping files of the cache (invariant 5)")]
 
 use std::{
@@ -7,91 +7,79 @@ use std::{
     io::{self, Read as _},
     os::fd::BorrowedFd,
     path::PathBuf,
+    ptr::NonNull,
     sync::Arc,
     time::SystemTime,
 };
 
 use bytes::Bytes;
 use memmap2::{Mmap, UncheckedAdvice};
-use rustix::mm::{MapFlags, ProtFlags, mmap};
 use skep_host::open_file;
 use skep_store::{Digest, Wanted};
 
 use crate::{
-    Cache, CacheError, Key, Part,
+    Cache, CacheError, FormKey, FormTensor,
     manifest::Manifest,
-    seen::{self, Seen},
-    stamps::Stamp,
+    seen::{self, SeenTensors},
+    stamps::FileStamp,
 };
 
-/// A tensor's file, mapped as long as anybody has its bytes.
+/// A tensor's file, mapped as long as its bytes are in use.
 #[derive(Debug, Clone)]
 pub struct Mapped {
     map: Arc<Mmap>,
-    stamp: Stamp,
+    stamp: FileStamp,
 }
 
 impl Mapped {
     /// The tensor's bytes.
     #[must_use]
     pub fn bytes(&self) -> Bytes {
-        Bytes::from_owner(Shared(Arc::clone(&self.map)))
+        Bytes::from_owner(MappedBytes(Arc::clone(&self.map)))
     }
 
-    /// Maps pages of another file over the tensor's, read-only: its bytes stay where they are, and are that file's from now
-    /// on. Whoever reads them meanwhile reads the ones or the others. `offset` is a multiple of the page size.
+    /// Maps another file over the tensor's bytes, read-only: they keep their address, and belong to that file from now
+    /// on. Concurrent readers see either the old or the new bytes. `offset` is a multiple of the page size.
     ///
     /// # Errors
-    /// The system's, such as too many mappings; the bytes are then those that they were.
+    /// The system's, such as too many mappings; the bytes are then unchanged.
     ///
     /// # Safety
-    /// The file has the tensor's bytes from there on, and nobody changes them while anybody has bytes of this tensor.
+    /// The file has the tensor's bytes at `offset`, and they do not change while bytes of this tensor are in use.
     pub unsafe fn replace(&self, file: BorrowedFd<'_>, offset: u64) -> io::Result<()> {
-        // A private mapping that nobody can write has the file's own pages. A shared one of a sealed file is refused by kernels
-        // before 6.7, and only after they have taken the old pages away, under whoever reads them.
-        let flags = MapFlags::PRIVATE | MapFlags::FIXED;
-        // SAFETY: the range is this mapping's own, which stays as long as anybody has bytes of it; the system puts the new
-        // pages in the place of the old ones without a moment in which there are none.
-        unsafe {
-            mmap(
-                self.map.as_ptr().cast_mut().cast(),
-                self.map.len(),
-                ProtFlags::READ,
-                flags,
-                file,
-                offset,
-            )
-        }?;
-        Ok(())
+        let start = NonNull::from(&self.map[..]).cast();
+        // SAFETY: the range is this read-only mapping, which lives as long as its bytes are in use; the caller promises
+        // the rest.
+        unsafe { skep_host::replace_pages(start, self.map.len(), file, offset) }
     }
 
-    /// Lets go of the pages that were read, which are read again from the file where somebody needs them.
+    /// Drops the pages that were read. They are read from the file again when they are needed.
     pub fn give_back(&self) {
-        // SAFETY: the mapping is read-only and of a file: what is read again is the same.
+        // SAFETY: the mapping is a read-only one of a file: the same bytes are read again.
         let _ = unsafe { self.map.unchecked_advise(UncheckedAdvice::DontNeed) };
     }
 }
 
-/// A part of a mapping.
-struct Shared(Arc<Mmap>);
+/// The owner of the bytes of a mapping.
+struct MappedBytes(Arc<Mmap>);
 
-impl AsRef<[u8]> for Shared {
+impl AsRef<[u8]> for MappedBytes {
     fn as_ref(&self) -> &[u8] {
         &self.0
     }
 }
 
-/// A form as the cache has it: the graph's bytes, and where the tensors are.
+/// A form in the cache: the graph's bytes, and the files of its tensors.
 #[derive(Debug, Clone)]
 pub struct Form {
     cache: Cache,
-    key: Key,
+    key: FormKey,
     graph: Bytes,
     manifest: Arc<Manifest>,
 }
 
 impl Form {
-    pub(crate) fn new(cache: &Cache, key: Key, graph: Bytes, manifest: Manifest) -> Self {
+    pub(crate) fn new(cache: &Cache, key: FormKey, graph: Bytes, manifest: Manifest) -> Self {
         Self {
             cache: cache.clone(),
             key,
@@ -100,9 +88,9 @@ impl Form {
         }
     }
 
-    /// What it was found by.
+    /// Its key.
     #[must_use]
-    pub const fn key(&self) -> &Key {
+    pub const fn key(&self) -> &FormKey {
         &self.key
     }
 
@@ -112,7 +100,7 @@ impl Form {
         &self.graph
     }
 
-    /// Of its graph and tensors, equal ones once.
+    /// The size of its graph and tensors; equal tensors count once.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         let tensors = self.parts().iter().map(|part| &part.tensor);
@@ -126,7 +114,7 @@ impl Form {
         self.cache.form_path(&self.key).join("graph")
     }
 
-    /// The files that a load of it reads: manifest, graph, and each of its tensors.
+    /// The files that a load reads: manifest, graph, and each tensor.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
         let directory = self.cache.form_path(&self.key);
@@ -137,13 +125,13 @@ impl Form {
         own.into_iter().chain(tensors).collect()
     }
 
-    /// Its tensors: those of the graph in its order, packed ones in theirs.
+    /// Its tensors: first those of the graph, then packed ones, each in their order.
     #[must_use]
-    pub fn parts(&self) -> &[Part] {
+    pub fn parts(&self) -> &[FormTensor] {
         &self.manifest.parts
     }
 
-    /// What the backend noted when it made the form.
+    /// A note that the backend stored with the form.
     #[must_use]
     pub fn note(&self, name: &str) -> Option<&str> {
         self.manifest.notes.get(name).map(String::as_str)
@@ -153,12 +141,12 @@ impl Form {
         self.cache.tensor_path(&tensor.digest)
     }
 
-    /// Removes it as damaged: the next load makes it again.
+    /// Removes the damaged form. The next load makes it again.
     pub fn forget(&self) {
         self.cache.forget(&self.key);
     }
 
-    /// Removes a tensor's file that turned out to be damaged, and the form with it.
+    /// Removes a tensor's damaged file, and the form.
     pub fn forget_tensor(&self, tensor: &Wanted) {
         if !self.cache.is_reader() {
             let _ = fs::remove_file(self.tensor_path(tensor));
@@ -166,7 +154,7 @@ impl Form {
         self.forget();
     }
 
-    /// Forgets that tensors were found whole: whoever maps them the next time looks at them.
+    /// Forgets which tensors were verified: the next load verifies them again.
     pub fn distrust(&self) {
         if !self.cache.is_reader() {
             let _ = fs::remove_file(self.cache.form_path(&self.key).join(seen::NAME));
@@ -174,10 +162,10 @@ impl Form {
         self.cache.verified().clear();
     }
 
-    /// Reads a tensor's bytes, which the caller checks against its digest.
+    /// Reads a tensor's bytes. The caller checks their digest.
     ///
     /// # Errors
-    /// When its file is gone, or shorter than `bytes`.
+    /// If its file is missing, or shorter than `bytes`.
     pub fn read(&self, tensor: &Wanted, bytes: &mut [u8]) -> Result<(), CacheError> {
         let path = self.tensor_path(tensor);
         open_file(&path)
@@ -185,31 +173,31 @@ impl Form {
             .map_err(|error| CacheError::io("read", &path, error))
     }
 
-    /// Maps the file of a tensor, which has at least a byte, read-only. Nobody looks at its bytes: for those that are only
-    /// read on the way to something that is checked.
+    /// Maps a tensor's file read-only, without verifying it: for tensors that are only input to something that is
+    /// checked. The tensor has at least a byte.
     ///
     /// # Errors
-    /// When the file is gone, or has another length.
+    /// If the file is missing, or has another length.
     pub fn map_unseen(&self, tensor: &Wanted) -> Result<Mapped, CacheError> {
         self.open(tensor)
     }
 
-    /// Maps the file of a tensor, which has at least a byte, read-only; its bytes are checked against the digest the first
-    /// time that this process sees the file as it is now.
+    /// Maps a tensor's file read-only. Verifies its digest the first time that this process sees this state of the
+    /// file. The tensor has at least a byte.
     ///
     /// # Errors
-    /// When the file is gone, or damaged.
+    /// If the file is missing or damaged.
     pub fn map(&self, tensor: &Wanted) -> Result<Mapped, CacheError> {
         let mapped = self.open(tensor)?;
         self.check_once(tensor, &mapped)?;
         Ok(mapped)
     }
 
-    /// Maps the files of tensors as [`Form::map`] does, but for one that any process found whole, and that is as it was
-    /// then by size and times, believes that: see [`Seen`].
+    /// Maps tensors' files as [`Form::map`] does, but skips the digest of a file that any process has verified and
+    /// whose size and times have not changed since: see [`SeenTensors`].
     ///
     /// # Errors
-    /// When a file is gone, or damaged.
+    /// If a file is missing or damaged.
     pub fn map_seen(&self, tensors: &[&Wanted]) -> Result<Vec<Mapped>, CacheError> {
         self.map_seen_at(SystemTime::now(), tensors)
     }
@@ -220,8 +208,8 @@ impl Form {
         tensors: &[&Wanted],
     ) -> Result<Vec<Mapped>, CacheError> {
         let path = self.cache.form_path(&self.key).join(seen::NAME);
-        let seen = Seen::read(&path);
-        // What is remembered of the others stays: they may be in the store already, and are asked for the next time.
+        let seen = SeenTensors::read(&path);
+        // Entries of other tensors stay: these may be in the store now, and be mapped the next time.
         let mut now_seen = seen.clone();
         let mut all = Vec::with_capacity(tensors.len());
         for tensor in tensors {
@@ -237,21 +225,21 @@ impl Form {
             all.push(mapped);
         }
         if now_seen != seen && !self.cache.is_reader() {
-            // What cannot be remembered is looked at again.
+            // Without the record, the next load verifies again.
             let _ = now_seen.write(&path, &self.cache.path("tmp"));
         }
         Ok(all)
     }
 
-    /// The file that was mapped.
+    /// Opens the file that was mapped.
     ///
     /// # Errors
-    /// When it is gone, or another one.
+    /// If it is missing, or was replaced.
     pub fn open_mapped(&self, tensor: &Wanted, mapped: &Mapped) -> Result<File, CacheError> {
         let path = self.tensor_path(tensor);
         let fail = |error| CacheError::io("map", &path, error);
         let file = open_file(&path).map_err(fail)?;
-        if Stamp::of(&file).map_err(fail)? != mapped.stamp {
+        if FileStamp::of(&file).map_err(fail)? != mapped.stamp {
             return Err(fail(io::Error::other("it was replaced a moment ago")));
         }
         Ok(file)
@@ -261,9 +249,9 @@ impl Form {
         let path = self.tensor_path(tensor);
         let fail = |error| CacheError::io("map", &path, error);
         let file = open_file(&path).map_err(fail)?;
-        let stamp = Stamp::of(&file).map_err(fail)?;
-        // SAFETY: files of the cache are replaced and removed, never rewritten, by those who use it, and belong to the
-        // user alone; the mapping is read-only and lives as long as anybody has a slice of it.
+        let stamp = FileStamp::of(&file).map_err(fail)?;
+        // SAFETY: users of the cache replace and remove files, and never rewrite them, and only this user can write
+        // them; the mapping is read-only, and lives as long as its bytes are in use.
         let map = unsafe { Mmap::map(&file) }.map_err(fail)?;
         if map.len() as u64 != tensor.length {
             return Err(CacheError::damaged(&path, "it has another length"));
@@ -274,7 +262,7 @@ impl Form {
         })
     }
 
-    /// Looks at a tensor's bytes, unless this process has looked at the file as it is now.
+    /// Verifies a tensor, unless this process has verified this state of the file.
     fn check_once(&self, tensor: &Wanted, mapped: &Mapped) -> Result<(), CacheError> {
         if !self.cache.verified().contains(&mapped.stamp) {
             self.check(tensor, mapped)?;
@@ -283,7 +271,7 @@ impl Form {
         Ok(())
     }
 
-    /// Looks at a tensor's bytes.
+    /// Verifies a tensor's digest.
     fn check(&self, tensor: &Wanted, mapped: &Mapped) -> Result<(), CacheError> {
         if Digest::of(&tensor.description, &mapped.map) == tensor.digest {
             return Ok(());
@@ -295,7 +283,7 @@ impl Form {
         ))
     }
 
-    /// Looks at every byte of its tensors, whoever did before, and removes what is damaged, the form with it.
+    /// Verifies every tensor, even if it was verified before. Removes damaged ones, and then the form.
     ///
     /// # Errors
     /// The first damage.
@@ -310,11 +298,11 @@ impl Form {
                     }
                 })
         });
-        // All of them, whatever is wrong with one.
+        // Goes on after the first error.
         looked_at.fold(Ok(()), Result::and)
     }
 
-    /// Whether all tensors are there, with their lengths.
+    /// Checks that all tensors exist and have their lengths.
     pub(crate) fn check_lengths(&self) -> Result<(), CacheError> {
         for part in self.parts() {
             let path = self.cache.tensor_path(&part.tensor.digest);

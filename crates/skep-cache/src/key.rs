@@ -1,14 +1,14 @@
-//! What a form is found by.
+//! The key of a form.
 
 use std::fmt;
 
 /// A digest of everything that a form depends on.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Key([u8; 32]);
+pub struct FormKey([u8; 32]);
 
-impl Key {
-    /// The key of these parts, in this order, such as a model's content, a runtime's version, options, a processor's
-    /// features. No two lists have the same key.
+impl FormKey {
+    /// The key of these parts in this order, such as a model's content, a runtime's version, options and a processor's
+    /// features. Different lists have different keys.
     #[must_use]
     pub fn of(parts: &[&[u8]]) -> Self {
         let mut hasher = blake3::Hasher::new();
@@ -19,28 +19,28 @@ impl Key {
         Self(*hasher.finalize().as_bytes())
     }
 
-    /// A key that another process made.
+    /// A key from another process.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// For another process.
+    /// The key's bytes, to send to another process.
     #[must_use]
     pub const fn bytes(&self) -> [u8; 32] {
         self.0
     }
 }
 
-impl fmt::Display for Key {
+impl fmt::Display for FormKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
-impl fmt::Debug for Key {
+impl fmt::Debug for FormKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Key({self})")
+        write!(f, "FormKey({self})")
     }
 }
 
@@ -49,9 +49,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_do_not_run_into_each_other() {
-        assert_eq!(Key::of(&[b"ab", b"c"]), Key::of(&[b"ab", b"c"]));
-        assert_ne!(Key::of(&[b"ab", b"c"]), Key::of(&[b"a", b"bc"]));
-        assert_ne!(Key::of(&[b"ab"]), Key::of(&[b"ab", b""]));
+    fn different_lists_of_parts_have_different_keys() {
+        assert_eq!(FormKey::of(&[b"ab", b"c"]), FormKey::of(&[b"ab", b"c"]));
+        assert_ne!(FormKey::of(&[b"ab", b"c"]), FormKey::of(&[b"a", b"bc"]));
+        assert_ne!(FormKey::of(&[b"ab"]), FormKey::of(&[b"ab", b""]));
     }
 }

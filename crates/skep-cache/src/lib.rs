@@ -1,29 +1,31 @@
-//! The disk tier under the tensor store: models in the form that a runtime loads fastest, in a directory, by content.
+//! The disk tier below the tensor store: a directory of models in the form that a runtime loads fastest, by content.
 //!
-//! A backend *bakes* a model once: it lets its runtime rewrite the graph, and keeps the rewritten graph, each large tensor
-//! and each packed weight. Later loads, of any process, begin with these.
+//! A backend *bakes* a model once: its runtime rewrites the graph, and the backend keeps the rewritten graph, each
+//! large tensor and each packed weight. Later loads, in any process, start from these.
 //!
 //! ```text
-//! <directory>/v1/lock                     held shared while something is made, exclusively while something is removed
-//!                models/<key>/manifest    what a form consists of; its time of change is its last use
+//! <directory>/v1/lock                     held shared while a form is published, exclusively while something is removed
+//!                models/<key>/manifest    what a form consists of; its modification time is its last use
 //!                models/<key>/graph
-//!                models/<key>/seen        tensors that were found whole, remembered by size and times
-//!                tensors/ab/<digest>      a tensor's bytes, once for all forms that have it
-//!                stamps/<hash of a path>  a model file's content, remembered by size and times
+//!                models/<key>/seen        tensors whose digest was verified, by size and times
+//!                tensors/ab/<digest>      a tensor's bytes, once for all forms that share it
+//!                stamps/<hash of a path>  a model file's digest, by size and times
 //!                making/<key>.lock        held by the process that makes this form
-//!                failures/<key>           deaths of processes that made it
-//!                turn                     held by the one process that bakes behind the scenes
-//!                tmp/bake-*               what is being made, each directory held by the process that publishes it
+//!                failures/<key>           deaths of processes while making it
+//!                turn                     held by the one process that bakes in the background
+//!                tmp/bake-*               forms in the making, each directory locked by the process that publishes it
 //! ```
 //!
-//! A [`Key`] is made of everything that the result depends on; which parts these are is the backend's to say. A form is
-//! made in a directory of its own, by a process that need not be trusted, and published by one that looks at every byte of
-//! it and computed the key itself ([`Claim`]). It is there when its manifest is: that is renamed into place last. Manifest
-//! and graph carry their digests, the manifest its key, and all three are checked at every [`Cache::look_up`]; tensors are checked by whoever takes them, the store for those that it publishes and
-//! [`Form::map`] and [`Form::map_seen`] for the others, once a process and state of the file. What is damaged is removed ([`Cache::forget`]) and
-//! baked again. [`Cache::collect`] holds the directory within its budget; the forms that were used last stay, and with a
-//! form go its lock and what is remembered of its model's files. A tenant has a directory of its own in this one
-//! ([`Cache::of_tenant`]).
+//! A [`FormKey`] covers everything that the form depends on; the backend decides what that is. A process that need not
+//! be trusted makes the form in a staging directory. The process that publishes it computes the key itself and checks
+//! every byte ([`Claim`]). A form exists once its directory is renamed into place.
+//!
+//! The manifest holds the digests of itself and of the graph, and the key; every [`Cache::look_up`] checks all three.
+//! Tensors are checked when they are used, once per process and state of the file: by the store if it publishes them,
+//! otherwise by [`Form::map`] and [`Form::map_seen`]. A damaged form is removed ([`Cache::forget`]) and baked again.
+//!
+//! [`Cache::collect`] keeps the directory within its budget: the most recently used forms stay. With a form go its lock
+//! and the digests of its model's files. Each tenant has its own part of the directory ([`Cache::of_tenant`]).
 
 mod collect;
 mod directory;
@@ -44,7 +46,7 @@ use std::{
     io::Read as _,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -55,25 +57,25 @@ pub use collect::Collected;
 pub use error::{CacheError, ErrorKind};
 pub use failures::Deaths;
 pub use form::{Form, Mapped};
-pub use key::Key;
+pub use key::FormKey;
 pub use making::{Begun, Claim, Making, Turn};
-pub use manifest::{Part, Role};
+pub use manifest::{FormTensor, Role};
 
-use skep_host::{open_file, read_file, read_text};
+use skep_host::{lock, open_file, read_file, read_text};
 use skep_store::Digest;
 
 use crate::{
     manifest::Manifest,
-    stamps::{Look, Stamp},
+    stamps::{FileStamp, RememberedFile},
 };
 
-/// The layout of the directory; another one has another name.
+/// The version of the layout, as the name of a subdirectory.
 const LAYOUT: &str = "v1";
 
-/// The lines about a model's files are in the first bytes of a manifest: room for some dozens.
+/// The first bytes of a manifest, which hold the lines about some dozens of model files.
 const MANIFEST_HEAD_BYTES: u64 = 8 << 10;
 
-/// What a cache directory may hold unless its user says otherwise: the forms of dozens of models.
+/// The default budget of a cache directory: the forms of dozens of models.
 pub const DEFAULT_BUDGET_BYTES: u64 = 32 << 30;
 
 /// A cache directory. Any number of processes may use one.
@@ -85,25 +87,25 @@ pub struct Cache {
 #[derive(Debug)]
 struct Inner {
     directory: PathBuf,
-    /// Whose budget counts: of a tenant's part the directory that it is a part of.
+    /// The directory whose budget counts: for a tenant's part, the directory that contains it.
     home: PathBuf,
     root: PathBuf,
     budget_bytes: u64,
     is_reader: bool,
-    /// The one form that a reader may look at.
-    only: Option<Key>,
-    /// Whether something was damaged and could not be removed.
+    /// The only form that a reader may read.
+    only: Option<FormKey>,
+    /// Whether a reader found damage, which it cannot remove.
     damaged: AtomicBool,
-    /// Files whose bytes were found to be what their names say.
-    verified: Mutex<HashSet<Stamp>>,
-    /// Tenants' parts, by their names.
+    /// Files whose digest this process has verified.
+    verified: Mutex<HashSet<FileStamp>>,
+    /// Tenants' parts, by tenant.
     parts: Mutex<BTreeMap<String, Cache>>,
 }
 
 /// What a model's files hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Content {
-    /// Of each, in their order.
+    /// The content of each file, in order.
     files: Vec<FileContent>,
 }
 
@@ -115,7 +117,7 @@ pub(crate) struct FileContent {
 }
 
 impl Content {
-    /// One for all of them.
+    /// One digest for all files.
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();
@@ -131,44 +133,44 @@ impl Content {
 pub enum Found {
     /// A form.
     Form(Form),
-    /// Somebody tried and found that there is no such form; why.
+    /// The model cannot be baked, with the reason.
     Unusable(String),
     /// Nothing.
     Nothing,
 }
 
-/// A line of a tensor takes some 200 bytes.
+/// A tensor's line takes some 200 bytes.
 pub(crate) const MAX_MANIFEST_BYTES: u64 = 64 << 20;
 
-/// What protocol buffers bound a message to.
+/// The largest message of protocol buffers.
 const MAX_GRAPH_BYTES: u64 = 2 << 30;
 
 impl Cache {
-    /// Opens a cache directory, and makes it if it is not there: for its owner alone (mode 0700).
+    /// Opens a cache directory, and creates it if necessary, for its owner alone (mode 0700).
     ///
-    /// Whoever can change what is in it decides what models answer. So one that is there must belong to this process's user
-    /// or to root, and nobody else may write it; except that root may have given a group the right, and that a sticky one
-    /// may be anybody's to write, since what a cache makes in it is looked at in the same way. What is above the directory
-    /// is not looked at.
+    /// Anyone who can change its files decides what models answer. So an existing directory must belong to this
+    /// process's user or to root, and no other user may write it, with two exceptions: a directory of root's may be
+    /// writable for a group, and a sticky directory for everybody, since the subdirectories that a cache makes are
+    /// checked in the same way. Parent directories are not checked.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`] when it cannot be made, [`ErrorKind::Unsafe`] when others may change it.
+    /// [`ErrorKind::Io`] if it cannot be created, [`ErrorKind::Unsafe`] if others may change it.
     pub fn open(directory: &Path, budget_bytes: u64) -> Result<Self, CacheError> {
         let cache = Self::over(directory, directory, budget_bytes, None);
         directory::open(cache.directory(), cache.root())?;
-        // That something could not be removed is no reason not to serve.
+        // Leftovers that cannot be removed do no harm.
         let _ = staging::remove_left_over(&cache.path("tmp"), false);
         Ok(cache)
     }
 
-    /// One form of a cache directory that another process opened, for reading alone: nothing is made, nothing is noted, and
-    /// no other form is looked for. The other process says which files may be read: [`Form::files`].
+    /// Opens one form of another process's cache directory, to read it. A reader makes and records nothing, and looks
+    /// for no other form. The other process decides which files may be read: [`Form::files`].
     #[must_use]
-    pub fn reader(directory: &Path, key: Key) -> Self {
+    pub fn reader(directory: &Path, key: FormKey) -> Self {
         Self::over(directory, directory, 0, Some(key))
     }
 
-    fn over(directory: &Path, home: &Path, budget_bytes: u64, only: Option<Key>) -> Self {
+    fn over(directory: &Path, home: &Path, budget_bytes: u64, only: Option<FormKey>) -> Self {
         Self {
             inner: Arc::new(Inner {
                 directory: directory.to_owned(),
@@ -184,37 +186,37 @@ impl Cache {
         }
     }
 
-    /// What it was opened with.
+    /// The directory that it was opened with.
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.inner.directory
     }
 
-    /// The directory of this layout.
+    /// The subdirectory of this layout.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.inner.root
     }
 
-    /// What the directory may hold.
+    /// The budget of the directory, in bytes.
     #[must_use]
     pub fn budget_bytes(&self) -> u64 {
         self.inner.budget_bytes
     }
 
-    /// Whether it is there for reading alone: no form can be made.
+    /// Whether this is a reader, which cannot make forms.
     #[must_use]
     pub fn is_reader(&self) -> bool {
         self.inner.is_reader
     }
 
-    /// The one form that this is there to read, whatever model asks.
+    /// The only form that a reader reads, whichever model asks.
     #[must_use]
-    pub fn only(&self) -> Option<&Key> {
+    pub fn only(&self) -> Option<&FormKey> {
         self.inner.only.as_ref()
     }
 
-    /// Whether a reader found something damaged, which somebody else has to mend.
+    /// Whether a reader found damage, which another process has to repair.
     #[must_use]
     pub fn found_damage(&self) -> bool {
         self.inner.damaged.load(Ordering::Relaxed)
@@ -224,7 +226,7 @@ impl Cache {
         self.inner.root.join(sub)
     }
 
-    fn form_path(&self, key: &Key) -> PathBuf {
+    fn form_path(&self, key: &FormKey) -> PathBuf {
         self.path("models").join(key.to_string())
     }
 
@@ -233,24 +235,16 @@ impl Cache {
     }
 
     fn known_parts(&self) -> MutexGuard<'_, BTreeMap<String, Self>> {
-        // Nothing panics while it holds this lock.
-        self.inner
-            .parts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner.parts)
     }
 
-    fn verified(&self) -> MutexGuard<'_, HashSet<Stamp>> {
-        // Nothing panics while it holds this lock.
-        self.inner
-            .verified
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn verified(&self) -> MutexGuard<'_, HashSet<FileStamp>> {
+        lock(&self.inner.verified)
     }
 
-    /// The form under a key, and notes that it was used. One that is damaged is removed, and counts as absent.
+    /// Looks up a form by its key, and records the use. A damaged form is removed, and counts as absent.
     #[must_use]
-    pub fn look_up(&self, key: &Key) -> Found {
+    pub fn look_up(&self, key: &FormKey) -> Found {
         self.read(key).unwrap_or_else(|error| {
             tracing::warn!("a baked form is not used: {error}");
             self.forget(key);
@@ -258,8 +252,8 @@ impl Cache {
         })
     }
 
-    /// The form under a key; an error if it is damaged.
-    fn read(&self, key: &Key) -> Result<Found, CacheError> {
+    /// Reads the form of a key; an error if it is damaged.
+    fn read(&self, key: &FormKey) -> Result<Found, CacheError> {
         let directory = self.form_path(key);
         let path = directory.join("manifest");
         let text = match read_text(&path, MAX_MANIFEST_BYTES) {
@@ -286,7 +280,7 @@ impl Cache {
         if *blake3::hash(&graph).as_bytes() != manifest.graph {
             return Err(CacheError::damaged(
                 &graph_path,
-                "its bytes are not those that were written",
+                "its bytes do not have the digest in the manifest",
             ));
         }
         let form = Form::new(self, *key, Bytes::from(graph), manifest);
@@ -295,20 +289,20 @@ impl Cache {
         Ok(Found::Form(form))
     }
 
-    /// Notes a form's use. That it cannot be noted costs nothing but its place among the others.
+    /// Records a use. If that fails, the form only loses its place in the order of use.
     fn touch(&self, manifest: &Path) {
         if let Ok(file) = File::options().append(true).open(manifest) {
             let _ = file.set_modified(std::time::SystemTime::now());
         }
     }
 
-    /// Removes a form, as one that turned out to be damaged; its tensors go with the next [`Cache::collect`].
-    pub fn forget(&self, key: &Key) {
+    /// Removes a damaged form. Its tensors go with the next [`Cache::collect`].
+    pub fn forget(&self, key: &FormKey) {
         if self.is_reader() {
             self.inner.damaged.store(true, Ordering::Relaxed);
             return;
         }
-        // Renamed away first, so that nobody sees a part of it.
+        // Renamed first, so that no process sees a part of it.
         let away = tempfile::Builder::new()
             .prefix("forgotten-")
             .tempdir_in(self.path("tmp"));
@@ -317,11 +311,10 @@ impl Cache {
         }
     }
 
-    /// The content of a model's files, in their order. Files that have not changed since they were last read are not read
-    /// again.
+    /// The content of a model's files, in order. Files that have not changed since the last call are not read again.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`] when a file cannot be read.
+    /// [`ErrorKind::Io`] if a file cannot be read.
     pub fn content(&self, files: &[PathBuf]) -> Result<Content, CacheError> {
         let stamps = self.path("stamps");
         let contents = files.iter().map(|file| stamps::content(&stamps, file));
@@ -330,24 +323,26 @@ impl Cache {
         })
     }
 
-    /// [`Cache::content`], but `None` where files would have to be read whose form cannot be here: none that is has files of
-    /// the same sizes.
+    /// As [`Cache::content`], but `None` if the files would have to be read and no form here is of files with these
+    /// sizes.
     ///
     /// # Errors
     /// As [`Cache::content`].
     pub fn content_if_known(&self, files: &[PathBuf]) -> Result<Option<Content>, CacheError> {
         let stamps = self.path("stamps");
         let looks = files.iter().map(|file| stamps::look(&stamps, file));
-        let looks: Vec<Look> = looks.collect::<Result<_, _>>()?;
-        let is_known = looks.iter().all(|look| matches!(look, Look::Known(_)));
-        let sizes: Vec<u64> = looks.iter().map(Look::bytes).collect();
+        let looks: Vec<RememberedFile> = looks.collect::<Result<_, _>>()?;
+        let is_known = looks
+            .iter()
+            .all(|look| matches!(look, RememberedFile::Known(_)));
+        let sizes: Vec<u64> = looks.iter().map(RememberedFile::bytes).collect();
         if !is_known && !self.has_sizes(&sizes) {
             return Ok(None);
         }
         self.content(files).map(Some)
     }
 
-    /// Whether there is a form of files of these sizes.
+    /// Whether there is a form of files with these sizes.
     fn has_sizes(&self, sizes: &[u64]) -> bool {
         let forms = fs::read_dir(self.path("models")).into_iter().flatten();
         let mut manifests = forms.flatten().filter_map(|form| {

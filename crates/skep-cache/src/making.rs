@@ -1,11 +1,11 @@
-//! Making a form: in a directory of its maker's, which may be another process, and published by a
-//! process that does not trust the maker.
+//! Makes forms. The maker, which may be another process, works in a staging directory; a process that does not trust it
+//! publishes the form.
 //!
 //! ```text
-//! Cache::begin(key, content) -> Claim     this process makes the form of this key, and nobody else does
-//!   Making::new(claim.directory())        here, or in a process that can reach nothing else
+//! Cache::begin(key, content) -> Claim     this process alone makes the form of this key
+//!   Making::new(claim.directory())        in this process, or in one that can reach nothing else
 //!     add, add_file, finish
-//!   claim.publish()                       looks at every byte, and puts the form in its place
+//!   claim.publish()                       checks every byte, and moves the form into place
 //! ```
 
 use std::{
@@ -21,66 +21,66 @@ use skep_host::open_file;
 use skep_store::{Description, Digest, Wanted};
 
 use crate::{
-    Cache, CacheError, Content, Form, Found, Key, Part, Role, directory,
+    Cache, CacheError, Content, Form, FormKey, FormTensor, Found, Role, directory,
     manifest::Manifest,
     staging::{self, GRAPH, MANIFEST, SCRATCH, Staged, Staging, TENSORS},
 };
 
-/// How long publishing waits for another process that cleans the cache up, which takes it milliseconds.
+/// How long publishing waits for another process that collects, which takes milliseconds.
 const MAX_WAIT: Duration = Duration::from_secs(30);
 
-/// How often it looks meanwhile.
+/// The pause between two attempts.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Who makes a form.
+/// The outcome of an attempt to make a form.
 #[derive(Debug)]
 pub enum Begun {
-    /// The caller.
+    /// The caller makes it.
     Claimed(Claim),
-    /// Another one did, in the meantime.
+    /// Another process has made it meanwhile.
     Found(Found),
-    /// Another one does just now.
+    /// Another process is making it.
     Busy,
 }
 
-/// The right to make the form of a key, and a directory to make it in. Dropped without [`Claim::publish`], it leaves
-/// nothing.
+/// The right to make the form of a key, and a staging directory for it. Removes the directory if it is dropped without
+/// [`Claim::publish`].
 #[derive(Debug)]
 pub struct Claim {
     cache: Cache,
-    key: Key,
+    key: FormKey,
     content: Content,
     staging: Staging,
-    /// Of this key: others wait for it. Let go last.
+    /// The lock of this key, for which others wait. Released last.
     _alone: File,
 }
 
-/// The turn of the one process on a node that bakes behind the scenes.
+/// The turn of the one process on a node that bakes in the background.
 #[derive(Debug)]
-pub struct Turn(#[expect(dead_code, reason = "held, not looked at")] File);
+pub struct Turn(#[expect(dead_code, reason = "held, never read")] File);
 
 impl Cache {
-    /// Begins to make a form of files of this content. Blocks while another one makes the same.
+    /// Begins to make the form of a key, for files of this content. Blocks while another process makes it.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`](crate::ErrorKind::Io) when nothing can be written.
-    pub fn begin(&self, key: &Key, content: Content) -> Result<Begun, CacheError> {
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) if the directory cannot be written.
+    pub fn begin(&self, key: &FormKey, content: Content) -> Result<Begun, CacheError> {
         let alone = self.lock_file(&format!("making/{key}.lock"), File::lock)?;
         self.claim(key, content, alone)
     }
 
-    /// [`Cache::begin`] that does not wait for another one: [`Begun::Busy`].
+    /// As [`Cache::begin`], but does not wait for another process: [`Begun::Busy`].
     ///
     /// # Errors
     /// As [`Cache::begin`].
-    pub fn try_begin(&self, key: &Key, content: Content) -> Result<Begun, CacheError> {
+    pub fn try_begin(&self, key: &FormKey, content: Content) -> Result<Begun, CacheError> {
         match self.try_lock_file(&format!("making/{key}.lock"), File::try_lock)? {
             Some(alone) => self.claim(key, content, alone),
             None => Ok(Begun::Busy),
         }
     }
 
-    fn claim(&self, key: &Key, content: Content, alone: File) -> Result<Begun, CacheError> {
+    fn claim(&self, key: &FormKey, content: Content, alone: File) -> Result<Begun, CacheError> {
         match self.look_up(key) {
             Found::Nothing => {}
             found => return Ok(Begun::Found(found)),
@@ -94,10 +94,11 @@ impl Cache {
         }))
     }
 
-    /// Takes the turn of baking behind the scenes, among all processes that use this cache; `None` while another has it.
+    /// Takes the turn of baking in the background, among all processes that use this cache; `None` while another has
+    /// it.
     ///
     /// # Errors
-    /// When nothing can be written.
+    /// If the directory cannot be written.
     pub fn try_turn(&self) -> Result<Option<Turn>, CacheError> {
         // One for all tenants.
         let home = Self::over(self.home(), self.home(), self.budget_bytes(), None);
@@ -105,7 +106,7 @@ impl Cache {
         Ok(taken.map(Turn))
     }
 
-    /// [`Cache::lock_file`] with a lock that may be taken: then `None`.
+    /// As [`Cache::lock_file`], but `None` while another process holds the lock.
     pub(crate) fn try_lock_file(
         &self,
         name: &str,
@@ -142,7 +143,7 @@ impl Cache {
                     .write(true)
                     .open(&path)?;
                 lock(&file)?;
-                // While this process waited the file may have been removed: whoever comes now locks another one.
+                // The file may have been removed during the wait. A newcomer would then lock a new one.
                 if directory::is_at(&file, &path)? {
                     return Ok(file);
                 }
@@ -153,30 +154,30 @@ impl Cache {
 }
 
 impl Claim {
-    /// Where the form is to be made.
+    /// The staging directory.
     #[must_use]
     pub fn directory(&self) -> &Path {
         self.staging.path()
     }
 
-    /// What the form will be found by.
+    /// The key of the form.
     #[must_use]
-    pub const fn key(&self) -> &Key {
+    pub const fn key(&self) -> &FormKey {
         &self.key
     }
 
-    /// A maker in this process.
+    /// Starts making the form in this process.
     #[must_use]
     pub fn making(&self) -> Making {
         Making::new(self.directory(), self.cache.budget_bytes())
     }
 
-    /// Looks at all that was made, and puts it in its place, under the key that this claim is of. Whoever made it must have
+    /// Checks everything in the staging directory, and publishes the form under this claim's key. The maker must have
     /// ended: nothing may write into the directory any more.
     ///
     /// # Errors
-    /// [`ErrorKind::Refused`](crate::ErrorKind::Refused) for anything but a whole form or the reason why there is none,
-    /// [`ErrorKind::Io`](crate::ErrorKind::Io) when it cannot be moved.
+    /// [`ErrorKind::Refused`](crate::ErrorKind::Refused) for anything but a complete form or the reason why there
+    /// cannot be one, [`ErrorKind::Io`](crate::ErrorKind::Io) if it cannot be moved.
     pub fn publish(self) -> Result<Found, CacheError> {
         let Staged {
             mut manifest,
@@ -233,8 +234,8 @@ impl Claim {
         }
     }
 
-    /// Moves a tensor into the cache, unless it is there already: others may have mapped that one. One that is damaged is
-    /// replaced.
+    /// Moves a tensor into the cache, unless an intact one is there, which others may have mapped. Replaces a damaged
+    /// one.
     fn move_tensor(&self, tensor: &Wanted) -> Result<(), CacheError> {
         let from = self
             .directory()
@@ -253,7 +254,7 @@ impl Claim {
         moved().map_err(|error| CacheError::io("write", &to, error))
     }
 
-    /// Puts a form's own directory into its place.
+    /// Moves a form's directory into place.
     fn place(&self, manifest: &Manifest, graph: Option<&[u8]>) -> Result<(), CacheError> {
         let form = self.directory().join("form");
         let place = self.cache.form_path(&self.key);
@@ -264,7 +265,7 @@ impl Claim {
             }
             fs::write(form.join(MANIFEST), manifest.encode())?;
             if place.exists() {
-                // It is no form: it may have lost its manifest.
+                // It is not a valid form: its manifest may be missing.
                 self.cache.forget(&self.key);
             }
             fs::rename(&form, &place)
@@ -273,7 +274,7 @@ impl Claim {
     }
 }
 
-/// Whether a file has the bytes of this tensor and no others.
+/// Whether a file has exactly this tensor's bytes.
 fn is_whole(path: &Path, tensor: &Wanted) -> io::Result<bool> {
     let file = open_file(path)?;
     if file.metadata()?.len() != tensor.length {
@@ -283,19 +284,19 @@ fn is_whole(path: &Path, tensor: &Wanted) -> io::Result<bool> {
     Ok(found == tensor.digest)
 }
 
-/// A form that is being made in a directory.
+/// A form in the making.
 #[derive(Debug)]
 pub struct Making {
     directory: PathBuf,
     budget_bytes: u64,
     manifest: Manifest,
-    /// Of the parts so far, once each.
+    /// The distinct tensors so far.
     tensors: BTreeSet<Digest>,
     bytes: u64,
 }
 
 impl Making {
-    /// Makes a form of at most `budget_bytes` in the directory of a [`Claim`], of another process perhaps.
+    /// Makes a form of at most `budget_bytes` in the directory of a [`Claim`], which another process may hold.
     #[must_use]
     pub fn new(directory: &Path, budget_bytes: u64) -> Self {
         Self {
@@ -307,16 +308,16 @@ impl Making {
         }
     }
 
-    /// A directory for what the runtime writes on the way; it goes when the form is finished.
+    /// A directory for temporary files of the runtime. It is removed when the form is finished.
     #[must_use]
     pub fn scratch(&self) -> PathBuf {
         self.directory.join(SCRATCH)
     }
 
-    /// Adds a tensor, and says what it is called; its bytes are written.
+    /// Adds a tensor, writes its bytes, and returns its identity.
     ///
     /// # Errors
-    /// When they cannot be written, or the form outgrows the cache's budget.
+    /// If they cannot be written, or the form exceeds the cache's budget.
     pub fn add(
         &mut self,
         role: Role,
@@ -334,7 +335,7 @@ impl Making {
         Ok(tensor)
     }
 
-    /// [`Making::add`] with bytes that are those of a file in [`Making::scratch`], which becomes the tensor's.
+    /// As [`Making::add`], with a file in [`Making::scratch`] that holds the bytes and becomes the tensor's file.
     ///
     /// # Errors
     /// As [`Making::add`].
@@ -356,7 +357,7 @@ impl Making {
     }
 
     fn push(&mut self, role: Role, name: &str, tensor: &Wanted) {
-        self.manifest.parts.push(Part {
+        self.manifest.parts.push(FormTensor {
             role,
             name: name.to_owned(),
             tensor: tensor.clone(),
@@ -370,13 +371,13 @@ impl Making {
     /// Opens the file of a tensor that was added.
     ///
     /// # Errors
-    /// When it cannot be opened.
+    /// If it cannot be opened.
     pub fn open(&self, tensor: &Wanted) -> Result<File, CacheError> {
         let path = self.path(tensor);
         open_file(&path).map_err(|error| CacheError::io("read", &path, error))
     }
 
-    /// Counts a tensor that is not one of the parts yet.
+    /// Whether this tensor is new; counts its bytes if so.
     fn is_new(&mut self, tensor: &Wanted) -> Result<bool, CacheError> {
         let is_new = self.tensors.insert(tensor.digest);
         if is_new {
@@ -397,10 +398,10 @@ impl Making {
         Ok(())
     }
 
-    /// Writes what is left: the graph's bytes, and what the backend wants to know again.
+    /// Finishes the form: writes the graph and the backend's notes.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// If it cannot be written.
     pub fn finish(
         mut self,
         graph: &[u8],
@@ -413,10 +414,10 @@ impl Making {
         self.write_manifest()
     }
 
-    /// Writes that there is no such form, so that nobody tries again.
+    /// Records that the model cannot be baked, so that it is not tried again.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// If it cannot be written.
     pub fn unusable(mut self, why: &str) -> Result<(), CacheError> {
         self.manifest = Manifest {
             unusable: Some(why.to_owned()),

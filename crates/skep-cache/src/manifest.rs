@@ -1,4 +1,4 @@
-//! What a form consists of, as text.
+//! Manifests: what a form consists of, as text.
 //!
 //! ```text
 //! skep-cache 2
@@ -10,10 +10,9 @@
 //! end <digest of everything above>
 //! ```
 //!
-//! The key is that under which the form was published: a form under another key is damaged. There is a `file` for each file of
-//! the model. A form that cannot be is `unusable <why>` in the place of all from `graph`
-//! to the last `tensor`. Words are escaped as in a
-//! URL where they hold spaces, control characters or `%`.
+//! `key` is the key under which the form was published: a form under another key is damaged. Each file of the model has
+//! a `file` line. If the model cannot be baked, `unusable <why>` replaces all lines from `graph` to the last `tensor`.
+//! Spaces, control characters and `%` in words are escaped as in a URL.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -28,11 +27,11 @@ const TITLE: &str = "skep-cache 2";
 /// What a runtime does with a tensor of a form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
-    /// It computes with it, where it lies.
+    /// It computes with the tensor in place.
     Weight,
-    /// It reads it while it loads the model, and computes with what it packed of it.
+    /// It packs the tensor while it loads the model, and computes with the packed one.
     Source,
-    /// What it packed, in the order in which it does so.
+    /// A tensor that it packed, in the order of packing.
     Packed,
 }
 
@@ -51,28 +50,28 @@ impl Role {
 
 /// A tensor of a form.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Part {
+pub struct FormTensor {
     /// What the runtime does with it.
     pub role: Role,
-    /// The graph's name for it; packed weights have none.
+    /// Its name in the graph; empty for packed weights.
     pub name: String,
-    /// What it is.
+    /// Its digest, description and length.
     pub tensor: Wanted,
 }
 
 /// A form without its bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Manifest {
-    /// What the form is found by.
+    /// The key of the form.
     pub(crate) key: [u8; 32],
     /// The model's files.
     pub(crate) files: Vec<FileContent>,
-    /// Of the graph's bytes.
+    /// The digest of the graph.
     pub(crate) graph: [u8; 32],
-    /// What the backend wants to know again.
+    /// The backend's notes.
     pub(crate) notes: BTreeMap<String, String>,
-    pub(crate) parts: Vec<Part>,
-    /// Why there is no form.
+    pub(crate) parts: Vec<FormTensor>,
+    /// Why the model cannot be baked.
     pub(crate) unusable: Option<String>,
 }
 
@@ -118,8 +117,8 @@ impl Manifest {
         text
     }
 
-    /// The sizes of the model's files, out of the first lines of a manifest. Nothing is checked: this only says whether
-    /// reading the files is worthwhile.
+    /// The sizes of the model's files, from the first lines of a manifest. Unchecked: this only tells whether reading
+    /// the files is worthwhile.
     pub(crate) fn sizes(head: &str) -> Vec<u64> {
         let lines = head.lines().skip(2);
         let words = lines.map_while(|line| line.strip_prefix("file ")?.split_once(' '));
@@ -127,7 +126,7 @@ impl Manifest {
     }
 
     /// # Errors
-    /// A text that says what is wrong; any change of the text is.
+    /// A text that says what is wrong. Any change of a manifest is an error.
     pub(crate) fn decode(text: &str) -> Result<Self, String> {
         let body_length = text
             .trim_end_matches('\n')
@@ -172,7 +171,7 @@ impl Manifest {
                         .map(|extent| extent.parse().ok())
                         .collect::<Option<_>>()?,
                 };
-                self.parts.push(Part {
+                self.parts.push(FormTensor {
                     role,
                     name: unescape(name)?,
                     tensor: Wanted {
@@ -204,7 +203,7 @@ pub(crate) fn hex(text: &str) -> Option<[u8; 32]> {
     Some(bytes)
 }
 
-/// A word that holds neither spaces nor control characters.
+/// Escapes spaces, control characters and `%`.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -242,7 +241,7 @@ mod tests {
 
     use super::*;
 
-    fn parts() -> impl Strategy<Value = Part> {
+    fn parts() -> impl Strategy<Value = FormTensor> {
         let role = prop::sample::select(vec![Role::Weight, Role::Source, Role::Packed]);
         let dims = prop::collection::vec(any::<u64>(), 0..4);
         (
@@ -253,7 +252,7 @@ mod tests {
             any::<[u8; 32]>(),
             any::<u64>(),
         )
-            .prop_map(|(role, name, layout, dims, digest, length)| Part {
+            .prop_map(|(role, name, layout, dims, digest, length)| FormTensor {
                 role,
                 name,
                 tensor: Wanted {
@@ -270,7 +269,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_again(
+        fn a_manifest_decodes_to_what_was_encoded(
             parts in prop::collection::vec(parts(), 0..4),
             notes in prop::collection::btree_map(any::<String>(), any::<String>(), 0..3),
             files in prop::collection::vec((any::<[u8; 32]>(), any::<u64>()), 0..3),

@@ -1,8 +1,7 @@
-//! Tensors that were found whole, remembered by what tells their files from others.
+//! Remembers which tensors were verified, by the size and times of their files.
 //!
-//! Looking at every byte of a model's weights takes longer than loading it. A tensor's file that has the size and the times
-//! that it had when its bytes were last found to have its digest is taken to have them still; the store, to which weights
-//! are brought later, looks again.
+//! Hashing a model's weights takes longer than loading it. A file whose size and times have not changed since it was
+//! verified is taken to be intact. The store verifies weights again when they are brought there.
 //!
 //! ```text
 //! <digest> <stamp>
@@ -17,20 +16,20 @@ use std::{
 use skep_host::read_text;
 use skep_store::Digest;
 
-use crate::{manifest::hex, stamps::Stamp};
+use crate::{manifest::hex, stamps::FileStamp};
 
-/// The file of a form's directory that this is in.
+/// The name of the record in a form's directory.
 pub(crate) const NAME: &str = "seen";
 
-/// A line of a tensor takes some 200 bytes.
+/// A tensor's line takes some 200 bytes.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// Stamps by digest.
+/// The stamps of verified files, by digest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Seen(BTreeMap<Digest, String>);
+pub(crate) struct SeenTensors(BTreeMap<Digest, String>);
 
-impl Seen {
-    /// What is remembered there; nothing where that cannot be read.
+impl SeenTensors {
+    /// Reads a record; an unreadable one is empty.
     pub(crate) fn read(path: &Path) -> Self {
         let text = read_text(path, MAX_BYTES).unwrap_or_default();
         let lines = text.lines().filter_map(|line| {
@@ -40,11 +39,11 @@ impl Seen {
         Self(lines.collect())
     }
 
-    pub(crate) fn holds(&self, digest: &Digest, stamp: &Stamp) -> bool {
+    pub(crate) fn holds(&self, digest: &Digest, stamp: &FileStamp) -> bool {
         self.0.get(digest).is_some_and(|seen| *seen == stamp.text())
     }
 
-    pub(crate) fn add(&mut self, digest: Digest, stamp: &Stamp) {
+    pub(crate) fn add(&mut self, digest: Digest, stamp: &FileStamp) {
         self.0.insert(digest, stamp.text());
     }
 
@@ -52,7 +51,7 @@ impl Seen {
         self.0.remove(digest);
     }
 
-    /// Writes it at once, by way of a file in `tmp`.
+    /// Writes it atomically, through a file in `tmp`.
     pub(crate) fn write(&self, path: &Path, tmp: &Path) -> io::Result<()> {
         let mut file = tempfile::NamedTempFile::new_in(tmp)?;
         for (digest, stamp) in &self.0 {
@@ -73,10 +72,10 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::{Begun, Cache, ErrorKind, Form, Found, Key, Role};
+    use crate::{Begun, Cache, ErrorKind, Form, FormKey, Found, Role};
 
     fn made(cache: &Cache) -> Form {
-        let begun = cache.begin(&Key::of(&[b"key"]), crate::Content::default());
+        let begun = cache.begin(&FormKey::of(&[b"key"]), crate::Content::default());
         let Begun::Claimed(claim) = begun.expect("begun") else {
             panic!("it is there");
         };
@@ -98,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_found_whole_is_believed_until_it_changes() {
+    fn a_verified_file_is_trusted_until_it_changes() {
         let root = tempfile::tempdir().expect("a directory");
         let open = || Cache::open(root.path(), 1 << 20).expect("a cache");
         let form = made(&open());
@@ -115,10 +114,10 @@ mod tests {
         for fewer in [&tensors[..1], &[]] {
             form.map_seen_at(later, fewer).expect("whole");
             let still = fs::read_to_string(&path).expect("remembered");
-            assert_eq!(still, text, "whoever wants {} of them", fewer.len());
+            assert_eq!(still, text, "with {} of them", fewer.len());
         }
 
-        // Of each the other's digest: that it is believed shows that nobody looks.
+        // Each file gets the other's bytes: that this is not noticed shows that the digest is not computed.
         let [one, two] = [0, 1].map(|index| form.tensor_path(tensors[index]));
         for (path, value) in [(&one, 2), (&two, 1)] {
             fs::write(path, [value; 1000]).expect("written");
@@ -131,8 +130,8 @@ mod tests {
         );
 
         let stamp =
-            |path: &Path| Stamp::of(&fs::File::open(path).expect("opened")).expect("a stamp");
-        let mut lie = Seen::default();
+            |path: &Path| FileStamp::of(&fs::File::open(path).expect("opened")).expect("a stamp");
+        let mut lie = SeenTensors::default();
         lie.add(tensors[0].digest, &stamp(&one));
         lie.add(tensors[1].digest, &stamp(&two));
         lie.write(&path, root.path()).expect("written");
@@ -141,17 +140,20 @@ mod tests {
         form.distrust();
         let looked_at = form.map_seen_at(later, &tensors);
         assert_eq!(looked_at.expect_err("changed").kind(), ErrorKind::Damaged);
-        assert!(form.map(tensors[0]).is_err(), "who does look sees it");
+        assert!(
+            form.map(tensors[0]).is_err(),
+            "mapping with verification notices"
+        );
         assert!(form.verify().is_err());
         assert!(!one.exists() && !two.exists(), "removed");
     }
 
     #[test]
-    fn what_cannot_be_read_is_nothing() {
+    fn an_unreadable_record_is_empty() {
         let root = tempfile::tempdir().expect("a directory");
         let path = root.path().join("seen");
-        assert_eq!(Seen::read(&path), Seen::default());
+        assert_eq!(SeenTensors::read(&path), SeenTensors::default());
         fs::write(&path, "nonsense\nabc def\n").expect("written");
-        assert_eq!(Seen::read(&path), Seen::default());
+        assert_eq!(SeenTensors::read(&path), SeenTensors::default());
     }
 }

@@ -1,14 +1,14 @@
-//! Directories in which forms are made, and what of them may be published.
+//! Staging directories, and the checks before a form is published.
 //!
 //! ```text
-//! <directory>/manifest          a draft: without the key, which is the publisher's to say
+//! <directory>/manifest          without the key, which the publisher computes
 //!             graph
 //!             tensors/<digest>
-//!             scratch/          what a runtime writes on the way; gone when the form is finished
+//!             scratch/          temporary files; removed when the form is finished
 //! ```
 //!
-//! Whoever makes a form may be a process that is not trusted. So what is here is published only after every name was
-//! looked at and every byte hashed. A directory is locked by the process that made it; one that nobody holds is left over.
+//! The maker may be a process that is not trusted. So a form is published only after every name was checked and every
+//! byte hashed. The process that publishes holds a lock on the directory; a directory without a lock is a leftover.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,22 +32,22 @@ pub(crate) const GRAPH: &str = "graph";
 pub(crate) const TENSORS: &str = "tensors";
 pub(crate) const SCRATCH: &str = "scratch";
 
-/// The name of each staging directory begins with this.
+/// The prefix of the names of staging directories.
 const PREFIX: &str = "bake-";
 
-/// A manifest has some 200 bytes a tensor.
+/// A manifest has some 200 bytes per tensor.
 const MAX_MANIFEST_BYTES: u64 = 64 << 20;
 
-/// A message of protobuf is no longer.
+/// The largest message of protocol buffers.
 const MAX_GRAPH_BYTES: u64 = 2 << 30;
 
-/// Why a model has no form, as its maker says it.
+/// The longest reason why a model cannot be baked.
 const MAX_REASON_BYTES: usize = 4 << 10;
 
-/// How often a directory is made again that another process removed before it was locked.
+/// Attempts to create a directory before another process removes it unlocked.
 const ATTEMPTS: usize = 8;
 
-/// A staging directory that this process holds. Dropped, it is removed.
+/// A staging directory, locked by this process, and removed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Staging {
     path: PathBuf,
@@ -55,14 +55,14 @@ pub(crate) struct Staging {
 }
 
 impl Staging {
-    /// Makes one in `tmp`.
+    /// Creates one in `tmp`.
     pub(crate) fn new(tmp: &Path) -> Result<Self, CacheError> {
         let fail = |error| CacheError::io("write to", tmp, error);
         for _ in 0..ATTEMPTS {
             let made = tempfile::Builder::new().prefix(PREFIX).tempdir_in(tmp);
             let path = made.map_err(fail)?.keep();
             let lock = File::open(&path).map_err(fail)?;
-            // Before it is locked it looks like one that is left over.
+            // Until it is locked it looks like a leftover.
             if lock.try_lock().is_ok() && is_at(&lock, &path).map_err(fail)? {
                 let staging = Self { path, _lock: lock };
                 for inner in [TENSORS, SCRATCH] {
@@ -72,7 +72,7 @@ impl Staging {
             }
         }
         Err(fail(io::Error::other(
-            "what is made there is removed at once",
+            "each new directory was removed at once",
         )))
     }
 
@@ -83,44 +83,44 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        // What cannot be removed is left over, and removed by the next process that opens the cache.
+        // A leftover is removed by the next process that opens the cache.
         let _ = fs::remove_dir_all(&self.path);
     }
 }
 
-/// Removes what processes left that are gone: all staging directories that nobody holds, and where `all` is set whatever
-/// else there is.
+/// Removes leftovers of dead processes: all staging directories without a lock, and everything else if `all` is set.
 pub(crate) fn remove_left_over(tmp: &Path, all: bool) -> io::Result<()> {
     for entry in fs::read_dir(tmp)? {
         let entry = entry?;
         let path = entry.path();
         let is_staging = entry.file_name().to_string_lossy().starts_with(PREFIX);
         if is_staging {
-            // Locked until it is gone, so that nobody begins to use it.
+            // Locked until it is gone, so that no process starts to use it.
             if let Ok(lock) = File::open(&path)
                 && lock.try_lock().is_ok()
             {
                 let _ = fs::remove_dir_all(&path);
             }
         } else if all {
-            // It may be a file or a directory, and the directory of a form that is being forgotten goes by itself.
+            // A file, or a directory. The directory of a form that is being removed may vanish meanwhile.
             let _ = fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path));
         }
     }
     Ok(())
 }
 
-/// A form in a staging directory, every byte of which was looked at.
+/// A verified form in a staging directory.
 #[derive(Debug)]
 pub(crate) struct Staged {
     pub(crate) manifest: Manifest,
     pub(crate) graph: Vec<u8>,
 }
 
-/// Looks at all that is in a staging directory whose maker has ended.
+/// Verifies a staging directory whose maker has ended.
 ///
 /// # Errors
-/// [`CacheError::Refused`] for anything but a whole form of at most `budget_bytes`, or the reason why there is none.
+/// [`CacheError::Refused`] for anything but a complete form, or the reason why there cannot be one;
+/// [`CacheError::TooLarge`] above `budget_bytes`.
 pub(crate) fn check(directory: &Path, budget_bytes: u64) -> Result<Staged, CacheError> {
     let refuse = |why: String| CacheError::refused(directory, why);
     let text = read(&directory.join(MANIFEST), MAX_MANIFEST_BYTES).map_err(refuse)?;
@@ -128,7 +128,7 @@ pub(crate) fn check(directory: &Path, budget_bytes: u64) -> Result<Staged, Cache
     let manifest = Manifest::decode(&text).map_err(|why| refuse(format!("its manifest: {why}")))?;
     if let Some(why) = &manifest.unusable {
         if why.len() > MAX_REASON_BYTES {
-            return Err(refuse("it says too much about why there is no form".into()));
+            return Err(refuse("its reason why there is no form is too long".into()));
         }
         let graph = Vec::new();
         return Ok(Staged { manifest, graph });
@@ -153,7 +153,7 @@ pub(crate) fn check(directory: &Path, budget_bytes: u64) -> Result<Staged, Cache
     Ok(Staged { manifest, graph })
 }
 
-/// The lengths of the tensors, all of which have their digests.
+/// Verifies the tensors, and returns their lengths.
 fn check_tensors(directory: &Path, manifest: &Manifest) -> Result<BTreeMap<Digest, u64>, String> {
     let directory = directory.join(TENSORS);
     let mut checked = BTreeMap::new();
@@ -165,7 +165,7 @@ fn check_tensors(directory: &Path, manifest: &Manifest) -> Result<BTreeMap<Diges
         } = &part.tensor;
         check_description(description, *length)?;
         if checked.insert(*digest, *length).is_some() {
-            // What has its digest has its description as well, and with that its length.
+            // The digest covers the description and the length.
             continue;
         }
         let file = open(&directory.join(digest.to_string()))?;
@@ -208,12 +208,15 @@ fn check_description(description: &Description, length: u64) -> Result<(), Strin
     Ok(())
 }
 
-/// The names in a directory, which has to be one, and not a link to one.
+/// The names in a directory. It must not be a link to one.
 fn names(directory: &Path) -> Result<BTreeSet<String>, String> {
     let failed = |error: io::Error| format!("`{}`: {error}", directory.display());
     let metadata = fs::symlink_metadata(directory).map_err(failed)?;
     if !metadata.is_dir() || !is_own(&metadata) {
-        return Err(format!("`{}` is not its directory", directory.display()));
+        return Err(format!(
+            "`{}` is not a directory of this user",
+            directory.display()
+        ));
     }
     let entries = fs::read_dir(directory).map_err(failed)?;
     let name = |entry: io::Result<DirEntry>| {
@@ -228,10 +231,10 @@ fn is_own(metadata: &Metadata) -> bool {
     metadata.uid() == geteuid().as_raw()
 }
 
-/// Opens a file, which has to be one, with this name alone.
+/// Opens a regular file that has only this name.
 fn open(path: &Path) -> Result<File, String> {
     let failed = |error: io::Error| format!("`{}`: {error}", path.display());
-    // Neither through a link nor waiting for whoever would write into a pipe.
+    // Without following links, and without waiting for a pipe's writer.
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
     let mut options = File::options();
     options.read(true).custom_flags(flags.cast_signed());

@@ -1,4 +1,4 @@
-//! What tells a file from its successor, and contents remembered by it.
+//! File stamps, and digests of model files remembered by them.
 
 use std::{
     collections::HashSet,
@@ -13,12 +13,13 @@ use skep_host::{open_file, read_text};
 
 use crate::{CacheError, FileContent, manifest::hex};
 
-/// A file that was changed so recently may be changed again without another time of change: its content is not remembered.
+/// A file that was modified this recently may change again without a new modification time, so its digest is not
+/// remembered.
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// What tells a file from its successor: where it lies, its size, when its content and its entry changed.
+/// Identifies a state of a file: device, inode, size, and the times of the last changes of content and inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Stamp {
+pub(crate) struct FileStamp {
     device: u64,
     inode: u64,
     bytes: u64,
@@ -26,7 +27,7 @@ pub(crate) struct Stamp {
     changed: (i64, i64),
 }
 
-impl Stamp {
+impl FileStamp {
     pub(crate) fn of(file: &File) -> io::Result<Self> {
         let metadata = file.metadata()?;
         Ok(Self {
@@ -38,7 +39,7 @@ impl Stamp {
         })
     }
 
-    /// Whether the file was changed long enough ago that another change would have another time.
+    /// Whether the last change is old enough that another change would get another time.
     pub(crate) fn is_settled(&self, now: SystemTime) -> bool {
         let now = now.duration_since(SystemTime::UNIX_EPOCH);
         let changed = self.modified.max(self.changed);
@@ -65,43 +66,43 @@ impl Stamp {
     }
 }
 
-/// The digest of a file's bytes; what an earlier call remembered in `directory` if the file has not changed since.
+/// The digest of a file; from `directory`, if it has not changed since an earlier call.
 pub(crate) fn content(directory: &Path, path: &Path) -> Result<FileContent, CacheError> {
     match look(directory, path)? {
-        Look::Known(content) => Ok(content),
-        Look::Unknown(unknown) => unknown.read(directory, path),
+        RememberedFile::Known(content) => Ok(content),
+        RememberedFile::Unread(unknown) => unknown.read(directory, path),
     }
 }
 
-/// A file as it is at first sight.
-pub(crate) enum Look {
-    /// What an earlier call remembered, if the file has not changed since.
+/// What is known of a file without reading it.
+pub(crate) enum RememberedFile {
+    /// Its content, from an earlier call.
     Known(FileContent),
     /// It has to be read.
-    Unknown(Unknown),
+    Unread(Unread),
 }
 
-impl Look {
+impl RememberedFile {
     pub(crate) const fn bytes(&self) -> u64 {
         match self {
             Self::Known(content) => content.bytes,
-            Self::Unknown(unknown) => unknown.stamp.bytes,
+            Self::Unread(unknown) => unknown.stamp.bytes,
         }
     }
 }
 
-/// A file that nobody remembers as it is now.
-pub(crate) struct Unknown {
+/// A file without a remembered digest for its current state.
+pub(crate) struct Unread {
     file: File,
-    stamp: Stamp,
+    stamp: FileStamp,
     memo: PathBuf,
 }
 
-/// What is remembered of a file.
-pub(crate) fn look(directory: &Path, path: &Path) -> Result<Look, CacheError> {
+/// Looks up a file's remembered digest.
+pub(crate) fn look(directory: &Path, path: &Path) -> Result<RememberedFile, CacheError> {
     let fail = |error| CacheError::io("read", path, error);
     let file = open_file(path).map_err(fail)?;
-    let stamp = Stamp::of(&file).map_err(fail)?;
+    let stamp = FileStamp::of(&file).map_err(fail)?;
     let absolute = path.canonicalize().map_err(fail)?;
     let name = blake3::hash(absolute.as_os_str().as_bytes()).to_string();
     let memo = directory.join(name);
@@ -111,12 +112,12 @@ pub(crate) fn look(directory: &Path, path: &Path) -> Result<Look, CacheError> {
     };
     if let Some(digest) = remembered() {
         let bytes = stamp.bytes;
-        return Ok(Look::Known(FileContent { digest, bytes }));
+        return Ok(RememberedFile::Known(FileContent { digest, bytes }));
     }
-    Ok(Look::Unknown(Unknown { file, stamp, memo }))
+    Ok(RememberedFile::Unread(Unread { file, stamp, memo }))
 }
 
-impl Unknown {
+impl Unread {
     /// Reads the file.
     fn read(self, directory: &Path, path: &Path) -> Result<FileContent, CacheError> {
         let Self { file, stamp, memo } = self;
@@ -133,8 +134,8 @@ impl Unknown {
                 let age = SystemTime::now().duration_since(modified);
                 age.is_ok_and(|age| age >= SETTLED)
             });
-        if is_settled && Stamp::of(&file).is_ok_and(|after| after == stamp) {
-            // What cannot be remembered is read again.
+        if is_settled && FileStamp::of(&file).is_ok_and(|after| after == stamp) {
+            // Without the record, the file is read again the next time.
             let _ = remember(&memo, directory, &format!("{} {digest}\n", stamp.text()));
         }
         Ok(FileContent {
@@ -144,29 +145,29 @@ impl Unknown {
     }
 }
 
-/// A stamp and a digest take some 200.
+/// A stamp and a digest take some 200 bytes.
 const MAX_MEMO_BYTES: u64 = 4096;
 
-/// What is remembered: of which state of a file, and its digest.
+/// Reads a record: the stamp of a file, and its digest.
 fn read(memo: &Path) -> Option<(String, [u8; 32])> {
     let text = read_text(memo, MAX_MEMO_BYTES).ok()?;
     let (stamp, digest) = text.trim_end().split_once(' ')?;
     Some((stamp.to_owned(), hex(digest)?))
 }
 
-/// Forgets contents that are none of these.
+/// Removes records of other contents than these.
 pub(crate) fn forget_others(directory: &Path, kept: &HashSet<[u8; 32]>) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let memo = entry?.path();
         if read(&memo).is_none_or(|(_, digest)| !kept.contains(&digest)) {
-            // What somebody just remembered is read again: that is all that it costs.
+            // If a record was just made, its file is read again: no other harm is done.
             let _ = fs::remove_file(memo);
         }
     }
     Ok(())
 }
 
-/// Writes a file at once.
+/// Writes a record atomically.
 fn remember(memo: &Path, directory: &Path, text: &str) -> io::Result<PathBuf> {
     let mut file = tempfile::NamedTempFile::new_in(directory)?;
     file.write_all(text.as_bytes())?;
@@ -201,7 +202,7 @@ mod tests {
         assert_eq!(content(&memos, &model).expect("read").digest, of("one"));
         assert_eq!(count(), 1);
 
-        // A memo that says otherwise is believed, which shows that the file is not read.
+        // A changed record is trusted, which shows that the file is not read.
         let memo = fs::read_dir(&memos)
             .expect("read")
             .next()

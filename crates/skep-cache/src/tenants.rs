@@ -1,15 +1,15 @@
-//! A part of the directory for each tenant, laid out as the directory itself.
+//! A part of the directory for each tenant, with the same layout.
 //!
 //! ```text
-//! <directory>/v1/...                     general: models of no tenant
-//!                secret                  random bytes, of which names of parts are made
-//!                tenants/<part>/tenant   whose it is
+//! <directory>/v1/...                     general: models without a tenant
+//!                secret                  random bytes, from which names of parts derive
+//!                tenants/<part>/tenant   the tenant's name
 //!                               v1/...   its forms
 //! ```
 //!
-//! A process that runs a tenant's model can open files of that tenant's part alone, but no rule of the kernel keeps it from
-//! asking whether a file of some name exists. So the name of a part cannot be guessed: it follows from the tenant's name and
-//! a secret that such a process cannot read. The budget holds for all parts together.
+//! A process that runs a tenant's model can only open files of that tenant's part, but the kernel lets it ask whether
+//! any path exists. So the name of a part cannot be guessed: it derives from the tenant's name and a secret that such a
+//! process cannot read. The budget covers all parts together.
 
 use std::{
     fs,
@@ -24,11 +24,11 @@ use crate::{Cache, CacheError, LAYOUT, directory};
 const SECRET: &str = "secret";
 const SECRET_BYTES: usize = 32;
 const TENANTS: &str = "tenants";
-/// In a part: its tenant's name, for people.
+/// The file in a part that tells people its tenant.
 const NAME: &str = "tenant";
 
 impl Cache {
-    /// A tenant's part of the directory; it is made if it is not there. Names are those of
+    /// A tenant's part of the directory, which is created if necessary. Names are those of
     /// [`Tenant`](skep_store::Tenant).
     ///
     /// # Errors
@@ -47,14 +47,14 @@ impl Cache {
         directory::open_part(&[&tenants, &path], part.root())?;
         let label = path.join(NAME);
         if !label.exists() {
-            // Nothing but people reads it.
+            // Only people read it.
             let _ = fs::write(label, format!("{name}\n"));
         }
         self.known_parts().insert(name.to_owned(), part.clone());
         Ok(part)
     }
 
-    /// All parts of the directory, that of no tenant first, the others in one order.
+    /// All parts of the directory: the general one first, the others in a fixed order.
     pub(crate) fn all_parts(&self) -> io::Result<Vec<Self>> {
         let home = self.home();
         let part = |path: &Path| Self::over(path, home, self.budget_bytes(), None);
@@ -67,7 +67,7 @@ impl Cache {
         };
         paths.sort();
         let tenants = paths.iter().map(|path| part(path));
-        // One that a process died in making holds nothing yet.
+        // A part is incomplete if a process died while making it; it holds nothing then.
         let mut parts: Vec<Self> = tenants
             .filter(|part| directory::is_whole(part.root()))
             .collect();
@@ -80,14 +80,14 @@ fn part_name(secret: &[u8; SECRET_BYTES], tenant: &str) -> String {
     blake3::keyed_hash(secret, tenant.as_bytes()).to_string()
 }
 
-/// The directory's secret, made by whoever needs it first.
+/// The directory's secret, created at the first use.
 fn secret(directory: &Path) -> io::Result<[u8; SECRET_BYTES]> {
     let path = directory.join(SECRET);
     loop {
         match fs::read(&path) {
             Ok(bytes) => {
                 let wrong = |_| {
-                    let text = format!("it has another length than {SECRET_BYTES} bytes");
+                    let text = format!("it does not have {SECRET_BYTES} bytes");
                     io::Error::new(io::ErrorKind::InvalidData, text)
                 };
                 return <[u8; SECRET_BYTES]>::try_from(bytes).map_err(wrong);
@@ -102,7 +102,7 @@ fn secret(directory: &Path) -> io::Result<[u8; SECRET_BYTES]> {
         file.write_all(&random)?;
         match file.persist_noclobber(&path) {
             Ok(_) => {}
-            // Another process was faster; its secret counts.
+            // Another process was faster, and its secret counts.
             Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error.error),
         }
@@ -118,7 +118,7 @@ mod tests {
     const BUDGET_BYTES: u64 = 1 << 20;
 
     #[test]
-    fn a_part_is_found_again_and_its_name_follows_from_a_secret() {
+    fn a_part_is_found_again_and_its_name_derives_from_a_secret() {
         let [one, other] = [(); 2].map(|()| tempfile::tempdir().expect("a directory"));
         let of = |root: &tempfile::TempDir, name| {
             let cache = Cache::open(root.path(), BUDGET_BYTES).expect("a cache");

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use skep_cache::{Begun, Cache, Claim, Content, ErrorKind, Form, Found, Key, Making, Role};
+use skep_cache::{Begun, Cache, Claim, Content, ErrorKind, Form, FormKey, Found, Making, Role};
 use skep_store::{Description, Digest};
 use skep_testkit::files;
 use skep_types::DataType;
@@ -20,8 +20,8 @@ fn cache(budget_bytes: u64) -> (TempDir, Cache) {
     (root, cache)
 }
 
-fn key(name: &str) -> Key {
-    Key::of(&[name.as_bytes()])
+fn key(name: &str) -> FormKey {
+    FormKey::of(&[name.as_bytes()])
 }
 
 fn vector(length: usize) -> Description {
@@ -80,7 +80,7 @@ fn form(cache: &Cache, name: &str) -> Option<Form> {
 }
 
 #[test]
-fn what_was_made_is_found_again_by_any_process() {
+fn any_process_finds_a_form() {
     let (root, first) = cache(1 << 20);
     assert!(matches!(first.look_up(&key("a")), Found::Nothing));
     make(&first, "a", &[1, 2, 1]);
@@ -110,7 +110,7 @@ fn what_was_made_is_found_again_by_any_process() {
 }
 
 #[test]
-fn one_makes_a_form_and_others_wait_for_it() {
+fn one_process_makes_a_form_and_others_wait() {
     let (_root, cache) = cache(1 << 20);
     let making = begin(&cache, "a");
     std::thread::scope(|scope| {
@@ -126,7 +126,7 @@ fn one_makes_a_form_and_others_wait_for_it() {
 }
 
 #[test]
-fn a_form_that_was_not_finished_is_not_there_and_leaves_nothing() {
+fn an_unfinished_form_leaves_nothing() {
     let (root, cache) = cache(1 << 20);
     let tmp = || files(&cache.root().join("tmp")).len();
     let claim = begin(&cache, "a");
@@ -143,7 +143,7 @@ fn a_form_that_was_not_finished_is_not_there_and_leaves_nothing() {
 }
 
 #[test]
-fn what_a_process_left_that_is_gone_is_removed_at_the_next_start() {
+fn leftovers_of_a_dead_process_are_removed_at_the_next_start() {
     let (root, cache) = cache(1 << 20);
     let left = cache.root().join("tmp/bake-left");
     for inner in ["tensors", "scratch"] {
@@ -166,7 +166,7 @@ fn one_process_has_the_turn() {
     assert!(other.try_turn().expect("looked").is_some());
 }
 
-/// What another process may have left in the directory that it was given, and what is said of it.
+/// What another process may leave in its staging directory, and the error for it.
 type Forgery = (&'static str, fn(&Path), &'static str);
 
 fn only(directory: &Path) -> PathBuf {
@@ -227,7 +227,7 @@ const FORGERIES: [Forgery; 13] = [
             fs::rename(staged.join("tensors"), &elsewhere).expect("moved");
             std::os::unix::fs::symlink(&elsewhere, staged.join("tensors")).expect("linked");
         },
-        "is not its directory",
+        "is not a directory of this user",
     ),
     (
         "a file more",
@@ -266,7 +266,7 @@ const FORGERIES: [Forgery; 13] = [
     ),
 ];
 
-/// Changes a manifest as somebody does who knows how it ends.
+/// Changes a manifest and its final digest.
 fn forge(staged: &Path, old: &str, new: &str) {
     let path = staged.join("manifest");
     let text = fs::read_to_string(&path).expect("read");
@@ -278,7 +278,7 @@ fn forge(staged: &Path, old: &str, new: &str) {
 }
 
 #[test]
-fn what_is_no_whole_form_is_not_published() {
+fn an_incomplete_form_is_not_published() {
     for (what, change, expected) in FORGERIES {
         let (_root, cache) = cache(1 << 20);
         let claim = begin(&cache, "a");
@@ -307,9 +307,9 @@ fn a_form_beyond_the_budget_is_not_published() {
     assert_eq!(error.kind(), ErrorKind::TooLarge);
 }
 
-/// A form answers for the model whose key it was published under, and for no other.
+/// A form is only valid under the key that it was published under.
 #[test]
-fn a_form_under_anothers_key_is_damage() {
+fn a_form_under_another_key_is_damaged() {
     let (_root, cache) = cache(1 << 20);
     let good = make(&cache, "a", &[1]).graph_path();
     let other = make(&cache, "b", &[2]).graph_path();
@@ -330,7 +330,7 @@ fn a_form_under_anothers_key_is_damage() {
 }
 
 #[test]
-fn what_is_remembered_decides_whether_files_are_read() {
+fn files_with_a_remembered_digest_are_not_read() {
     let (root, cache) = cache(1 << 20);
     let model = model(root.path(), "model", b"twelve bytes");
     let known = || {
@@ -351,7 +351,7 @@ fn what_is_remembered_decides_whether_files_are_read() {
 }
 
 #[test]
-fn what_cannot_be_made_is_remembered() {
+fn a_model_that_cannot_be_baked_is_remembered() {
     let (_root, cache) = cache(1 << 20);
     let claim = begin(&cache, "a");
     claim.making().unusable("it is random").expect("noted");
@@ -410,9 +410,9 @@ fn any_damage_is_found() {
     assert_eq!(found.map(&part).expect("mapped").bytes(), &[1; 1000][..]);
 }
 
-/// One damage is found, and the form made again: nobody looked for others.
+/// After one damaged tensor the form is made again, without a search for others.
 #[test]
-fn who_makes_a_form_replaces_what_is_damaged_and_leaves_the_rest() {
+fn making_a_form_replaces_damaged_tensors_and_keeps_the_rest() {
     let (_root, cache) = cache(1 << 20);
     make(&cache, "a", &[1, 2, 3]);
     let paths = files(&cache.root().join("tensors"));
@@ -435,7 +435,7 @@ fn who_makes_a_form_replaces_what_is_damaged_and_leaves_the_rest() {
 }
 
 #[test]
-fn a_reader_leaves_what_is_damaged_to_somebody_else() {
+fn a_reader_does_not_remove_damage() {
     let (root, cache) = cache(1 << 20);
     make(&cache, "a", &[1, 2, 3]);
     form(&cache, "a").expect("there").verify().expect("whole");
@@ -501,7 +501,7 @@ fn tenants_share_no_tensor_and_one_budget() {
 }
 
 #[test]
-fn the_budget_keeps_what_was_used_last_and_what_that_shares() {
+fn the_budget_keeps_the_last_used_forms_and_their_shared_tensors() {
     let (_root, cache) = cache(1 << 20);
     for (name, tensors, age) in [
         ("old", &[1_u8, 2][..], 300),
@@ -537,7 +537,7 @@ fn the_budget_keeps_what_was_used_last_and_what_that_shares() {
     assert_eq!(files(&cache.root().join("tensors")).len(), 0);
 }
 
-/// A file that was changed an hour ago: what it holds is remembered.
+/// A file that was modified an hour ago, so that its digest is remembered.
 fn model(directory: &Path, name: &str, bytes: &[u8]) -> PathBuf {
     let path = directory.join(name);
     fs::write(&path, bytes).expect("written");
@@ -548,7 +548,7 @@ fn model(directory: &Path, name: &str, bytes: &[u8]) -> PathBuf {
 }
 
 #[test]
-fn what_is_remembered_of_a_model_goes_with_its_form() {
+fn remembered_digests_go_with_the_form() {
     let (root, cache) = cache(1 << 20);
     let stamps = || files(&cache.root().join("stamps")).len();
     let path = |name: &str, bytes: &[u8]| model(root.path(), name, bytes);
@@ -578,7 +578,7 @@ fn what_is_remembered_of_a_model_goes_with_its_form() {
 }
 
 #[test]
-fn the_lock_of_a_form_goes_with_it_unless_somebody_has_it() {
+fn the_lock_of_a_form_goes_with_it_unless_it_is_held() {
     let (_root, cache) = cache(1 << 20);
     let locks = || files(&cache.root().join("making")).len();
     make(&cache, "a", &[1]);
@@ -605,7 +605,7 @@ fn lock_path(cache: &Cache, name: &str) -> PathBuf {
     cache.root().join(format!("making/{}.lock", key(name)))
 }
 
-/// Whether somebody waits for a lock of this file.
+/// Whether a process waits for a lock of this file.
 fn is_waited_for(file: &File) -> bool {
     let inode = format!(":{} ", file.metadata().expect("read").ino());
     let locks = fs::read_to_string("/proc/locks").expect("read");
@@ -613,10 +613,10 @@ fn is_waited_for(file: &File) -> bool {
     waiting.any(|line| line.contains(&inode))
 }
 
-/// Whoever waited for a lock that was removed meanwhile has to take the one that is there now: otherwise two would make
+/// A process that waited for a lock file that was removed meanwhile has to lock the new one: otherwise two would make
 /// one form.
 #[test]
-fn a_lock_that_was_removed_is_no_lock() {
+fn a_removed_lock_file_does_not_count() {
     let (_root, cache) = cache(1 << 20);
     let path = lock_path(&cache, "a");
     let removed = File::create(&path).expect("made");
@@ -682,7 +682,7 @@ fn a_directory_that_others_may_change_is_refused() {
         assert_eq!(
             error.to_string(),
             format!(
-                "`{shown}` is no safe place for baked models: a group may write it (mode 770), expected its owner alone; \
+                "`{shown}` is not a safe place for baked models: a group may write it (mode 770), expected its owner alone; \
                  `chmod g-w {shown}` mends that"
             )
         );
@@ -694,7 +694,7 @@ fn a_directory_that_others_may_change_is_refused() {
 }
 
 #[test]
-fn a_directory_that_cannot_be_is_an_error_that_names_it() {
+fn a_directory_that_cannot_be_created_is_named() {
     let root = tempfile::tempdir().expect("a directory");
     let file = root.path().join("file");
     fs::write(&file, b"").expect("written");

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use http::Uri;
 use skep_types::ModelName;
 
-use crate::{Error, Headers, Tls};
+use crate::{error::Error, headers::Headers, tls::ClientTls};
 
 /// Limits of a client, what it sends with each call, and how it encrypts.
 #[derive(Debug, Clone)]
@@ -16,8 +16,8 @@ pub struct ClientOptions {
     pub connect_timeout: Duration,
     /// Headers of each call.
     pub headers: Headers,
-    /// How connections are encrypted where the URL says that they are; as [`Tls::of_system`] by default.
-    pub tls: Option<Tls>,
+    /// How connections are encrypted where the URL says that they are; as [`ClientTls::of_system`] by default.
+    pub tls: Option<ClientTls>,
 }
 
 impl Default for ClientOptions {
@@ -72,7 +72,7 @@ impl Address {
                 "invalid server URL `{url}`: {why}, expected `http://host:8000` or `grpc://host:8001`, encrypted `https://` or `grpcs://`"
             ))
         };
-        let uri: Uri = url.parse().map_err(|_| invalid("it is no URL"))?;
+        let uri: Uri = url.parse().map_err(|_| invalid("it is not a URL"))?;
         let (scheme, is_encrypted) = match uri.scheme_str() {
             Some("http") => (Scheme::Http, false),
             Some("https") => (Scheme::Http, true),
@@ -90,7 +90,7 @@ impl Address {
             Some("") => scheme.default_port(),
             rest => rest
                 .and_then(|rest| rest.strip_prefix(':')?.parse().ok())
-                .ok_or_else(|| invalid("the port is no number up to 65535"))?,
+                .ok_or_else(|| invalid("the port is not a number up to 65535"))?,
         };
         if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
             return Err(invalid("it has a path"));
@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn what_is_no_server_is_refused() {
         for (url, why) in [
-            ("", "no URL"),
+            ("", "not a URL"),
             ("localhost", "no scheme"),
             ("localhost:8000", "no scheme"),
             ("ftp://h", "unknown"),

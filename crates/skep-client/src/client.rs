@@ -2,11 +2,14 @@
 
 use serde_json::Value;
 use skep_types::ModelVersion;
+use skep_wire::documents::{IndexRow, ModelMetadata, ModelStatistics, ServerMetadata};
 
 use crate::{
-    ClientOptions, Error, GrpcClient, HttpClient, IndexRow, InferRequest, InferResponse,
-    ModelMetadata, ModelStatistics, ServerMetadata,
-    address::{Address, Scheme},
+    address::{Address, ClientOptions, Scheme},
+    error::Error,
+    grpc::GrpcClient,
+    http::HttpClient,
+    infer::{InferRequest, InferResponse},
 };
 
 /// A client of the protocol that a URL's scheme names.

@@ -23,30 +23,29 @@ use tokio_rustls::{
 };
 use tower::Service;
 
-use crate::{ClientOptions, Error, Tls, address::Address, tls};
+use crate::{
+    address::{Address, ClientOptions},
+    error::{Error, HandshakeError},
+    tls::{self, ClientTls},
+};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// The server answered, but not with an encrypted connection.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct HandshakeError(String);
 
 /// Makes connections to one server.
 #[derive(Debug, Clone)]
 pub(crate) struct Connector {
     tcp: HttpConnector,
-    tls: Option<Handshake>,
+    tls: Option<TlsHandshake>,
 }
 
 #[derive(Clone)]
-struct Handshake {
+struct TlsHandshake {
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
     timeout: Duration,
 }
 
-impl std::fmt::Debug for Handshake {
+impl std::fmt::Debug for TlsHandshake {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Handshake")
             .field("name", &self.name)
@@ -72,9 +71,9 @@ impl Connector {
             })?;
             let tls = match &options.tls {
                 Some(tls) => tls.clone(),
-                None => Tls::of_system()?,
+                None => ClientTls::of_system()?,
             };
-            Some(Handshake {
+            Some(TlsHandshake {
                 config: tls.config(protocol),
                 name,
                 timeout: options.connect_timeout,
@@ -87,9 +86,9 @@ impl Connector {
 }
 
 impl Service<Uri> for Connector {
-    type Response = Stream;
+    type Response = ClientStream;
     type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<Stream, BoxError>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<ClientStream, BoxError>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.tcp.poll_ready(context).map_err(Into::into)
@@ -100,17 +99,17 @@ impl Service<Uri> for Connector {
         let tls = self.tls.clone();
         Box::pin(async move {
             let tcp = tcp.await?;
-            let Some(Handshake {
+            let Some(TlsHandshake {
                 config,
                 name,
                 timeout,
             }) = tls
             else {
-                return Ok(Stream::Plain(tcp));
+                return Ok(ClientStream::Plain(tcp));
             };
             let shake = TlsConnector::from(config).connect(name, tcp.into_inner());
             match tokio::time::timeout(timeout, shake).await {
-                Ok(Ok(stream)) => Ok(Stream::Encrypted(Box::new(TokioIo::new(stream)))),
+                Ok(Ok(stream)) => Ok(ClientStream::Encrypted(Box::new(TokioIo::new(stream)))),
                 Ok(Err(error)) => Err(HandshakeError(tls::handshake_reason(&error)).into()),
                 Err(_) => {
                     let text = format!("no TLS handshake within {} s", timeout.as_secs_f64());
@@ -123,7 +122,7 @@ impl Service<Uri> for Connector {
 
 /// A connection.
 #[derive(Debug)]
-pub(crate) enum Stream {
+pub(crate) enum ClientStream {
     Plain(TokioIo<TcpStream>),
     Encrypted(Box<TokioIo<TlsStream<TcpStream>>>),
 }
@@ -132,19 +131,19 @@ pub(crate) enum Stream {
 macro_rules! either {
     ($self:expr, $stream:ident => $call:expr) => {
         match $self.get_mut() {
-            Stream::Plain($stream) => $call,
-            Stream::Encrypted($stream) => $call,
+            ClientStream::Plain($stream) => $call,
+            ClientStream::Encrypted($stream) => $call,
         }
     };
 }
 
-impl Connection for Stream {
+impl Connection for ClientStream {
     fn connected(&self) -> Connected {
         Connected::new()
     }
 }
 
-impl Read for Stream {
+impl Read for ClientStream {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -154,7 +153,7 @@ impl Read for Stream {
     }
 }
 
-impl Write for Stream {
+impl Write for ClientStream {
     fn poll_write(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use crate::connect::HandshakeError;
-
 /// A call without an answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -36,12 +34,12 @@ pub enum Error {
     #[error("{message} ({code})")]
     Status {
         /// The status.
-        code: Code,
+        code: AnswerCode,
         /// The server's words.
         message: String,
     },
     /// The answer breaks the protocol.
-    #[error("malformed answer of `{address}`: {reason}")]
+    #[error("malformed answer from `{address}`: {reason}")]
     Protocol {
         /// `host:port`.
         address: String,
@@ -120,9 +118,14 @@ impl Error {
     }
 }
 
+/// The server answered, but not with an encrypted connection.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct HandshakeError(pub(crate) String);
+
 /// A status that a server answered with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Code {
+pub enum AnswerCode {
     /// An HTTP status.
     Http(u16),
     /// A gRPC code.
@@ -132,7 +135,7 @@ pub enum Code {
 /// What a status means, whichever protocol it came by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Meaning {
+pub enum StatusMeaning {
     /// The request is wrong.
     InvalidArgument,
     /// There is no such model or version.
@@ -147,22 +150,22 @@ pub enum Meaning {
     Other,
 }
 
-impl Code {
+impl AnswerCode {
     /// What the status means.
     #[must_use]
-    pub const fn meaning(self) -> Meaning {
+    pub const fn meaning(self) -> StatusMeaning {
         match self {
-            Self::Http(400) | Self::Grpc(3) => Meaning::InvalidArgument,
-            Self::Http(404) | Self::Grpc(5) => Meaning::NotFound,
-            Self::Http(503) | Self::Grpc(14) => Meaning::Unavailable,
-            Self::Http(501) | Self::Grpc(12) => Meaning::Unsupported,
-            Self::Http(500) | Self::Grpc(13) => Meaning::Internal,
-            _ => Meaning::Other,
+            Self::Http(400) | Self::Grpc(3) => StatusMeaning::InvalidArgument,
+            Self::Http(404) | Self::Grpc(5) => StatusMeaning::NotFound,
+            Self::Http(503) | Self::Grpc(14) => StatusMeaning::Unavailable,
+            Self::Http(501) | Self::Grpc(12) => StatusMeaning::Unsupported,
+            Self::Http(500) | Self::Grpc(13) => StatusMeaning::Internal,
+            _ => StatusMeaning::Other,
         }
     }
 }
 
-impl fmt::Display for Code {
+impl fmt::Display for AnswerCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Http(status) => write!(f, "HTTP {status}"),
@@ -191,22 +194,26 @@ mod tests {
     #[test]
     fn both_protocols_codes_mean_the_same() {
         for (http, grpc, meaning) in [
-            (400, tonic::Code::InvalidArgument, Meaning::InvalidArgument),
-            (404, tonic::Code::NotFound, Meaning::NotFound),
-            (503, tonic::Code::Unavailable, Meaning::Unavailable),
-            (501, tonic::Code::Unimplemented, Meaning::Unsupported),
-            (500, tonic::Code::Internal, Meaning::Internal),
-            (418, tonic::Code::DataLoss, Meaning::Other),
+            (
+                400,
+                tonic::Code::InvalidArgument,
+                StatusMeaning::InvalidArgument,
+            ),
+            (404, tonic::Code::NotFound, StatusMeaning::NotFound),
+            (503, tonic::Code::Unavailable, StatusMeaning::Unavailable),
+            (501, tonic::Code::Unimplemented, StatusMeaning::Unsupported),
+            (500, tonic::Code::Internal, StatusMeaning::Internal),
+            (418, tonic::Code::DataLoss, StatusMeaning::Other),
         ] {
-            assert_eq!(Code::Http(http).meaning(), meaning);
-            assert_eq!(Code::Grpc(grpc.into()).meaning(), meaning);
+            assert_eq!(AnswerCode::Http(http).meaning(), meaning);
+            assert_eq!(AnswerCode::Grpc(grpc.into()).meaning(), meaning);
         }
     }
 
     #[test]
     fn texts_say_where_and_what() {
         let status = Error::Status {
-            code: Code::Grpc(5),
+            code: AnswerCode::Grpc(5),
             message: "no `m`".to_owned(),
         };
         assert_eq!(status.to_string(), "no `m` (gRPC NotFound)");

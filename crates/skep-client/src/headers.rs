@@ -3,7 +3,11 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Request, header};
 use tonic::{Status, metadata::MetadataMap, service::Interceptor};
 
-use crate::Error;
+use crate::error::Error;
+
+/// Where the JSON part of a body ends and the binary tensor data begins.
+pub(crate) const HEADER_LENGTH: HeaderName =
+    HeaderName::from_static("inference-header-content-length");
 
 /// Headers that the protocols themselves decide.
 const RESERVED: [HeaderName; 8] = [
@@ -14,7 +18,7 @@ const RESERVED: [HeaderName; 8] = [
     header::HOST,
     header::TE,
     header::TRANSFER_ENCODING,
-    crate::http::HEADER_LENGTH,
+    HEADER_LENGTH,
 ];
 
 /// Headers of each call: HTTP's, and gRPC's metadata.

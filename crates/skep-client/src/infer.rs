@@ -19,7 +19,7 @@ pub struct InferRequest {
     /// The outputs to answer with; none means all.
     pub outputs: Vec<WantedOutput>,
     /// The request's parameters.
-    pub parameters: BTreeMap<String, Parameter>,
+    pub parameters: BTreeMap<String, ParameterValue>,
     /// How tensors travel.
     pub encoding: Encoding,
 }
@@ -69,7 +69,7 @@ pub enum Encoding {
 
 /// The value of a request's parameter.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Parameter {
+pub enum ParameterValue {
     /// True or false.
     Bool(bool),
     /// A signed number.

@@ -21,7 +21,6 @@
 //! [`Error::Protocol`]. Nothing is retried, and a call takes as long as the server takes: dropping its future ends it.
 
 mod address;
-mod answers;
 mod client;
 mod connect;
 mod error;
@@ -32,14 +31,15 @@ mod infer;
 mod tls;
 
 pub use address::ClientOptions;
-pub use answers::{
-    BatchStatistics, DurationStatistic, IndexRow, InferenceStatistics, MemoryUsage, ModelMetadata,
-    ModelStatistics, ServerMetadata, TensorMetadata,
-};
 pub use client::Client;
-pub use error::{Code, Error, ErrorKind, Meaning};
+pub use error::{AnswerCode, Error, ErrorKind, StatusMeaning};
 pub use grpc::GrpcClient;
 pub use headers::Headers;
 pub use http::HttpClient;
-pub use infer::{Encoding, InferRequest, InferResponse, Parameter, WantedOutput};
-pub use tls::Tls;
+pub use infer::{Encoding, InferRequest, InferResponse, ParameterValue, WantedOutput};
+pub use skep_wire::documents::{
+    BatchSizeStatistics, CountedDuration, DeviceMemory, IndexRow, InferenceStatistics,
+    ModelMetadata, ModelStatistics, ObjectiveStatistics, ResponseStatistics, ServerMetadata,
+    TensorMetadata,
+};
+pub use tls::ClientTls;

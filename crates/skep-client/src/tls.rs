@@ -19,17 +19,17 @@ use tokio_rustls::rustls::{
     sign::{CertifiedKey, SingleCertAndKey},
 };
 
-use crate::Error;
+use crate::error::Error;
 
 /// How a client encrypts: TLS 1.2 and 1.3.
 #[derive(Clone)]
-pub struct Tls {
+pub struct ClientTls {
     provider: Arc<CryptoProvider>,
     verifier: Arc<Verifier>,
     identity: Option<Arc<CertifiedKey>>,
 }
 
-impl Tls {
+impl ClientTls {
     /// Trusts the servers whose certificates the system's roots have signed; `SSL_CERT_FILE` and `SSL_CERT_DIR` name
     /// other ones.
     ///
@@ -116,7 +116,7 @@ impl Tls {
     }
 }
 
-impl fmt::Debug for Tls {
+impl fmt::Debug for ClientTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tls").finish_non_exhaustive()
     }

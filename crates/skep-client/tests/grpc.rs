@@ -11,7 +11,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Full};
 use prost::Message;
-use skep_client::{Client, ClientOptions, Code, Error, ErrorKind, GrpcClient, InferRequest};
+use skep_client::{AnswerCode, Client, ClientOptions, Error, ErrorKind, GrpcClient, InferRequest};
 use skep_proto::inference as pb;
 use skep_types::ModelVersion;
 use tokio::{
@@ -167,7 +167,7 @@ async fn messages_become_the_crates_types() {
     assert_eq!(
         client.unload("m").await,
         Err(Error::Status {
-            code: Code::Grpc(12),
+            code: AnswerCode::Grpc(12),
             message: "RepositoryModelUnload".to_owned()
         })
     );
@@ -206,7 +206,7 @@ async fn unreadable_and_contradictory_answers_are_protocol_errors() {
                 .infer(&InferRequest::new("m"))
                 .await
                 .expect_err("counts"),
-            "0 outputs and raw contents of 1",
+            "0 outputs, but raw contents for 1",
         ),
         (
             client.server_metadata().await.expect_err("large"),
@@ -230,7 +230,7 @@ async fn a_server_that_is_gone_is_told_from_one_that_refuses() {
     assert_eq!(
         refused,
         Error::Status {
-            code: Code::Grpc(14),
+            code: AnswerCode::Grpc(14),
             message: "not ready".to_owned()
         }
     );

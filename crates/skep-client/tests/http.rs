@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use skep_client::{Client, ClientOptions, Code, Encoding, Error, ErrorKind, HttpClient};
+use skep_client::{AnswerCode, Client, ClientOptions, Encoding, Error, ErrorKind, HttpClient};
 use skep_client::{InferRequest, WantedOutput};
 use skep_tensor::Tensor;
 use skep_types::{DataType, ModelVersion, Shape};
@@ -241,14 +241,14 @@ async fn statuses_carry_the_servers_words() {
     assert_eq!(
         client.model_metadata("m", None).await,
         Err(Error::Status {
-            code: Code::Http(404),
+            code: AnswerCode::Http(404),
             message: "Request for unknown model: 'm' is not found".to_owned()
         })
     );
     assert_eq!(
         client.server_metadata().await,
         Err(Error::Status {
-            code: Code::Http(502),
+            code: AnswerCode::Http(502),
             message: "upstream gone".to_owned()
         })
     );

@@ -1,9 +1,12 @@
 //! `--backend-config=<backend>,<key>=<value>` and `--backend-config=<key>=<value>`.
 
 use crate::{
-    error::{ConfigError, did_you_mean},
-    model::{BACKENDS, Notice, backends},
-    suggest,
+    error::ConfigError,
+    hints::suggest::{did_you_mean, nearest},
+    vocabulary::{
+        backends::{self, BACKENDS},
+        notice::Notice,
+    },
 };
 
 /// What one `--backend-config` argument sets.
@@ -19,9 +22,9 @@ pub enum BackendSetting {
     },
     /// ONNX Runtime: threads that compute one operator, for models that set no `intra_op_thread_count`.
     IntraOpThreads(u32),
-    /// ONNX Runtime: threads across operators, for models that set no `inter_op_thread_count`.
+    /// ONNX Runtime: threads that compute independent operators, for models that set no `inter_op_thread_count`.
     InterOpThreads(u32),
-    /// Accepted without effect; logged once.
+    /// Accepted without effect; the server logs it once.
     NoEffect(Notice),
 }
 
@@ -30,7 +33,7 @@ const INTRA_OP: &str = "intra_op_thread_count";
 const INTER_OP: &str = "inter_op_thread_count";
 const GLOBAL_POOL: &str = "enable-global-threadpool";
 const KEYS: &[&str] = &[DEFAULT_MAX_BATCH_SIZE, INTRA_OP, INTER_OP, GLOBAL_POOL];
-/// Keys that Triton reads for the server as a whole and that say nothing here.
+/// Keys that Triton reads for the whole server and that have no effect here.
 const GLOBAL_WITHOUT_EFFECT: &[&str] = &["backend-directory", "min-compute-capability"];
 /// More than any batch: a larger one is a mistake.
 const MAX_BATCH_SIZE: u32 = 1 << 24;
@@ -40,10 +43,10 @@ const MAX_THREADS: u32 = 4096;
 /// Reads the argument of `--backend-config`.
 ///
 /// # Errors
-/// [`ConfigError::BackendFlag`] for an argument of another form, an unknown key of one of our backends, a value that the
-/// key does not allow, or a setting that is not supported yet.
+/// [`ConfigError::BackendFlag`] for an argument in another form, an unknown key of one of Skep's backends, a value that
+/// the key does not allow, or a setting that is not supported yet.
 pub fn parse_backend_config(arg: &str) -> Result<BackendSetting, ConfigError> {
-    let flag = Flag(arg);
+    let flag = BackendFlag(arg);
     let form = "expected `<backend>,<key>=<value>` or `<key>=<value>`";
     let (name, value) = arg.split_once('=').ok_or_else(|| flag.error(form))?;
     let (backend, key) = match name.split_once(',') {
@@ -70,9 +73,9 @@ pub fn parse_backend_config(arg: &str) -> Result<BackendSetting, ConfigError> {
     }
 }
 
-struct Flag<'a>(&'a str);
+struct BackendFlag<'a>(&'a str);
 
-impl Flag<'_> {
+impl BackendFlag<'_> {
     fn onnxruntime(&self, key: &str, value: &str) -> Result<BackendSetting, ConfigError> {
         match key {
             INTRA_OP => self
@@ -83,7 +86,7 @@ impl Flag<'_> {
                 .map(BackendSetting::InterOpThreads),
             GLOBAL_POOL => match value.trim() {
                 "0" | "false" => {
-                    Ok(self.no_effect("it is the default: every model has threads of its own"))
+                    Ok(self.no_effect("it is the default; every model has its own threads"))
                 }
                 "1" | "true" => Err(self.error("not supported yet")),
                 _ => Err(self.error("expected `0` or `1`")),
@@ -105,7 +108,7 @@ impl Flag<'_> {
         if KEYS.contains(&key) {
             return self.error(&format!("key `{key}` belongs to backend `onnxruntime`"));
         }
-        let hint = did_you_mean(suggest::nearest(key, KEYS.iter().copied()));
+        let hint = did_you_mean(nearest(key, KEYS.iter().copied()));
         ConfigError::BackendFlag {
             argument: self.0.to_owned(),
             reason: format!("unknown key `{key}`"),
@@ -134,7 +137,7 @@ mod tests {
     use super::{BackendSetting, parse_backend_config};
 
     #[test]
-    fn settings() {
+    fn settings_are_read() {
         let batch = |backend: Option<&str>, size| BackendSetting::DefaultMaxBatchSize {
             backend: backend.map(str::to_owned),
             size,
@@ -161,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn without_effect() {
+    fn settings_without_effect_get_a_notice() {
         for (arg, expected) in [
             (
                 "python,shm-default-byte-size=1048576",
@@ -169,7 +172,7 @@ mod tests {
             ),
             (
                 "onnxruntime,enable-global-threadpool=0",
-                "`--backend-config=onnxruntime,enable-global-threadpool=0`: no effect: it is the default: every model has threads of its own",
+                "`--backend-config=onnxruntime,enable-global-threadpool=0`: no effect: it is the default; every model has its own threads",
             ),
             (
                 "backend-directory=/opt",
@@ -184,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals() {
+    fn wrong_arguments_are_refused() {
         for (arg, expected) in [
             (
                 "onnxruntime",

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// A place in a text file; lines and columns start at 1, columns count characters.
+/// A position in a text file. Lines and columns start at 1; columns count characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Position {
     /// The file, as the caller named it.
@@ -21,23 +21,23 @@ impl fmt::Display for Position {
 
 /// Why a configuration, or a flag about one, is refused.
 ///
-/// Texts are Triton's where its users look for them (they name the tensor or group in single quotes); a hint, where
-/// there is one, is a line of its own.
+/// Texts are Triton's where its users search for them: these name the tensor or group in single quotes. A hint is a
+/// separate line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// The text is not protobuf text format of the expected message.
+    /// The text is not the expected message in protobuf text format.
     #[error("{at}: {}expected {expected}, got {got}{}", in_field(.field), hint_line(.hint.as_ref()))]
     Syntax {
         /// Where.
         at: Position,
-        /// The path of the field whose value is read, such as `input[1].dims`; empty outside of any field.
+        /// The path of the field whose value is read, such as `input[1].dims`; empty outside any field.
         field: String,
-        /// What would have been right.
+        /// What the parser expected.
         expected: String,
-        /// What stands there.
+        /// What the text has instead.
         got: String,
-        /// What was probably meant.
+        /// What the user probably meant.
         hint: Option<String>,
     },
     /// A field that its message does not have.
@@ -49,10 +49,10 @@ pub enum ConfigError {
         field: String,
         /// The message it was written in.
         message: String,
-        /// What was probably meant.
+        /// What the user probably meant.
         hint: Option<String>,
     },
-    /// A field set more often than it can be, or beside another member of its `oneof`.
+    /// A field set twice, or together with another member of its `oneof`.
     #[error("{at}: {reason}")]
     Repeated {
         /// Where the second setting is.
@@ -62,12 +62,12 @@ pub enum ConfigError {
         /// Which rule it breaks.
         reason: String,
     },
-    /// JSON that is no model configuration.
+    /// JSON that is not a model configuration.
     #[error("{source_name}: {}{reason}", in_field(.field))]
     Json {
-        /// What the text is, as the caller named it.
+        /// The name that the caller gave the text.
         source_name: String,
-        /// The path of the member that is wrong; empty when it is the text as a whole.
+        /// The path of the wrong member; empty if the whole text is wrong.
         field: String,
         /// What is wrong with it.
         reason: String,
@@ -91,7 +91,7 @@ pub enum ConfigError {
         model: String,
         /// The path of the field.
         field: String,
-        /// What can be done instead.
+        /// What to do instead.
         hint: Option<String>,
     },
     /// The configuration and the model's own file disagree.
@@ -99,9 +99,9 @@ pub enum ConfigError {
     Signature {
         /// The model.
         model: String,
-        /// The tensor; empty when the disagreement is about the whole list.
+        /// The tensor; empty if they disagree about the whole list.
         tensor: String,
-        /// Both sides.
+        /// What each of them says.
         reason: String,
         /// What to write instead.
         hint: Option<String>,
@@ -125,7 +125,7 @@ pub enum ConfigError {
         argument: String,
         /// What is wrong with it.
         reason: String,
-        /// What was probably meant.
+        /// What the user probably meant.
         hint: Option<String>,
     },
 }
@@ -133,35 +133,35 @@ pub enum ConfigError {
 /// The kind of a [`ConfigError`], for callers that map errors to codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum ErrorKind {
-    /// The text cannot be read: syntax, unknown or repeated fields.
+pub enum ConfigErrorKind {
+    /// The text cannot be parsed: syntax, unknown or repeated fields.
     Syntax,
-    /// It can be read but is wrong.
+    /// The text can be parsed, but a value is wrong.
     Invalid,
-    /// It is right but not supported yet.
+    /// A valid setting that is not supported yet.
     Unsupported,
-    /// It contradicts the model's file.
+    /// The configuration contradicts the model's file.
     Mismatch,
 }
 
 impl ConfigError {
     /// The kind of error.
     #[must_use]
-    pub const fn kind(&self) -> ErrorKind {
+    pub const fn kind(&self) -> ConfigErrorKind {
         match self {
             Self::Syntax { .. }
             | Self::UnknownField { .. }
             | Self::Repeated { .. }
-            | Self::Json { .. } => ErrorKind::Syntax,
+            | Self::Json { .. } => ConfigErrorKind::Syntax,
             Self::Invalid { .. } | Self::Parameter { .. } | Self::BackendFlag { .. } => {
-                ErrorKind::Invalid
+                ConfigErrorKind::Invalid
             }
-            Self::Unsupported { .. } => ErrorKind::Unsupported,
-            Self::Signature { .. } => ErrorKind::Mismatch,
+            Self::Unsupported { .. } => ConfigErrorKind::Unsupported,
+            Self::Signature { .. } => ConfigErrorKind::Mismatch,
         }
     }
 
-    /// The model that the error is about, if one was known.
+    /// The model that the error is about, if it is known.
     #[must_use]
     pub fn model(&self) -> Option<&str> {
         match self {
@@ -173,7 +173,7 @@ impl ConfigError {
         }
     }
 
-    /// Where it is in the text, if the text is what is wrong.
+    /// Where in the text the error is; `None` if the text could be parsed.
     #[must_use]
     pub const fn position(&self) -> Option<&Position> {
         match self {
@@ -184,8 +184,8 @@ impl ConfigError {
         }
     }
 
-    /// The path of the field that the error is about, such as `input[1].dims`; a tensor's name where the configuration
-    /// contradicts the model's file; empty where it is about no field.
+    /// The path of the field that the error is about, such as `input[1].dims`. If the configuration contradicts the
+    /// model's file, the tensor's name. Empty if no single field is wrong.
     #[must_use]
     pub fn field(&self) -> &str {
         match self {
@@ -194,7 +194,7 @@ impl ConfigError {
             | Self::Repeated { field, .. }
             | Self::Json { field, .. }
             | Self::Invalid { field, .. } => field,
-            // Of a value that is not supported, as in `platform: "ensemble"`, the field comes first.
+            // An unsupported value follows its field: `platform: "ensemble"`.
             Self::Unsupported { field, .. } => field
                 .split_once(':')
                 .map_or(field.as_str(), |(field, _)| field),
@@ -204,7 +204,7 @@ impl ConfigError {
         }
     }
 
-    /// An [`ConfigError::Invalid`] without a hint.
+    /// A [`ConfigError::Invalid`] without a hint.
     pub(crate) fn invalid(
         model: &str,
         field: impl Into<String>,
@@ -218,7 +218,7 @@ impl ConfigError {
         }
     }
 
-    /// An [`ConfigError::Unsupported`] without a hint.
+    /// A [`ConfigError::Unsupported`] without a hint.
     pub(crate) fn unsupported(model: &str, field: impl Into<String>) -> Self {
         Self::Unsupported {
             model: model.to_owned(),
@@ -238,9 +238,4 @@ fn in_field(field: &str) -> String {
 
 fn hint_line(hint: Option<&String>) -> String {
     hint.map_or_else(String::new, |hint| format!("\n{hint}"))
-}
-
-/// The hint that a misspelt name gets.
-pub(crate) fn did_you_mean(name: Option<String>) -> Option<String> {
-    name.map(|name| format!("did you mean `{name}`?"))
 }

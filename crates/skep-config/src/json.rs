@@ -1,30 +1,25 @@
-//! A model configuration as JSON: what a client hands over with a load request.
+//! A model configuration as JSON, which a client sends with a load request.
 //!
-//! The form is protobuf's own (members by the names of the file or in camel case, enums by name or number, 64-bit
-//! integers as numbers or texts), over the same descriptors as `config.pbtxt`.
+//! The format is protobuf's JSON mapping over the same descriptors as `config.pbtxt`: member names as in the `.proto`
+//! file or in camel case, enums by name or number, 64-bit integers as numbers or strings.
 
 use prost_reflect::{DeserializeOptions, DynamicMessage};
 use serde_json::Value;
 use skep_proto::inference;
 
-use crate::{error::ConfigError, near_miss, parameters::PARAMETERS};
+use crate::{error::ConfigError, hints::near_miss, parameters::table::parameter};
 
-/// A hint is one line: what is longer stands in it as three dots.
+/// A hint is one line: it shows a longer value as three dots.
 const SHOWN_BYTES: usize = 64;
 
-/// Reads a model configuration in JSON. `source` names the text in errors.
+/// Reads a model configuration in JSON. Errors call the text `source`.
 ///
 /// # Errors
-/// [`ConfigError::Json`], with the path of the member that is wrong.
+/// [`ConfigError::Json`], with the path of the wrong member.
 pub fn parse_json(text: &str, source: &str) -> Result<inference::ModelConfig, ConfigError> {
-    let error = |field: String, reason: String| ConfigError::Json {
-        source_name: source.to_owned(),
-        field,
-        reason,
-    };
     let descriptor = skep_proto::descriptors()
         .get_message_by_name("inference.ModelConfig")
-        .ok_or_else(|| error(String::new(), "no schema of `ModelConfig`".to_owned()))?;
+        .ok_or_else(|| json_error(source, "", "the schema lacks `ModelConfig`"))?;
     let mut json = serde_json::Deserializer::from_str(text);
     let mut track = serde_path_to_error::Track::new();
     let message = DynamicMessage::deserialize_with_options(
@@ -32,42 +27,53 @@ pub fn parse_json(text: &str, source: &str) -> Result<inference::ModelConfig, Co
         serde_path_to_error::Deserializer::new(&mut json, &mut track),
         &DeserializeOptions::new().deny_unknown_fields(true),
     )
-    .map_err(|reason| {
+    .map_err(|error| {
         let path = track.path().to_string();
         // The root's path is a dot.
-        let field = if path == "." { String::new() } else { path };
-        let mut reason = reason.to_string();
+        let field = if path == "." { "" } else { &path };
+        let mut reason = error.to_string();
         if let Some(hint) = parameter_hint(&reason, text) {
             reason += &format!("\n{hint}");
         }
-        error(field, reason)
+        json_error(source, field, reason)
     })?;
     json.end()
-        .map_err(|reason| error(String::new(), reason.to_string()))?;
+        .map_err(|error| json_error(source, "", error.to_string()))?;
     message
         .transcode_to()
-        .map_err(|reason| error(String::new(), reason.to_string()))
+        .map_err(|error| json_error(source, "", error.to_string()))
 }
 
-/// The hint for a key of `parameters` that was written as a member, with the value that it has at the top level.
+fn json_error(source: &str, field: &str, reason: impl Into<String>) -> ConfigError {
+    ConfigError::Json {
+        source_name: source.to_owned(),
+        field: field.to_owned(),
+        reason: reason.into(),
+    }
+}
+
+/// The hint for a key of `parameters` written as a member, with its value if it is at the top level.
 fn parameter_hint(reason: &str, text: &str) -> Option<String> {
     let (_, name) = reason.split_once("unrecognized field name '")?;
     let (name, _) = name.split_once('\'')?;
-    let exact = PARAMETERS
-        .iter()
-        .map(|spec| spec.key)
-        .find(|key| *key == name);
-    let key = exact.or_else(|| near_miss::meant(name))?;
-    let value = || match serde_json::from_str::<Value>(text).ok()?.get(name)? {
-        Value::String(value) if value.len() <= SHOWN_BYTES => Some(value.clone()),
-        value @ (Value::Number(_) | Value::Bool(_)) => Some(value.to_string()),
-        _ => None,
+    let key = match parameter(name) {
+        Some(spec) => spec.key,
+        None => near_miss::meant(name)?,
     };
-    let value = value().filter(|_| !near_miss::changes_unit(name, key));
+    let value = short_value(text, name).filter(|_| !near_miss::changes_unit(name, key));
     let value = Value::from(value.unwrap_or_else(|| "...".to_owned()));
     Some(format!(
         "`{key}` is a parameter of the model: write `\"parameters\":{{\"{key}\":{{\"string_value\":{value}}}}}`"
     ))
+}
+
+/// The value of a member at the top level, if it is a short scalar.
+fn short_value(text: &str, name: &str) -> Option<String> {
+    match serde_json::from_str::<Value>(text).ok()?.get(name)? {
+        Value::String(value) if value.len() <= SHOWN_BYTES => Some(value.clone()),
+        value @ (Value::Number(_) | Value::Bool(_)) => Some(value.to_string()),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -76,7 +82,7 @@ mod tests {
     use crate::parse_pbtxt;
 
     #[test]
-    fn json_and_text_format_say_the_same() {
+    fn json_and_text_format_agree() {
         let text = r#"
             backend: "mock" max_batch_size: 8
             input { name: "x" data_type: TYPE_FP32 dims: [ -1, 3 ] reshape { shape: 3 } }
@@ -128,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_written_as_members_get_their_form() {
+    fn parameters_written_as_members_get_a_hint() {
         for (json, key, value) in [
             (r#"{"slo_latency_ms":30}"#, "slo_latency_ms", "30"),
             (r#"{"slo_latency":"2.5"}"#, "slo_latency_ms", "2.5"),

@@ -1,61 +1,71 @@
-//! Model configurations: out of `config.pbtxt`, completed from the model file, validated, typed.
+//! Model configurations: read from `config.pbtxt`, completed from the model's file, validated, typed.
 //!
-//! Layer 0: no I/O and no clock. The caller reads files and model signatures; this crate says what they mean, and each
-//! rejection names the file or model, the field, what was expected and what was got. A configuration passes three doors:
+//! Layer 0: no I/O and no clock. The caller reads files and model signatures, and this crate interprets them. Each
+//! rejection names the file or model, the field, what was expected and what was found. A configuration passes three
+//! steps:
 //!
-//! 1. [`parse_pbtxt`] reads protobuf text format into the wire's `inference::ModelConfig`, with file, line and column in
-//!    every error; [`parse_json`] reads what a client hands over.
-//! 2. [`complete`] fills in what the model's file tells: name, backend, tensors, batching.
-//! 3. [`ModelConfig::from_proto`] refuses what is invalid or not supported yet, collects [`Notice`]s about what has no
-//!    effect, fills in defaults, and keeps both the normalised message (what a client is shown) and a typed view (what
-//!    the server reads). [`ModelConfig::with_signature`] then holds it against the model itself.
+//! 1. [`parse_pbtxt`] reads protobuf text format into the wire's `inference::ModelConfig`, with file, line and column
+//!    in every error; [`parse_json`] reads what a client sends.
+//! 2. [`complete`] fills in what the model's file declares: name, backend, tensors, batching.
+//! 3. [`ModelConfig::from_proto`] refuses what is invalid or not supported yet, collects [`Notice`]s about settings
+//!    without effect, and fills in defaults. It keeps the normalised message, which clients are shown, and a typed
+//!    view, which the server reads. [`ModelConfig::with_signature`] then compares the view with the model itself.
 //!
-//! [`PARAMETERS`] is the one table of the keys of the `parameters` map; `docs/model-parameters.md` is written from it.
-//! `docs/model-configuration.md` says of every field whether it is honoured.
+//! ```text
+//!     model           the typed view, and how it is made and compared with the model's file
+//!     fields          one file per message: tensors, instances, scheduling, warm-up, ...
+//!     complete        what the model's file adds
+//!     pbtxt, json, backend_flag      texts into messages
+//!     hints           what the user probably meant
+//!     parameters      the one table of the keys of the `parameters` map
+//!     vocabulary      names of backends, notices, paths, datatypes
+//!     error           why a configuration is refused
+//! ```
+//!
+//! Each module uses only modules below it. A further kind of scheduler goes to `fields/scheduling`, beside the dynamic
+//! batcher: `ensemble.rs` and `sequence_batching.rs` hold today's refusals. The response cache goes to
+//! `fields/response_cache.rs`.
+//!
+//! `docs/model-parameters.md` is written from [`PARAMETERS`]. `docs/model-configuration.md` says of every field whether
+//! it is honoured.
 
 mod backend_flag;
-mod batching;
 mod complete;
 mod error;
-mod foreign;
-mod instances;
+mod fields;
+mod hints;
 mod json;
-mod metrics;
 mod model;
-mod near_miss;
-mod normalize;
-mod objective;
-mod options;
 mod parameters;
 mod pbtxt;
-mod ragged;
-mod review;
-mod signature;
-mod suggest;
-mod tensors;
-mod version_policy;
-mod warmup;
+mod vocabulary;
 
 pub use backend_flag::{BackendSetting, parse_backend_config};
-pub use batching::{DynamicBatching, QueuePolicy, Scheduler, TimeoutAction};
-pub use complete::{Completion, complete, configured_backend, configured_isolation, looks_batched};
-pub use error::{ConfigError, ErrorKind, Position};
-pub use foreign::{check_backend_name, foreign_file_hint};
-pub use instances::{InstanceGroup, InstanceKind};
-pub use json::parse_json;
-pub use metrics::HistogramFamily;
-pub use model::{BACKENDS, Context, ModelConfig, Notice};
-pub use normalize::{check_name, model_filename};
-pub use objective::{Objective, ObjectivePolicy};
-pub use options::{
-    ExecutionMode, ExecutionOptions, GraphOptimization, Isolation, MemoryPlanner, MockOptions,
-    MockOutput, RunLimits,
+pub use complete::{Completion, complete, looks_batched};
+pub use error::{ConfigError, ConfigErrorKind, Position};
+pub use fields::{
+    identity::{check_backend_name, check_name, model_filename},
+    instances::{InstanceGroup, InstanceKind},
+    metrics::HistogramFamily,
+    options::{
+        ExecutionMode, ExecutionOptions, GraphOptimization, Isolation, MemoryPlanner, MockOptions,
+        MockOutput, RunLimits, configured_isolation,
+    },
+    ragged::{BatchInput, BatchInputKind, BatchOutput},
+    scheduling::{SchedulerConfig, dynamic_batching::DynamicBatching, objective::LatencyObjective},
+    tensors::{InputConfig, OutputConfig, TensorConfig},
+    version_policy::{VersionPolicy, version_policy},
+    warmup::{Warmup, WarmupData, WarmupInput},
 };
-pub use parameters::{Effect, PARAMETERS, ParameterSpec, ValueType, parameters_markdown};
-pub use pbtxt::{FieldPlaces, parse_pbtxt};
-pub use ragged::{BatchInput, BatchInputKind, BatchOutput};
-pub use signature::check_signature;
-pub use suggest::nearest;
-pub use tensors::{InputConfig, OutputConfig, TensorConfig};
-pub use version_policy::{VersionPolicy, version_policy};
-pub use warmup::{Warmup, WarmupData, WarmupInput};
+pub use hints::{foreign::foreign_file_hint, suggest::nearest};
+pub use json::parse_json;
+pub use model::ModelConfig;
+pub use parameters::{
+    PARAMETERS, ParameterEffect, ParameterSpec, ParameterType, parameters_markdown,
+};
+pub use pbtxt::{FieldPositions, parse_pbtxt};
+pub use vocabulary::{
+    backends::{BACKENDS, configured_backend},
+    context::ConfigContext,
+    notice::Notice,
+};

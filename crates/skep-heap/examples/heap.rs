@@ -7,8 +7,8 @@
 //!
 //! `--waits` measures waits alone: `chrt --fifo 10 heap --rounds 3 --waits` keeps the machine's other work out of them.
 //!
-//! Contenders, each in processes of its own, in turn: glibc's allocator with one arena (what large blocks came from before)
-//! and with as many as it likes, mimalloc for all sizes, and the server's heap.
+//! Contenders, each in processes of its own, in turn: glibc's allocator with one arena (what large blocks came from
+//! before) and with as many as it likes, mimalloc for all sizes, and the server's heap.
 #![allow(unsafe_code, reason = "allocators are called directly")]
 
 use std::{
@@ -252,8 +252,9 @@ fn handed_over_per_second(heap: &Heap) -> f64 {
     handed as f64 / WINDOW.as_secs_f64()
 }
 
-/// How long allocations of one thread wait while another one has freed what loading a model takes and gives it back; and
-/// how long that took whoever asked for it, in milliseconds. Half of what is freed is the heap's, half are blocks of C++.
+/// How long allocations of one thread wait while another one has freed what loading a model takes and gives it back;
+/// and how long that took whoever asked for it, in milliseconds. Half of what is freed is the heap's, half are blocks
+/// of C++.
 fn waits_while_given_back(heap: &Heap, name: &str) -> (Vec<Duration>, f64) {
     let stop = AtomicBool::new(false);
     let mut asked_ms = 0.0;

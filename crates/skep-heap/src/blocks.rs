@@ -1,18 +1,18 @@
 //! Large blocks, 32 KiB to 32 MiB: the tensors of requests, and what parsing a model takes.
 //!
 //! ```text
-//! alloc   own shard's magazine -> pool's used blocks -> pool's cleared blocks -> a new one of the kernel's
+//! alloc   own shard's magazine -> pool's used blocks -> pool's cleared blocks -> a new one from the kernel
 //! free    own shard's magazine -> pool's used blocks, up to a bound           -> cleared or unmapped
 //! ```
 //!
-//! A block is a multiple of a page, of one of 21 sizes ([`classes`](crate::classes)), without a header: whoever frees it
-//! says how large it is. Threads are spread over [`SHARDS`] shards. A shard's *magazine* of a class holds the few blocks that
-//! its threads freed last; it has a lock that is nearly always free. What it cannot hold goes to the class's *pool*, which
-//! all shards share: tensors are allocated by the thread that reads a request, and freed by the one that ran it.
+//! A block has one of 21 sizes ([`classes`](crate::classes)), all multiples of a page, and no header: the caller that
+//! frees it passes its size. Threads are spread over [`SHARDS`] shards. A shard's *magazine* of a class holds the few
+//! blocks that its threads freed last; its lock is nearly always free. The rest goes to the class's *pool*, which all
+//! shards share: one thread reads a request and allocates its tensors, another runs it and frees them.
 //!
-//! Blocks that are kept still have their pages. Those that nobody needed from one [`tick`] to the next are given back, so
-//! memory follows what a server needs with a second's delay, and no lock is held while the kernel takes it. Below
-//! [`UNMAPPED_BYTES`] pages go and addresses stay, since so many holes would exceed the kernel's bound on mappings.
+//! Kept blocks still have their pages. Blocks that were not needed from one [`tick`] to the next are given back,
+//! without a lock, so that memory follows the server's needs with a second's delay. Below [`UNMAPPED_BYTES`] only the
+//! pages are given back, not the addresses: so many holes would exceed the kernel's bound on mappings.
 
 #![allow(
     unsafe_code,
@@ -29,20 +29,19 @@ use std::{
 
 use crate::{
     classes::{CLASSES, bytes_of, class_of},
-    giving_back,
     pages::{self, Stack},
 };
 
-/// More than threads that allocate at the same moment on the cores of usual machines.
+/// More than the threads that allocate at the same moment on usual machines.
 const SHARDS: usize = 16;
 
-/// Blocks of a magazine, at most.
+/// The most blocks in a magazine.
 const SLOTS: usize = 32;
 
-/// What a magazine holds, at most; one block if that is larger.
+/// The most bytes in a magazine; a single block may be larger.
 const MAGAZINE_BYTES: usize = 1 << 20;
 
-/// The largest blocks that magazines hold. Filling one takes longer than a lock that others want.
+/// The largest blocks in magazines. Filling a larger one takes longer than waiting for a lock.
 const LARGEST_IN_MAGAZINES: usize = 4 << 20;
 
 /// Blocks of this size and more are unmapped when they are given back.
@@ -54,13 +53,13 @@ const PIECE_BYTES: usize = 4 << 20;
 /// How many blocks are taken out of a list under its lock and given back without it.
 const SLICE: usize = 16;
 
-/// What the pools keep where nothing gives idle blocks back: in worker processes.
+/// What the pools keep in worker processes, where nothing gives idle blocks back.
 pub(crate) const KEPT_WITHOUT_TICKS: usize = 16 << 20;
 
-/// What the pools keep for the next request where [`tick`] gives back what is idle.
+/// What the pools keep for the next request in a server, where [`tick`] gives idle blocks back.
 pub(crate) const KEPT_WITH_TICKS: usize = 128 << 20;
 
-/// The blocks of all pools that have pages: how many bytes, and how many there may be.
+/// Bytes of the blocks with pages in all pools, and their bound.
 static POOLED_BYTES: AtomicUsize = AtomicUsize::new(0);
 static MAX_POOLED_BYTES: AtomicUsize = AtomicUsize::new(KEPT_WITHOUT_TICKS);
 
@@ -69,27 +68,27 @@ static MAX_POOLED_BYTES: AtomicUsize = AtomicUsize::new(KEPT_WITHOUT_TICKS);
 struct Magazine {
     blocks: [*mut u8; SLOTS],
     length: usize,
-    /// The least length since the last tick: so many were not needed.
+    /// The smallest length since the last tick: this many blocks were not needed.
     idle: usize,
 }
 
 /// Blocks of one class, of all shards.
-struct Pool {
+struct BlockPool {
     /// With pages.
     used: Stack,
-    /// The least number of those since the last tick.
+    /// The smallest number of used blocks since the last tick.
     idle: usize,
     /// Without pages.
     cleared: Stack,
-    /// What is left of the last piece.
+    /// The rest of the last piece.
     piece: *mut u8,
     piece_bytes: usize,
 }
 
-// SAFETY: addresses of blocks that nobody uses.
+// SAFETY: addresses of unused blocks.
 unsafe impl Send for Magazine {}
 // SAFETY: as above.
-unsafe impl Send for Pool {}
+unsafe impl Send for BlockPool {}
 
 static MAGAZINES: [[Mutex<Magazine>; CLASSES]; SHARDS] = [const {
     [const {
@@ -101,8 +100,8 @@ static MAGAZINES: [[Mutex<Magazine>; CLASSES]; SHARDS] = [const {
     }; CLASSES]
 }; SHARDS];
 
-static POOLS: [Mutex<Pool>; CLASSES] = [const {
-    Mutex::new(Pool {
+static POOLS: [Mutex<BlockPool>; CLASSES] = [const {
+    Mutex::new(BlockPool {
         used: Stack::new(),
         idle: 0,
         cleared: Stack::new(),
@@ -112,7 +111,7 @@ static POOLS: [Mutex<Pool>; CLASSES] = [const {
 }; CLASSES];
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while it holds one of these locks.
+    // No code panics while it holds one of these locks.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -122,7 +121,7 @@ fn shard() -> usize {
     thread_local! {
         static SHARD: usize = NEXT.fetch_add(1, Ordering::Relaxed) % SHARDS;
     }
-    // A thread that is ending has none any more.
+    // The number is gone when the thread ends.
     SHARD.try_with(|shard| *shard).unwrap_or(0)
 }
 
@@ -139,7 +138,7 @@ const fn slots(class: usize) -> usize {
     }
 }
 
-/// A block of a class, and whether it is zeros; null where the kernel has none.
+/// A block for `size` bytes, and whether it is zeroed; null if the kernel has no memory.
 pub(crate) fn take(size: usize) -> (*mut u8, bool) {
     let class = class_of(size);
     if slots(class) > 0 {
@@ -169,7 +168,7 @@ fn take_from_pool(class: usize) -> (*mut u8, bool) {
         return (pages::map(bytes), true);
     }
     if pool.piece_bytes < bytes {
-        // What is left is less than a block: its pages were never touched.
+        // The rest is smaller than a block, and its pages were never touched.
         let piece = pages::map(PIECE_BYTES);
         if piece.is_null() {
             return (piece, true);
@@ -182,16 +181,16 @@ fn take_from_pool(class: usize) -> (*mut u8, bool) {
     (block, true)
 }
 
-/// Takes a block back that [`take`] gave for this size, or for another one of the same class.
+/// Takes back a block that [`take`] gave for this size, or for another one of the same class.
 ///
 /// # Safety
-/// Nobody uses the block.
+/// The block is not in use.
 pub(crate) unsafe fn put(block: *mut u8, size: usize) {
     let class = class_of(size);
     let slots = slots(class);
     let block = if slots > 0 {
         let mut magazine = lock(&MAGAZINES[shard()][class]);
-        // The one that was freed longest ago makes room.
+        // The block that was freed first makes room.
         let out = (magazine.length == slots).then(|| {
             let oldest = magazine.blocks[0];
             magazine.blocks.copy_within(1..slots, 0);
@@ -206,14 +205,13 @@ pub(crate) unsafe fn put(block: *mut u8, size: usize) {
         Some(block)
     };
     if let Some(block) = block {
-        // SAFETY: the caller's promise; of the one that made room, an earlier caller's.
+        // SAFETY: the caller's promise, or, for the block that made room, an earlier caller's.
         unsafe { put_into_pool(block, class) };
     }
-    giving_back::something_is_kept();
 }
 
 /// # Safety
-/// Nobody uses the block.
+/// The block is not in use.
 unsafe fn put_into_pool(block: *mut u8, class: usize) {
     let bytes = bytes_of(class);
     let before = POOLED_BYTES.fetch_add(bytes, Ordering::Relaxed);
@@ -230,7 +228,7 @@ unsafe fn put_into_pool(block: *mut u8, class: usize) {
 /// Gives a block's pages back to the kernel.
 ///
 /// # Safety
-/// Nobody uses the block.
+/// The block is not in use.
 unsafe fn give_back(block: *mut u8, class: usize) {
     let bytes = bytes_of(class);
     // SAFETY: the caller's promise; blocks of this size are mappings of their own, smaller ones parts of one.
@@ -238,23 +236,23 @@ unsafe fn give_back(block: *mut u8, class: usize) {
         if bytes >= UNMAPPED_BYTES {
             pages::unmap(block, bytes);
         } else if !pages::clear(block, bytes) || !lock(&POOLS[class]).cleared.push(block) {
-            // Locked pages, or no memory for the list: as a used one it is not lost, and the next look at it tries again.
+            // Locked pages, or no memory for the list. The block is kept as a used one, and the next tick tries again.
             POOLED_BYTES.fetch_add(bytes, Ordering::Relaxed);
             let _ = lock(&POOLS[class]).used.push(block);
         }
     }
 }
 
-/// What is given back at a [`tick`].
+/// Which blocks a [`tick`] gives back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Which {
-    /// What nobody needed since the last one.
+    /// Those that were not needed since the last tick.
     Idle,
-    /// Everything that is kept.
+    /// All kept blocks.
     All,
 }
 
-/// Gives blocks back; how many bytes are kept still.
+/// Gives blocks back. Returns the bytes that are still kept.
 pub(crate) fn tick(which: Which) -> usize {
     let mut kept = 0;
     for class in 0..CLASSES {
@@ -272,7 +270,7 @@ pub(crate) fn tick(which: Which) -> usize {
             kept += magazine.length * bytes;
             drop(magazine);
             for block in &out[..going] {
-                // SAFETY: taken out of the list above: nobody else has it.
+                // SAFETY: taken out of the list above, so no other thread has it.
                 unsafe { give_back(*block, class) };
             }
         }
@@ -308,7 +306,7 @@ pub(crate) fn tick(which: Which) -> usize {
     kept
 }
 
-/// Lets the pools keep so many bytes.
+/// Sets the bound on the bytes that the pools keep.
 pub(crate) fn keep_at_most(bytes: usize) {
     MAX_POOLED_BYTES.store(bytes, Ordering::Relaxed);
 }

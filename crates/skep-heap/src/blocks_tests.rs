@@ -4,7 +4,7 @@ use std::{sync::Barrier, thread};
 
 use super::*;
 
-/// The tests share what is kept: one at a time looks at it.
+/// The tests share the kept blocks, so they run one at a time.
 static ALONE: Mutex<()> = Mutex::new(());
 
 /// Pages of a range that have memory.
@@ -17,7 +17,7 @@ fn resident_bytes(block: *mut u8, bytes: usize) -> usize {
 }
 
 #[test]
-fn what_is_freed_is_kept_for_the_next_and_given_back_when_nobody_comes() {
+fn freed_blocks_are_used_again_or_given_back_after_a_tick() {
     let _alone = lock(&ALONE);
     tick(Which::All);
     let bytes = 256 << 10;
@@ -69,7 +69,7 @@ fn pools_keep_no_more_than_their_bound() {
     assert_eq!(POOLED_BYTES.load(Ordering::Relaxed), 0);
 }
 
-/// Whatever threads take and give, also each other's, no block is anybody else's meanwhile.
+/// Threads take and free blocks, also each other's: no two ever have the same block.
 #[test]
 fn threads_that_hand_each_other_blocks_never_share_one() {
     let _alone = lock(&ALONE);

@@ -1,10 +1,10 @@
-//! Sizes of blocks: powers of two and their halves between, from 32 KiB to 32 MiB.
+//! Sizes of blocks: powers of two and the sizes halfway between, from 32 KiB to 32 MiB.
 
 /// The smallest block.
 pub(crate) const MIN_BYTES: usize = 1 << MIN_SHIFT;
 /// The largest block.
 pub(crate) const MAX_BYTES: usize = 1 << MAX_SHIFT;
-/// How many sizes there are.
+/// The number of sizes.
 pub(crate) const CLASSES: usize = 2 * (MAX_SHIFT - MIN_SHIFT) as usize + 1;
 
 const MIN_SHIFT: u32 = 15;

@@ -1,4 +1,4 @@
-//! An allocator for tests and benchmarks: the system's, with a count.
+//! An allocator for tests and benchmarks: the system's, which counts.
 #![allow(
     unsafe_code,
     reason = "an allocator is made of raw memory (invariant 5)"
@@ -11,11 +11,11 @@ use std::{
 };
 
 thread_local! {
-    /// What the thread took of whichever allocator of this kind there is; a process has one.
+    /// The thread's count. A process has one allocator of this kind.
     static TAKEN_HERE: Cell<u64> = const { Cell::new(0) };
 }
 
-/// The system's allocator, counting how often blocks of a size and above are taken from it.
+/// The system's allocator, counting the blocks of at least a given size that are taken from it.
 #[derive(Debug)]
 pub struct CountingHeap {
     min_bytes: usize,
@@ -37,7 +37,7 @@ impl CountingHeap {
         self.taken.load(Ordering::Relaxed)
     }
 
-    /// The same by the calling thread alone: a test's harness has threads of its own.
+    /// The same for the calling thread alone: a test's harness has other threads.
     pub fn taken_here(&self) -> u64 {
         TAKEN_HERE.get()
     }

@@ -1,12 +1,12 @@
-//! When memory is given back: in the background, when it is quiet, at a limited rate.
+//! Gives memory back in the background, when loading is quiet, at a limited rate.
 //!
-//! glibc's `malloc_trim` holds the lock of the process's one arena while it looks through it, tens of milliseconds after
-//! a large model was parsed; a thread that allocates meanwhile waits that long. So nobody calls it on the way: loads and
-//! unloads *ask* for it ([`give_back_freed_memory`]), and one thread does it for all who asked, [`QUIET`] after the last of
-//! them, [`PATIENCE`] after the first at the latest, and [`PAUSE`] after the last time at the earliest.
+//! glibc's `malloc_trim` holds the lock of the process's one arena while it searches it, tens of milliseconds after a
+//! large model was parsed; a thread that allocates meanwhile waits that long. So loads and unloads do not call it, but
+//! *ask* for it ([`give_back_freed_memory`]). One thread serves all requests together: [`QUIET`] after the last one, at
+//! the latest [`PATIENCE`] after the first, and at the earliest [`PAUSE`] after the last trim.
 //!
-//! The thread has the priority of any other: one that is preempted while it holds the arena's lock would keep everybody.
-//! Between, it gives back large blocks that nobody needed for a [`TICK`]; while none is kept it sleeps.
+//! The thread has normal priority: if it were preempted while it holds the arena's lock, all others would wait. It also
+//! gives back large blocks that were not needed for a [`TICK`], and sleeps while none is kept.
 
 use std::{
     io,
@@ -23,43 +23,43 @@ use crate::{
     system,
 };
 
-/// A model is loaded in steps, each of which asks.
+/// A load has several steps, each of which asks.
 const QUIET: Duration = Duration::from_millis(100);
-/// Who keeps loading models has the memory of a second's loads in the heap.
+/// Even if models are loaded all the time, the heap holds no more than a second's loads.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Trims at most as often as this.
+/// The shortest time between two trims.
 const PAUSE: Duration = Duration::from_secs(2);
-/// Blocks that nobody needed for so long are given back.
+/// Blocks that were not needed for this long are given back.
 const TICK: Duration = Duration::from_secs(1);
 
-/// What the thread is asked for.
+/// The pending requests to the thread.
 #[derive(Debug)]
-struct Asked {
+struct TrimRequest {
     /// Whether the thread runs.
     is_running: bool,
-    /// The first and the last time since it was done.
+    /// The first and the last request since the last trim.
     since: Option<(Instant, Instant)>,
 }
 
-static ASKED: Mutex<Asked> = Mutex::new(Asked {
+static ASKED: Mutex<TrimRequest> = Mutex::new(TrimRequest {
     is_running: false,
     since: None,
 });
 static CHANGED: Condvar = Condvar::new();
 
-/// Whether the thread knows that blocks are kept, or there is none to know it.
+/// Whether the thread knows that blocks are kept. True without a thread.
 static IS_AWAKE: AtomicBool = AtomicBool::new(true);
 
-fn asked() -> MutexGuard<'static, Asked> {
-    // Nothing panics while it holds this lock.
+fn asked() -> MutexGuard<'static, TrimRequest> {
+    // No code panics while it holds this lock.
     ASKED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Starts the thread that gives memory back; to be called once, at the start of a process that serves long. Without it
-/// [`give_back_freed_memory`] works where it is called.
+/// Starts the thread that gives memory back. Call it once, at the start of a long-running process. Without it,
+/// [`give_back_freed_memory`] works on the calling thread.
 ///
 /// # Errors
-/// When no thread can be started.
+/// If the thread cannot be started.
 pub fn give_back_in_background() -> io::Result<()> {
     let mut asked = asked();
     if asked.is_running {
@@ -73,14 +73,14 @@ pub fn give_back_in_background() -> io::Result<()> {
     Ok(())
 }
 
-/// Gives memory that was freed back to the system: small blocks at once, the others soon, where [`give_back_in_background`] has
-/// started a thread for it.
+/// Returns freed memory to the system: small blocks at once, others soon, if [`give_back_in_background`] has started
+/// the thread. Call it after a load and an unload.
 ///
-/// Loading a model parses it into buffers that are freed afterwards, and unloading frees its weights, but glibc keeps both
-/// for what may come: for a self-contained BERT the buffers alone are a third of the process. mimalloc keeps what threads
-/// held that have ended, as those of an unloaded model's instances. To be called after a load and an unload.
+/// A load parses the model into buffers and frees them, an unload frees weights, but glibc keeps both: for a
+/// self-contained BERT the buffers alone are a third of the process. mimalloc keeps what ended threads held, such as
+/// those of an unloaded model's instances.
 pub fn give_back_freed_memory() {
-    // What a thread that ended left can be reused by nobody else until then; no other thread is kept by this.
+    // Before this call, no other thread can use what an ended thread left. It blocks no other thread.
     system::collect_small();
     let mut asked = asked();
     if !asked.is_running {
@@ -95,10 +95,10 @@ pub fn give_back_freed_memory() {
     CHANGED.notify_one();
 }
 
-/// Called when a block is freed.
+/// Tells the thread that a block was kept.
 pub(crate) fn something_is_kept() {
     if !IS_AWAKE.load(Ordering::Relaxed) && !IS_AWAKE.swap(true, Ordering::Relaxed) {
-        // Under the lock: the thread is either before its look at the flag or waits.
+        // Under the lock, the thread either has yet to read the flag, or waits.
         drop(asked());
         CHANGED.notify_one();
     }
@@ -110,7 +110,7 @@ fn give_back_now() {
     system::trim();
 }
 
-/// When what was asked for is due.
+/// When a trim is due, given the first and the latest request and the last trim.
 fn due((first, latest): (Instant, Instant), done: Option<Instant>) -> Instant {
     let quiet = (latest + QUIET).min(first + PATIENCE);
     done.map_or(quiet, |done| quiet.max(done + PAUSE))
@@ -141,7 +141,7 @@ fn run() {
             drop(state);
         }
         if next_tick <= now {
-            // Before the look: what is freed from now on sets it again.
+            // Cleared first: a block that is freed from now on sets it again.
             IS_AWAKE.store(false, Ordering::Relaxed);
             is_kept = blocks::tick(Which::Idle) > 0;
             next_tick = Instant::now() + TICK;
@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_asked_for_waits_for_quiet_but_not_for_ever() {
+    fn a_trim_waits_for_quiet_but_not_for_ever() {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
         for (first, latest, done, expected) in [
@@ -162,7 +162,7 @@ mod tests {
             (0, 500, None, 600),
             (0, 980, None, 1000),
             (0, 5000, None, 1000),
-            // Not so soon after the last time.
+            // Not too soon after the last trim.
             (3000, 3000, Some(2500), 4500),
             (9000, 9000, Some(2500), 9100),
         ] {

@@ -1,4 +1,4 @@
-//! Memory of the kernel: taken, given back, and lists that lie outside of what they list.
+//! Memory from the kernel, and lists of blocks that need no memory of their blocks.
 #![allow(
     unsafe_code,
     reason = "an allocator is made of raw memory (invariant 5)"
@@ -11,9 +11,9 @@ use std::{
 
 use mimalloc::MiMalloc;
 
-/// Memory of zeros, in whole pages; null where the kernel has none.
+/// Maps zeroed memory, in whole pages; null if the kernel has none.
 pub(crate) fn map(bytes: usize) -> *mut u8 {
-    // SAFETY: a new mapping touches nothing that is there.
+    // SAFETY: a new mapping replaces no other one.
     let address = unsafe {
         libc::mmap(
             ptr::null_mut(),
@@ -31,23 +31,23 @@ pub(crate) fn map(bytes: usize) -> *mut u8 {
     }
 }
 
-/// Gives pages and their addresses back.
+/// Returns pages and their addresses to the kernel.
 ///
 /// # Safety
-/// The range came from [`map`], and nobody uses it.
+/// The range came from [`map`], and is not in use.
 pub(crate) unsafe fn unmap(block: *mut u8, bytes: usize) {
     // SAFETY: the caller's promise.
     unsafe { libc::munmap(block.cast(), bytes) };
 }
 
-/// Gives pages back and keeps their addresses; they are zeros when they are touched again. Whether the kernel did so: of a
-/// range that shares a page with others, on a machine of large pages, it does not.
+/// Returns pages to the kernel and keeps their addresses; they are zeroed when they are touched again. False if the
+/// kernel did not take them: on a machine with large pages, the range may share a page with others.
 ///
 /// # Safety
-/// The range came from [`map`], and nobody uses it.
+/// The range came from [`map`], and is not in use.
 pub(crate) unsafe fn clear(block: *mut u8, bytes: usize) -> bool {
     // The kernel rounds the length up.
-    // SAFETY: a constant of the system's.
+    // SAFETY: reads a constant of the system.
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     let page = usize::try_from(page).unwrap_or(usize::MAX);
     if !block.addr().is_multiple_of(page) || !bytes.is_multiple_of(page) {
@@ -57,7 +57,7 @@ pub(crate) unsafe fn clear(block: *mut u8, bytes: usize) -> bool {
     unsafe { libc::madvise(block.cast(), bytes, libc::MADV_DONTNEED) == 0 }
 }
 
-/// A stack of addresses. Its memory is mimalloc's: growing it must not come back to the blocks that it lists.
+/// A stack of addresses. Its memory comes from mimalloc: growing it must not allocate one of the blocks that it lists.
 #[derive(Debug)]
 pub(crate) struct Stack {
     places: *mut usize,
@@ -65,7 +65,7 @@ pub(crate) struct Stack {
     capacity: usize,
 }
 
-// SAFETY: the memory is the stack's alone, and any thread may free what mimalloc gave another one.
+// SAFETY: the stack owns its memory, and any thread may free memory of mimalloc.
 unsafe impl Send for Stack {}
 
 impl Stack {
@@ -81,7 +81,7 @@ impl Stack {
         self.length
     }
 
-    /// Whether there was memory for it.
+    /// Pushes a block. False if there is no memory for the stack.
     #[must_use]
     pub(crate) fn push(&mut self, block: *mut u8) -> bool {
         if self.length == self.capacity && !self.grow() {
@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stack_gives_back_what_it_took_the_last_first() {
+    fn a_stack_is_last_in_first_out() {
         let mut stack = Stack::new();
         let address = |number: usize| ptr::without_provenance_mut::<u8>(number << 12);
         for number in 1..=1000 {

@@ -9,7 +9,7 @@ use skep_heap::SplitHeap;
 static HEAP: SplitHeap = SplitHeap;
 
 const BYTES: usize = 256 << 10;
-/// Many times what giving back takes; a heap that never does has failed.
+/// Much longer than giving back takes.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Addresses of blocks that were filled and freed, larger than anything else that this process allocates.
@@ -18,7 +18,7 @@ fn freed_blocks() -> Vec<usize> {
     blocks.iter().map(|block| block.as_ptr().addr()).collect()
 }
 
-/// Pages of the blocks that have memory still.
+/// Pages of the blocks that still have memory.
 fn resident_pages(blocks: &[usize]) -> usize {
     let mut pages = [0_u8; BYTES / 4096];
     let mut resident = 0;
@@ -41,7 +41,7 @@ fn wait_until_given_back(blocks: &[usize]) {
 }
 
 #[test]
-fn what_is_freed_goes_back_again_and_again() {
+fn freed_memory_is_given_back_every_time() {
     skep_heap::give_back_in_background().expect("a thread");
     let blocks = freed_blocks();
     wait_until_given_back(&blocks);

@@ -8,15 +8,15 @@ use std::{env, fs};
 
 /// Sets an environment variable of this process, for libraries that are opened later. Call it first in `main`.
 ///
-/// Returns whether the variable is set. It is not where the process has other threads, or where `/proc` does not tell: one
-/// of them may read the environment at the same time, inside a C library that takes no lock.
+/// Returns whether it set the variable. It does not if the process has other threads, or if `/proc` does not tell: a
+/// thread may read the environment at the same time, inside a C library that takes no lock.
 #[must_use]
 pub fn set_variable_before_threads(name: &str, value: &str) -> bool {
     let threads = fs::read_dir("/proc/self/task").map(Iterator::count);
     if !matches!(threads, Ok(1)) {
         return false;
     }
-    // SAFETY: the calling thread is the only one, so nobody else reads or writes the environment meanwhile.
+    // SAFETY: the calling thread is the only one, so no other reads or writes the environment meanwhile.
     unsafe { env::set_var(name, value) };
     true
 }
@@ -27,7 +27,7 @@ mod tests {
 
     #[test]
     fn a_process_with_other_threads_keeps_its_environment() {
-        // The harness runs each test on a thread of its own.
+        // The harness runs each test on its own thread.
         assert!(!set_variable_before_threads("SKEP_HOST_TEST", "1"));
         assert!(env::var_os("SKEP_HOST_TEST").is_none());
     }

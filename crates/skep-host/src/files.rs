@@ -1,7 +1,7 @@
-//! Files that others may have put in the place of what is expected.
+//! Reads files that others may have replaced by something else.
 //!
-//! Opening a pipe waits for a writer, a device may never end, and a file can claim to have any length. A repository or a
-//! cache with such a thing in it must not keep a thread for ever, nor take all memory.
+//! Opening a pipe waits for a writer, a device may never end, and a file can have any length. Such a file in a
+//! repository or a cache must neither block a thread for ever nor use up all memory.
 
 use std::{
     fs::File,
@@ -15,10 +15,10 @@ use rustix::fs::OFlags;
 /// Opens a regular file for reading.
 ///
 /// # Errors
-/// Those of the system, and [`io::ErrorKind::InvalidInput`] for what is not a regular file.
+/// The system's, and [`io::ErrorKind::InvalidInput`] for anything but a regular file.
 pub fn open_file(path: &Path) -> io::Result<File> {
     let mut options = File::options();
-    // Does nothing to a regular file, and keeps a pipe from waiting for its writer.
+    // Has no effect on a regular file, and keeps a pipe from waiting for its writer.
     options
         .read(true)
         .custom_flags(OFlags::NONBLOCK.bits().cast_signed());
@@ -38,10 +38,10 @@ pub fn read_file(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     bounded(open_file(path)?, limit)
 }
 
-/// Reads what a command line names, of at most `limit` bytes: a pipe too, whose writer it waits for.
+/// Reads a file of at most `limit` bytes that a command line names. It may be a pipe, whose writer it waits for.
 ///
 /// # Errors
-/// Those of the system, and [`io::ErrorKind::FileTooLarge`] for more bytes.
+/// The system's, and [`io::ErrorKind::FileTooLarge`] for more bytes.
 pub fn read_named(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     bounded(File::open(path)?, limit)
 }
@@ -49,7 +49,7 @@ pub fn read_named(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 /// The same for text.
 ///
 /// # Errors
-/// Those of [`read_named`], and [`io::ErrorKind::InvalidData`] for what is not UTF-8.
+/// Those of [`read_named`], and [`io::ErrorKind::InvalidData`] if it is not UTF-8.
 pub fn read_named_text(path: &Path, limit: u64) -> io::Result<String> {
     text(read_named(path, limit)?)
 }
@@ -80,7 +80,7 @@ fn bounded(file: File, limit: u64) -> io::Result<Vec<u8>> {
 /// Reads a regular file of text, of at most `limit` bytes.
 ///
 /// # Errors
-/// Those of [`read_file`], and [`io::ErrorKind::InvalidData`] for what is not UTF-8.
+/// Those of [`read_file`], and [`io::ErrorKind::InvalidData`] if it is not UTF-8.
 pub fn read_text(path: &Path, limit: u64) -> io::Result<String> {
     text(read_file(path, limit)?)
 }
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_file_or_too_long_is_refused_at_once() {
+    fn other_than_regular_files_and_long_ones_are_refused_at_once() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = |name: &str| directory.path().join(name);
         fs::write(path("file"), "text").expect("written");
@@ -120,7 +120,7 @@ mod tests {
         );
         let zero = Path::new("/dev/zero");
         assert_eq!(kind(read_text(zero, 3)), io::ErrorKind::InvalidInput);
-        // It says that it has no byte.
+        // Its length is said to be 0.
         assert_eq!(kind(read_named_text(zero, 3)), io::ErrorKind::FileTooLarge);
         assert_eq!(read_named_text(&path("file"), 4).expect("read"), "text");
         let (reader, mut writer) = io::pipe().expect("a pipe");
@@ -128,7 +128,7 @@ mod tests {
         drop(writer);
         let name = format!("/dev/fd/{}", rustix::fd::AsRawFd::as_raw_fd(&reader));
         assert_eq!(read_named_text(Path::new(&name), 4).expect("read"), "text");
-        // A terabyte of nothing.
+        // A sparse file of a terabyte.
         let sparse = File::create(path("sparse")).expect("made");
         sparse.set_len(1 << 40).expect("grown");
         assert_eq!(

@@ -1,34 +1,35 @@
-//! Memory: how much there may be, and how much of that is still to be had.
+//! Memory: how much the process may use, and how much is available.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-/// Memory in bytes, the machine's and that of all control groups of the process counted.
+/// Memory in bytes, by the machine and all control groups of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
-    /// The machine's, or the smallest limit of a control group.
+    /// The machine's memory, or the smallest limit of a control group.
     pub total: u64,
-    /// What can still be taken before the system swaps or a control group kills: free memory and the page cache's.
+    /// What can be allocated before the system swaps or a control group kills: free memory and the page cache.
     pub available: u64,
 }
 
-/// Little memory is to be had where that is less than this part of all: one tenth.
+/// Memory is low when less than this part is available: one tenth.
 const LOW_PART: u64 = 10;
 
-/// Next to none is: one twentieth, and no more than half a GiB. A large machine whose files fill the rest lacks nothing.
+/// Memory is all but gone when less than one twentieth is available, and less than half a GiB: a large machine whose
+/// files fill the rest has enough.
 const LEAST_PART: u64 = 20;
 const LEAST_BYTES: u64 = 512 << 20;
 
 impl Memory {
-    /// Whether little is to be had: what is kept in case it is wanted again should go.
+    /// Whether memory is low, so that caches should be dropped.
     #[must_use]
     pub const fn is_low(self) -> bool {
         self.available < self.total / LOW_PART
     }
 
-    /// Whether next to none is: the system will soon end processes.
+    /// Whether memory is all but gone, so that the system will soon kill processes.
     #[must_use]
     pub const fn is_all_but_gone(self) -> bool {
         let part = self.total / LEAST_PART;
@@ -41,7 +42,7 @@ impl Memory {
     }
 }
 
-/// The memory of this process's machine and control groups, now. Reads a handful of small files.
+/// Reads the memory of this process's machine and control groups, from a handful of small files.
 #[must_use]
 #[allow(
     clippy::useless_conversion,
@@ -60,7 +61,7 @@ pub fn memory() -> Memory {
     )
 }
 
-/// `machine` is what the kernel says where `meminfo` cannot be read.
+/// `machine` is the kernel's figure, for when `meminfo` cannot be read.
 fn read(proc: &Path, mount: &Path, machine: Memory) -> Memory {
     let text = |name: &str| fs::read_to_string(proc.join(name)).unwrap_or_default();
     let available = available(&text("meminfo")).unwrap_or(machine.available);
@@ -88,12 +89,12 @@ struct Files {
     root: PathBuf,
     limit: &'static str,
     current: &'static str,
-    /// Of `memory.stat`: what the kernel takes back before it kills, which is pages of files, and its own caches.
+    /// Lines of `memory.stat` that the kernel can reclaim before it kills: pages of files, and its own caches.
     reclaimable: [&'static str; 3],
 }
 
-/// The limits of a process's control groups and of all above them, and what is left below each. `groups` are the lines of
-/// `/proc/self/cgroup`; inside a container the paths in it may lead nowhere, and the mount itself is the group.
+/// The limits of a process's control groups and of their parents, and what is available below each. `groups` are the
+/// lines of `/proc/self/cgroup`. Inside a container their paths may not exist, and the mount itself is the group.
 ///
 /// Source: cgroups(7); Linux, `cgroup-v2.rst`, "memory.max", and `cgroup-v1/memory.rst`.
 fn groups(mount: &Path, groups: &str) -> impl Iterator<Item = Memory> {
@@ -111,7 +112,7 @@ fn groups(mount: &Path, groups: &str) -> impl Iterator<Item = Memory> {
                 root: mount.join("memory"),
                 limit: "memory.limit_in_bytes",
                 current: "memory.usage_in_bytes",
-                // The first version does not say it of its own caches.
+                // The first version does not report the kernel's own caches.
                 reclaimable: ["total_inactive_file", "total_active_file", ""],
             },
             _ => return Vec::new(),
@@ -158,7 +159,7 @@ mod tests {
         available: 9_000_000,
     };
 
-    /// A file system of these files.
+    /// Reads a file system with these files.
     fn with(files: &[(&str, &str)]) -> Memory {
         let root = tempfile::tempdir().expect("a directory");
         for (path, text) in files {
@@ -170,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tenth_is_little_and_a_twentieth_all_but_nothing() {
+    fn memory_is_low_below_a_tenth_and_all_but_gone_below_a_twentieth() {
         let of = |available| Memory {
             total: 1000,
             available,

@@ -1,17 +1,17 @@
-//! Pressure: whether memory is short for the process, now.
+//! Memory pressure: whether memory is short for the process.
 //!
 //! ```text
-//! memory()          little is to be had          of the machine, or below a control group's limit
-//! memory.pressure   tasks of the group stood still for want of memory, as under `memory.high`
-//! memory.events     the group came up against `memory.high`; counts where the kernel has no figures of pressure
+//! memory()          memory is low, on the machine or below a control group's limit
+//! memory.pressure   tasks of the group stalled for lack of memory, as under `memory.high`
+//! memory.events     the group reached `memory.high`; counts if the kernel has no pressure figures
 //! ```
 //!
-//! Where there is no swap the first is the only sign there is: tasks get memory without waiting until there is none. Events
-//! of `memory.max` are no sign: a group whose limit is full of the page cache comes up against it all the time and lacks
-//! nothing; and the machine's pressure may be that of other groups at their limits.
+//! Without swap the first is the only sign: tasks get memory without waiting until there is none. Events of
+//! `memory.max` are not a sign: a group whose limit is full of page cache reaches it all the time and has enough. The
+//! machine's pressure may be that of other groups at their limits.
 //!
-//! All is read once a second, five times where little is left: some ten small files. The kernel's triggers for pressure
-//! would tell no sooner.
+//! All of it, some ten small files, is read once a second, and five times if memory is low. The kernel's pressure
+//! triggers would not tell sooner.
 
 use std::{
     fs, io,
@@ -29,24 +29,24 @@ use rustix::{
 
 use crate::{Memory, memory};
 
-/// Memory is short where tasks stand still for this part of the time: one tenth.
+/// Memory is short when tasks stall for this part of the time: one tenth.
 const STALLED_PART: u128 = 10;
 
-/// How often the files are read.
+/// The time between two readings.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// The same where little memory is left.
+/// The same when memory is low.
 const LOW_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Figures of the process's control group that only grow; `None` where there are none.
+/// Counters of the process's control group; `None` if it has none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Counts {
-    /// Time that some task stood still for want of memory.
+    /// Time that some task stalled for lack of memory.
     stalled: Option<Duration>,
-    /// How often it came up against `memory.high`.
+    /// How often it reached `memory.high`.
     high: Option<u64>,
 }
 
-/// Whether memory is short, by what happened in a time and what is left.
+/// Whether memory is short, by what happened between two readings and what is available.
 fn is_short(before: Counts, now: Counts, passed: Duration, left: Memory) -> bool {
     let is_held_up = match (before.stalled, now.stalled) {
         (Some(before), Some(now)) => {
@@ -76,11 +76,11 @@ fn high(events: &str) -> Option<u64> {
     count.trim().parse().ok()
 }
 
-/// The process's control group, of the second version; `None` where it is in none that has figures of memory.
+/// The process's control group of the second version; `None` if it has no memory figures.
 fn group(proc: &Path, mount: &Path) -> Option<PathBuf> {
     let groups = fs::read_to_string(proc.join("self/cgroup")).ok()?;
     let own = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
-    // Inside a container the path may lead nowhere, and the mount itself is the group.
+    // Inside a container the path may not exist, and the mount itself is the group.
     let candidates = [mount.join(own.trim_start_matches('/')), mount.to_owned()];
     let mut groups = candidates.into_iter();
     groups.find(|group| {
@@ -90,7 +90,7 @@ fn group(proc: &Path, mount: &Path) -> Option<PathBuf> {
     })
 }
 
-/// The figures of a group now.
+/// Reads the counters of a group.
 fn read(group: Option<&Path>) -> Counts {
     let text = |name: &str| fs::read_to_string(group?.join(name)).ok();
     Counts {
@@ -99,7 +99,7 @@ fn read(group: Option<&Path>) -> Counts {
     }
 }
 
-/// A thread that looks after pressure until this is dropped.
+/// A thread that watches memory pressure until this is dropped.
 #[derive(Debug)]
 pub struct PressureWatch {
     stop: Arc<OwnedFd>,
@@ -107,10 +107,10 @@ pub struct PressureWatch {
 }
 
 impl PressureWatch {
-    /// Calls `relieve` once a second for as long as memory is short, more often where little of it is left, with what there is.
+    /// Calls `relieve` with the current memory once a second while memory is short, more often while it is low.
     ///
     /// # Errors
-    /// When there is no descriptor or no thread for it.
+    /// If there is no descriptor or no thread for it.
     pub fn start(relieve: impl FnMut(Memory) + Send + 'static) -> io::Result<Self> {
         let group = group(Path::new("/proc"), Path::new("/sys/fs/cgroup"));
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
@@ -127,10 +127,10 @@ impl PressureWatch {
 
 impl Drop for PressureWatch {
     fn drop(&mut self) {
-        // A counter that is full wakes as well.
+        // A full counter wakes as well.
         let _ = rustix::io::write(&self.stop, &1_u64.to_ne_bytes());
         if let Some(thread) = self.thread.take() {
-            // It has said what was wrong, if it panicked.
+            // A panic has been reported already.
             let _ = thread.join();
         }
     }
@@ -153,12 +153,12 @@ fn watch(group: Option<&Path>, stop: &OwnedFd, mut relieve: impl FnMut(Memory)) 
     }
 }
 
-/// Waits so long; whether the watch was ended meanwhile.
+/// Waits for `time`. Returns whether the watch was dropped meanwhile.
 fn is_stopped_within(stop: &OwnedFd, time: Duration) -> bool {
     let time = Timespec::try_from(time).ok();
     match poll(&mut [PollFd::new(stop, PollFlags::IN)], time.as_ref()) {
         Ok(0) | Err(Errno::INTR) => false,
-        // An error: nothing can be waited for.
+        // After an error, waiting is impossible.
         Ok(_) | Err(_) => true,
     }
 }
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_short_where_little_is_to_be_had_or_tasks_stand_still() {
+    fn memory_is_short_when_it_is_low_or_tasks_stall() {
         let short = |before, now, left| is_short(before, now, Duration::from_secs(1), left);
         let none = counts(None, None);
         assert!(!short(none, none, PLENTY));
@@ -211,7 +211,7 @@ mod tests {
         assert_eq!(high("high -\nmax 3\n"), None);
     }
 
-    /// What is read of these files.
+    /// Reads the counters of these files.
     fn with(files: &[(&str, &str)]) -> Counts {
         let root = tempfile::tempdir().expect("a directory");
         for (path, text) in files {
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn the_own_groups_figures_count() {
+    fn the_figures_of_the_process_own_group_count() {
         let own = ("proc/self/cgroup", "4:memory:/x\n0::/a/b\n");
         let mounted = ("cg/memory.pressure", "some avg10=0 total=9000\n");
         assert_eq!(with(&[own, mounted]), counts(Some(9), None), "a container");

@@ -24,8 +24,8 @@ pub struct DefaultValue {
 }
 
 impl OnnxModel {
-    /// The signature with those inputs among `names` that have a default, behind the ones that have none, and with those
-    /// undeclared outputs that `told` knows.
+    /// The signature with those inputs among `names` that have a default, behind the ones that have none, and with
+    /// those undeclared outputs that `told` knows.
     ///
     /// # Errors
     /// As [`OnnxModel::signature`].
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_cannot_be_taken_say_why() {
+    fn unusable_values_say_why() {
         let external = TensorProto {
             data_location: Some(tensor_proto::DataLocation::External as i32),
             ..tensor()

@@ -1,4 +1,4 @@
-//! Tensors whose data lies in another file, as the format has it: entries of text, `location`, `offset` and `length`.
+//! Tensors whose data lies in another file. The format names it by text entries: `location`, `offset` and `length`.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ pub struct ExternalData<'a> {
     pub location: &'a str,
     /// Bytes before the data.
     pub offset: usize,
-    /// Bytes of it; all that is left of the file where the entry is missing.
+    /// Its bytes; the rest of the file where the entry is missing.
     pub length: Option<usize>,
 }
 
@@ -19,7 +19,7 @@ impl<'a> ExternalData<'a> {
     /// What a tensor says of its data; `None` where this lies in the model's own file.
     ///
     /// # Errors
-    /// A text, when an entry that should be a number is none.
+    /// A text, when an entry that should be a number is not.
     pub fn of(tensor: &'a TensorProto) -> Result<Option<Self>, String> {
         if !is_external(tensor) {
             return Ok(None);
@@ -38,7 +38,7 @@ impl<'a> ExternalData<'a> {
         }))
     }
 
-    /// The bytes that are meant, of a file that has so many.
+    /// The range of bytes, in a file of this length.
     ///
     /// # Errors
     /// A text, when the file ends before them.

@@ -1,4 +1,4 @@
-//! Files that are no ONNX models, told apart by how they begin: what they are, and what to do about it.
+//! Files that are not ONNX models: recognizes by their first bytes what they are, and says what to do about it.
 
 /// Whether a file is in ONNX Runtime's own format (`.ort`).
 #[must_use]
@@ -6,8 +6,8 @@ pub fn is_ort(bytes: &[u8]) -> bool {
     is_flat_buffer(bytes, b"ORTM")
 }
 
-/// Where the root of a FlatBuffers file lies at most: right behind its header. In an ONNX file these four bytes are a far
-/// larger number, also in one whose producer is called as the format is marked.
+/// Where the root of a FlatBuffers file lies at most: right behind its header. In an ONNX file these four bytes are a
+/// far larger number, also in one whose producer is called as the format is marked.
 const MAX_ROOT: u32 = 1 << 16;
 
 /// Whether it is a FlatBuffers file of this mark.
@@ -74,7 +74,7 @@ fn is_pickle(head: &[u8]) -> bool {
     matches!(head, [0x80, 2..=5, next, ..] if matches!(next, b'c' | b'}' | b']' | b'(' | b'K' | 0x8a | 0x95))
 }
 
-/// A length in eight bytes, and then so much JSON.
+/// A length in eight bytes, then JSON of that length.
 fn is_safetensors(bytes: &[u8]) -> bool {
     let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
         return false;
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_producer_named_like_the_mark_of_another_format_makes_no_foreign_file() {
+    fn a_producer_may_be_named_like_another_formats_mark() {
         for name in ["ORTM", "TFL3"] {
             let graph = GraphProto {
                 output: vec![ValueInfoProto::default()],

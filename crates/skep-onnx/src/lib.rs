@@ -2,32 +2,28 @@
 //!
 //! [`OnnxModel`] decodes a file from bytes, keeping weights as slices of them (so a mapped file is not read, only
 //! walked), and answers what backends and the repository ask before anything is loaded: the signature with its true
-//! datatypes ([`Outputs`] are those of them that can be served), and the graphs within graphs. [`foreign`] tells what a file is that is no ONNX
-//! model, [`OnnxModel::why_not_batched`] why a model cannot batch although its file looks so. [`ShapeRules`] says which output shapes follow from input
-//! shapes by declaration, [`OnnxModel::infer`] those of all tensors by what the operators do. [`ExternalData`] is where the
-//! data of a tensor lies in another file. No I/O.
+//! datatypes ([`LeftOut`] are the outputs that cannot be served), and the graphs within graphs. [`recognize`] tells
+//! what a file is that is not an ONNX model. [`ShapeRules`] says which output shapes follow from input shapes by
+//! declaration; `skep-shapes` infers the shapes of all tensors. [`ExternalData`] says where in another file a tensor's
+//! data lies. No I/O.
 
-mod batching;
-mod computed;
-#[cfg(test)]
-mod declared;
 mod defaults;
 mod external;
 mod foreign;
-pub mod infer;
 mod outputs;
 mod shapes;
+#[cfg(test)]
+mod test_values;
 
 use std::collections::BTreeSet;
 
-pub use batching::why_names_do_not_batch;
 use bytes::Bytes;
 pub use defaults::DefaultValue;
 pub use external::{ExternalData, is_external};
 pub use foreign::{is_ort, recognize};
-pub use outputs::LeftOut;
+pub use outputs::{LeftOut, is_undeclared};
 use prost::Message;
-pub use shapes::ShapeRules;
+pub use shapes::{ShapeRules, dimension_name, dimensions, known_dimension_name};
 use skep_proto::onnx::{
     GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, ValueInfoProto,
     attribute_proto::AttributeType, tensor_proto, tensor_shape_proto, type_proto,
@@ -68,11 +64,11 @@ fn sparse<'a>(
     tensors.flat_map(|tensor| tensor.values.iter().chain(&tensor.indices))
 }
 
-/// Why a file is no usable ONNX model.
+/// Why a file is not a usable ONNX model.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OnnxError {
-    /// No protocol-buffer message, or a truncated one.
+    /// Not a protocol-buffer message, or a truncated one.
     #[error("not an ONNX file: {0}")]
     Decode(String),
     /// A message without a graph.
@@ -81,10 +77,10 @@ pub enum OnnxError {
     /// Another kind of file; what it is, and what to do.
     #[error("not an ONNX file: {0}")]
     Foreign(String),
-    /// Outputs that are no tensors of datatypes that can be served, all of them.
+    /// No output is a tensor of a datatype that can be served.
     #[error("the protocol can carry none of its outputs: {0}")]
     NoOutput(String),
-    /// An input or output that is no tensor, or of a datatype that cannot be served.
+    /// An input or output that is not a tensor, or has a datatype that cannot be served.
     #[error(
         "{role} `{name}` is {got}, expected a tensor of a datatype that the protocol can carry"
     )]
@@ -112,8 +108,8 @@ impl OnnxModel {
     /// Decodes a file's bytes.
     ///
     /// # Errors
-    /// [`OnnxError::Foreign`] for a kind of file that is known, [`OnnxError::Decode`] for anything else that is no ONNX
-    /// message, [`OnnxError::NoGraph`] for an empty one.
+    /// [`OnnxError::Foreign`] for a known kind of other file, [`OnnxError::Decode`] for anything else that is not an
+    /// ONNX message, [`OnnxError::NoGraph`] for an empty one.
     pub fn decode(bytes: Bytes) -> Result<Self, OnnxError> {
         if let Some(what) = recognize(&bytes) {
             return Err(OnnxError::Foreign(what));
@@ -126,7 +122,7 @@ impl OnnxModel {
             Ok(_) => OnnxError::NoGraph,
             Err(error) => error,
         };
-        // What looks like another kind of message only once it is known to be none of ONNX.
+        // Guess at other kinds of messages only after decoding as ONNX has failed.
         Err(foreign::guess(&bytes).map_or(error, OnnxError::Foreign))
     }
 
@@ -153,8 +149,8 @@ impl OnnxModel {
         self.proto.graph.as_ref().expect("checked when decoded")
     }
 
-    /// Calls `look` for every tensor that the file holds: initializers, attributes of nodes, in the main graph, in graphs
-    /// within graphs and in functions.
+    /// Calls `look` for every tensor that the file holds: initializers, attributes of nodes, in the main graph, in
+    /// graphs within graphs and in functions.
     pub fn for_each_tensor(&self, look: &mut dyn FnMut(&TensorProto)) {
         for_each_tensor(self.graph(), look);
         for function in &self.proto.functions {
@@ -162,13 +158,13 @@ impl OnnxModel {
         }
     }
 
-    /// The files beside the model's that hold data of its tensors, as the file names them; those of subgraphs and functions
-    /// included.
+    /// The files beside the model's that hold data of its tensors, as the file names them; those of subgraphs and
+    /// functions included.
     #[must_use]
     pub fn external_files(&self) -> BTreeSet<String> {
         let mut files = BTreeSet::new();
         self.for_each_tensor(&mut |tensor| {
-            // Where exactly the data lies in a file is looked at by who takes it.
+            // Whoever reads the data checks where in the file it lies.
             if let Some(location) = external::location(tensor) {
                 files.insert(location.to_owned());
             }
@@ -191,7 +187,8 @@ impl OnnxModel {
     }
 
     /// The inputs that a run needs: those without initializers.
-    pub(crate) fn given_inputs(&self) -> Vec<&ValueInfoProto> {
+    #[must_use]
+    pub fn given_inputs(&self) -> Vec<&ValueInfoProto> {
         let graph = self.graph();
         let initializers: BTreeSet<&str> =
             graph.initializer.iter().map(TensorProto::name).collect();
@@ -357,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn initializers_are_no_inputs_and_datatypes_are_true() {
+    fn the_signature_has_no_initializers_and_true_datatypes() {
         let model = model(
             vec![
                 value("x", tensor_proto::DataType::Bfloat16, &[-1, 3]),
@@ -395,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_datatype_that_cannot_travel_is_named() {
+    fn an_unservable_datatype_is_named() {
         let model = model(
             vec![value("x", tensor_proto::DataType::Complex64, &[1])],
             &[],

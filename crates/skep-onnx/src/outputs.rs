@@ -1,8 +1,8 @@
 //! A file's outputs: those that can be served, those whose type it does not declare, and those that are left out.
 //!
-//! A graph's output may be anything that ONNX knows; the protocol carries tensors. What it cannot carry is no reason to
-//! refuse a model whose other outputs it can: scikit-learn's classifiers give labels as a tensor, and probabilities as a
-//! sequence of maps. And a file need not declare the type of an output: exposing an inner tensor takes no more than its name.
+//! A graph's output may be anything that ONNX knows; the protocol carries only tensors. A model is served without the
+//! outputs that cannot be carried: scikit-learn's classifiers give labels as a tensor, and probabilities as a sequence
+//! of maps. And a file need not declare the type of an output: exposing an inner tensor takes no more than its name.
 
 use skep_proto::onnx::{TypeProto, ValueInfoProto, tensor_proto, type_proto};
 use skep_types::TensorSpec;
@@ -35,7 +35,7 @@ impl std::fmt::Display for LeftOut {
 const NO_ZIP_MAP: &str = "convert the model with `zipmap=False` to get this output as a tensor (skl2onnx: `to_onnx(model, x, options={'zipmap': False})`)";
 
 impl OnnxModel {
-    /// The outputs whose datatype the file does not declare: their runtime tells, or the configuration.
+    /// The outputs whose datatype the file does not declare; the runtime or the configuration must.
     pub fn undeclared_outputs(&self) -> impl Iterator<Item = &str> {
         let outputs = self.graph().output.iter();
         outputs
@@ -62,7 +62,7 @@ impl OnnxModel {
         nodes.any(|node| node.op_type() == "ZipMap" && node.output.iter().any(|o| o == output))
     }
 
-    /// The outputs that can be served, in the file's order: as declared, and as `told` says where they are not.
+    /// The outputs that can be served, in the file's order. `told` describes those that the file does not declare.
     ///
     /// # Errors
     /// As [`OnnxModel::signature`].
@@ -85,7 +85,7 @@ impl OnnxModel {
     }
 }
 
-/// The element type that a tensor's declaration names; 0 where it names none, `None` where it is no tensor's.
+/// The element type in a tensor's declaration, 0 where there is none; `None` where the value is not a tensor.
 fn element(value: &ValueInfoProto) -> Option<i32> {
     match value.r#type.as_ref()?.value.as_ref()? {
         type_proto::Value::TensorType(tensor) => Some(tensor.elem_type()),
@@ -93,7 +93,9 @@ fn element(value: &ValueInfoProto) -> Option<i32> {
     }
 }
 
-pub(crate) fn is_undeclared(value: &ValueInfoProto) -> bool {
+/// Whether a file does not declare the datatype of an output.
+#[must_use]
+pub fn is_undeclared(value: &ValueInfoProto) -> bool {
     let has_type = value.r#type.as_ref().is_some_and(|t| t.value.is_some());
     !has_type || element(value) == Some(tensor_proto::DataType::Undefined as i32)
 }
@@ -186,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_travel_is_left_out_with_the_way_to_get_it() {
+    fn unservable_outputs_are_left_out_with_a_remedy() {
         let complex = tensor_proto::DataType::Complex64 as i32;
         let model = model(vec![
             output("label", tensor(7)),
@@ -212,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_whose_outputs_cannot_travel_is_refused() {
+    fn a_model_without_a_servable_output_is_refused() {
         let model = model(vec![output("q", maps()), output("r", maps())]);
         assert_eq!(
             model.signature().map(drop).map_err(|error| error.to_string()),
@@ -221,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn undeclared_outputs_are_what_the_caller_tells() {
+    fn the_caller_describes_undeclared_outputs() {
         let model = model(vec![
             output("a", None),
             output("y", tensor(1)),

@@ -13,11 +13,11 @@ use crate::{OnnxModel, outputs::is_servable};
 pub struct ShapeRules {
     /// Dimensions of inputs that carry a name which outputs use: all of them must agree.
     names: Vec<Vec<(usize, usize)>>,
-    outputs: Vec<Vec<Rule>>,
+    outputs: Vec<Vec<DimensionRule>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rule {
+enum DimensionRule {
     Fixed(usize),
     Named(usize),
 }
@@ -39,13 +39,13 @@ impl ShapeRules {
         for output in graph.output.iter().filter(|output| is_servable(output)) {
             let mut rules = Vec::new();
             for dimension in dimensions(output)? {
-                rules.push(match (dimension, symbol(dimension)) {
+                rules.push(match (dimension, dimension_name(dimension)) {
                     (Some(dimension::Value::DimValue(size)), _) if *size > 0 => {
-                        Rule::Fixed(usize::try_from(*size).ok()?)
+                        DimensionRule::Fixed(usize::try_from(*size).ok()?)
                     }
                     (_, Some(name)) => {
                         let known = names.iter().position(|n| *n == name);
-                        Rule::Named(known.unwrap_or_else(|| {
+                        DimensionRule::Named(known.unwrap_or_else(|| {
                             names.push(name);
                             names.len() - 1
                         }))
@@ -76,10 +76,10 @@ impl ShapeRules {
             }
             sizes.push(size?);
         }
-        let shape = |rules: &Vec<Rule>| {
+        let shape = |rules: &Vec<DimensionRule>| {
             let dims = rules.iter().map(|rule| match *rule {
-                Rule::Fixed(size) => size,
-                Rule::Named(name) => sizes[name],
+                DimensionRule::Fixed(size) => size,
+                DimensionRule::Named(name) => sizes[name],
             });
             Shape::new(&dims.collect::<Vec<_>>()).ok()
         };
@@ -92,20 +92,23 @@ impl ShapeRules {
 const ANONYMOUS: [&str; 4] = ["", "?", "None", "-1"];
 
 /// The name of a dimension: all that carry it have one size.
-pub(crate) fn symbol(dimension: Option<&dimension::Value>) -> Option<&str> {
+#[must_use]
+pub fn dimension_name(dimension: Option<&dimension::Value>) -> Option<&str> {
     match dimension {
-        Some(dimension::Value::DimParam(name)) => known_name(name),
+        Some(dimension::Value::DimParam(name)) => known_dimension_name(name),
         _ => None,
     }
 }
 
 /// A name of a dimension that is one.
-pub(crate) fn known_name(name: &str) -> Option<&str> {
+#[must_use]
+pub fn known_dimension_name(name: &str) -> Option<&str> {
     Some(name).filter(|name| !ANONYMOUS.contains(&name.trim()))
 }
 
 /// The declared dimensions of a tensor, `None` when not even its rank is declared.
-pub(crate) fn dimensions(
+#[must_use]
+pub fn dimensions(
     value: &ValueInfoProto,
 ) -> Option<impl Iterator<Item = Option<&dimension::Value>> + use<'_>> {
     match value.r#type.as_ref()?.value.as_ref()? {
@@ -121,7 +124,7 @@ fn places(inputs: &[&ValueInfoProto], name: &str) -> Vec<(usize, usize)> {
     let mut places = Vec::new();
     for (input, value) in inputs.iter().enumerate() {
         for (axis, dimension) in dimensions(value).into_iter().flatten().enumerate() {
-            if symbol(dimension) == Some(name) {
+            if dimension_name(dimension) == Some(name) {
                 places.push((input, axis));
             }
         }
@@ -135,7 +138,7 @@ mod tests {
     use skep_proto::onnx::{GraphProto, ModelProto, TensorProto};
 
     use super::*;
-    use crate::declared::floats as value;
+    use crate::test_values::floats as value;
 
     fn rules(inputs: &[(&str, &[&str])], outputs: &[&[&str]]) -> Option<ShapeRules> {
         let graph = GraphProto {
@@ -184,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_follow_is_unknown() {
+    fn shapes_that_do_not_follow_are_unknown() {
         assert_eq!(
             rules(&[("a", &["n"])], &[&["k"]]),
             None,

@@ -1,9 +1,9 @@
-//! Load generation and measurement.
+//! Load generation and measurement: what benchmarks and tools that measure a server are made of.
 //!
 //! [`closed_loop`] keeps a number of requests outstanding and counts what comes back, [`open_loop`] sends them at given
-//! moments; [`Server`] runs a `skep serve` of
-//! its own to measure; [`memory`] says what a process holds, [`tree_memory`] what it and its children hold; [`median`] and
-//! [`quantile`] sum up rounds. The benchmarks in `examples/` are made of these; `cargo xtask bench` runs them.
+//! moments; [`ServerProcess`] runs a `skep serve` of
+//! its own to measure; [`memory`] says what a process holds, [`tree_memory`] what it and its children hold; [`median`]
+//! and [`quantile`] sum up rounds.
 
 mod closed_loop;
 mod memory;
@@ -12,10 +12,10 @@ mod server;
 mod tree;
 
 pub use closed_loop::{ClosedLoop, Measurement, closed_loop};
-pub use memory::{Memory, memory};
+pub use memory::{ProcessMemory, memory};
 pub use open_loop::{Fate, OpenLoop, OpenLoopError, Sent, open_loop};
-pub use server::{Server, ServerError, cpu_time};
-pub use tree::{Mapping, Memfd, TreeMemory, mappings, tree, tree_memory};
+pub use server::{ServerError, ServerProcess, cpu_time};
+pub use tree::{Memfd, MemoryMapping, TreeMemory, mappings, tree, tree_memory};
 
 /// The median; the mean of the middle two for an even number. NaN for none.
 #[must_use]

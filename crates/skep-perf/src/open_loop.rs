@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use skep_client::{Client, Error, InferRequest, Meaning};
+use skep_client::{Client, Error, InferRequest, StatusMeaning};
 use tokio::{sync::mpsc, task::JoinSet};
 
 /// Moments that have come while the sender was busy; beyond that they wait with the thread that counts them.
@@ -81,7 +81,7 @@ pub async fn open_loop(
             let late = due.elapsed();
             let fate = match client.infer(&request).await {
                 Ok(_) => Fate::Answered(due.elapsed()),
-                Err(Error::Status { code, .. }) if code.meaning() == Meaning::Unavailable => {
+                Err(Error::Status { code, .. }) if code.meaning() == StatusMeaning::Unavailable => {
                     Fate::Refused
                 }
                 Err(error) => return Err(error),

@@ -17,7 +17,7 @@ const CHILDREN_END: Duration = Duration::from_secs(10);
 
 /// A running server.
 #[derive(Debug)]
-pub struct Server {
+pub struct ServerProcess {
     child: Child,
     http: String,
     grpc: String,
@@ -44,9 +44,9 @@ impl std::fmt::Display for ServerError {
 
 impl std::error::Error for ServerError {}
 
-impl Server {
-    /// Starts `binary serve REPOSITORY` on free ports of 127.0.0.1 and waits until it is ready. Without a flag that says
-    /// otherwise models are loaded as they are: nothing depends on what an earlier server has kept.
+impl ServerProcess {
+    /// Starts `binary serve REPOSITORY` on free ports of 127.0.0.1 and waits until it is ready. Without a flag that
+    /// says otherwise models are loaded as they are: nothing depends on what an earlier server has kept.
     ///
     /// # Errors
     /// [`ServerError`] when it cannot be run or does not become ready.
@@ -57,7 +57,7 @@ impl Server {
     /// The same with further flags.
     ///
     /// # Errors
-    /// As [`Server::start`].
+    /// As [`ServerProcess::start`].
     pub fn start_with(
         binary: &Path,
         repository: &Path,
@@ -169,7 +169,7 @@ pub fn cpu_time(pid: u32) -> io::Result<Duration> {
     Ok(Duration::from_millis(ticks * 10))
 }
 
-impl Drop for Server {
+impl Drop for ServerProcess {
     /// Ends it and waits until all that it started has ended too: whatever came next would share pages with it.
     fn drop(&mut self) {
         let started = tree(self.pid()).unwrap_or_default();

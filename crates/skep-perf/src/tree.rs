@@ -15,7 +15,7 @@ use std::{
     os::unix::fs::MetadataExt,
 };
 
-use crate::memory::{Memory, memory};
+use crate::memory::{ProcessMemory, memory};
 
 /// The start of a memfd's name, in `/proc/PID/maps` and as the target of a descriptor.
 const MEMFD: &str = "/memfd:";
@@ -24,7 +24,7 @@ const MEMFD: &str = "/memfd:";
 #[derive(Debug, Clone)]
 pub struct TreeMemory {
     /// Each process and its memory; those that were asked for first.
-    pub processes: Vec<(u32, Memory)>,
+    pub processes: Vec<(u32, ProcessMemory)>,
     /// The memfds that any of the processes has a descriptor of, each once.
     pub memfds: Vec<Memfd>,
 }
@@ -135,7 +135,7 @@ pub fn tree_memory(roots: &[u32]) -> io::Result<TreeMemory> {
 
 /// One mapping of a process.
 #[derive(Debug, Clone)]
-pub struct Mapping {
+pub struct MemoryMapping {
     /// The file's path, `/memfd:...`, a name in brackets, or nothing for memory of no file.
     pub path: String,
     /// The file's inode; 0 for memory of no file.
@@ -150,14 +150,14 @@ pub struct Mapping {
 ///
 /// # Errors
 /// When there is no such process, or its figures cannot be read.
-pub fn mappings(pid: u32) -> io::Result<Vec<Mapping>> {
+pub fn mappings(pid: u32) -> io::Result<Vec<MemoryMapping>> {
     Ok(parse_smaps(&fs::read_to_string(format!(
         "/proc/{pid}/smaps"
     ))?))
 }
 
-fn parse_smaps(smaps: &str) -> Vec<Mapping> {
-    let mut mappings: Vec<Mapping> = Vec::new();
+fn parse_smaps(smaps: &str) -> Vec<MemoryMapping> {
+    let mut mappings: Vec<MemoryMapping> = Vec::new();
     for line in smaps.lines() {
         let fields: Vec<&str> = line.split_whitespace().collect();
         // `Pss:    12 kB` belongs to the mapping whose head came before: `start-end rwxp offset device inode path`.
@@ -172,7 +172,7 @@ fn parse_smaps(smaps: &str) -> Vec<Mapping> {
         } else if let [range, _, _, _, inode, path @ ..] = &fields[..]
             && range.contains('-')
         {
-            mappings.push(Mapping {
+            mappings.push(MemoryMapping {
                 path: path.join(" "),
                 inode: inode.parse().unwrap_or(0),
                 pss_kib: 0.0,
@@ -329,7 +329,8 @@ mod tests {
         let below = tree(family.0.id()).expect("runs");
         assert!(below.iter().copied().all(is_running));
         drop(family.0.stdin.take());
-        // The shell ends after its `cat`; when its output is at an end both have closed it, and it waits to be looked at.
+        // The shell ends after its `cat`; when its output is at an end both have closed it, and it waits to be looked
+        // at.
         let mut rest = Vec::new();
         let mut output = family.0.stdout.take().expect("piped");
         output.read_to_end(&mut rest).expect("reads");

@@ -1,7 +1,7 @@
 //! Planning benchmark: `cargo xtask bench planner [--budget SECONDS] [--rounds N] [DIRECTORY...]`.
 //!
-//! Plans every `id,lower,upper,size` CSV file of the directories given, and generated problems, with every strategy, and
-//! puts each plan before the validator. Prints a JSON object a problem; times are CPU seconds of this process.
+//! Plans every `id,lower,upper,size` CSV file of the directories given, and generated problems, with every strategy,
+//! and puts each plan before the validator. Prints a JSON object a problem; times are CPU seconds of this process.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -14,7 +14,7 @@ use std::{
 
 use common::{Random, cut_rectangle, read_csv};
 use serde_json::{Map, Value, json};
-use skep_planner::{Answer, Budget, Buffer, Plan, Problem, Strategy, auto, bounds, validate};
+use skep_planner::{BoundedPlan, Budget, Buffer, Plan, Problem, Strategy, auto, bounds, validate};
 
 /// CPU seconds in which MiniMalloc decides that capacity 1048576 is enough for these problems of its challenging suite
 /// (its authors publish 4.9, 0.64, 3.7, 1.2, 3.9 and 0.63).
@@ -49,7 +49,7 @@ fn main() {
 }
 
 fn row(name: &str, problem: &Problem, budget: Duration, rounds: u64) -> Value {
-    let (mut best, mut seconds): (Option<Answer>, Vec<f64>) = (None, Vec::new());
+    let (mut best, mut seconds): (Option<BoundedPlan>, Vec<f64>) = (None, Vec::new());
     for _ in 0..rounds.max(1) {
         let (answer, took) = timed(budget, |budget| auto(problem, budget));
         let plan = Plan::Offsets(answer.plan.clone());

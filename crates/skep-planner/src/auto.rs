@@ -1,6 +1,7 @@
 //! The planner that Skep uses: cheap plans first, a proof where there is one, search where it is needed.
 //!
-//! 1. Best fit in several orders, until one meets the largest load: nothing is better than that. Of large problems, which have time for few
+//! 1. Best fit in several orders, until one meets the largest load: nothing is better than that. Of large problems,
+//! which have time for few
 //!    orders, also objects of equal size.
 //! 2. The problem falls apart where no buffer is live on both sides. Each piece keeps the best of its plans, and those
 //!    that fit under the largest bound of all need nothing further.
@@ -16,10 +17,10 @@ use std::sync::{
 
 use crate::{
     bounds,
-    budget::{Budget, InTurn, Workers},
-    exact::{self, Known},
+    budget::{Budget, InTurn, JobRunner},
+    exact::{self, BoundedPiece},
     in_place, local, objects,
-    offsets::{self, Order},
+    offsets::{self, PlacementOrder},
     plan::{OffsetPlan, Plan},
     problem::Problem,
     strategy::Strategy,
@@ -33,9 +34,9 @@ pub(crate) const LARGE: usize = 1 << 14;
 /// Of problems with no more buffers than this every strategy takes milliseconds.
 const FEW: usize = 256;
 
-/// A plan, and what is known about how good it is.
+/// A plan, and proven bounds on how good it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct BoundedPlan {
     /// Valid, whatever the budget was.
     pub plan: OffsetPlan,
     /// Bytes that every plan needs.
@@ -55,7 +56,7 @@ pub enum Proof {
     Search,
 }
 
-impl Answer {
+impl BoundedPlan {
     /// Whether no plan is smaller.
     pub fn is_optimal(&self) -> bool {
         self.plan.size == self.lower_bound
@@ -68,15 +69,15 @@ impl Answer {
 }
 
 /// Plans in the calling thread.
-pub fn auto(problem: &Problem, budget: &Budget<'_>) -> Answer {
+pub fn auto(problem: &Problem, budget: &Budget<'_>) -> BoundedPlan {
     auto_with(problem, budget, &InTurn)
 }
 
-/// Plans with the help of `workers`. The same budget of nodes gives the same plan, whoever they are.
+/// Plans with the threads of `workers`. The same budget of nodes gives the same plan on any number of threads.
 ///
-/// In-place pairs of equal size are planned as one buffer, and also as two where that is not provably the best. (Pairs of which both are
-/// fixed, at one offset, are planned around but not searched.)
-pub fn auto_with(problem: &Problem, budget: &Budget<'_>, workers: &dyn Workers) -> Answer {
+/// In-place pairs of equal size are planned as one buffer, and also as two where that is not provably the best. (Pairs
+/// of which both are fixed, at one offset, are planned around but not searched.)
+pub fn auto_with(problem: &Problem, budget: &Budget<'_>, workers: &dyn JobRunner) -> BoundedPlan {
     let Some(joined) = in_place::join(problem) else {
         return plan(problem, budget, workers);
     };
@@ -95,7 +96,7 @@ pub fn auto_with(problem: &Problem, budget: &Budget<'_>, workers: &dyn Workers) 
             best = second.plan;
         }
     }
-    Answer {
+    BoundedPlan {
         plan: best,
         lower_bound,
         proof: Proof::Load,
@@ -103,7 +104,7 @@ pub fn auto_with(problem: &Problem, budget: &Budget<'_>, workers: &dyn Workers) 
     }
 }
 
-fn plan(problem: &Problem, budget: &Budget<'_>, workers: &dyn Workers) -> Answer {
+fn plan(problem: &Problem, budget: &Budget<'_>, workers: &dyn JobRunner) -> BoundedPlan {
     let load = bounds::max_load(problem);
     let mut pieces = heuristics(problem, load, budget, workers);
     let mut nodes = 0;
@@ -141,7 +142,7 @@ fn plan(problem: &Problem, budget: &Budget<'_>, workers: &dyn Workers) -> Answer
     for &(buffer, offset) in pieces.iter().flat_map(|piece| &piece.offsets) {
         offsets[buffer] = offset;
     }
-    Answer {
+    BoundedPlan {
         plan: OffsetPlan::new(problem, offsets),
         lower_bound,
         proof: if lower_bound > load {
@@ -154,7 +155,7 @@ fn plan(problem: &Problem, budget: &Budget<'_>, workers: &dyn Workers) -> Answer
 }
 
 /// What the strategies find that were not tried: seldom more than searches that ended without a proof.
-fn others(problem: &Problem, pieces: &mut [Known], budget: &Budget<'_>) {
+fn others(problem: &Problem, pieces: &mut [BoundedPiece], budget: &Budget<'_>) {
     for strategy in Strategy::ALL.iter().filter(|s| s.is_new_to_auto()) {
         if budget.is_over() {
             return;
@@ -170,8 +171,8 @@ fn heuristics(
     problem: &Problem,
     goal: u64,
     budget: &Budget<'_>,
-    workers: &dyn Workers,
-) -> Vec<Known> {
+    workers: &dyn JobRunner,
+) -> Vec<BoundedPiece> {
     let spans = problem.timeline().spans();
     let sizes = problem
         .sized()
@@ -179,7 +180,7 @@ fn heuristics(
     let loads = timeline::loads(problem.timeline().sections(), sizes);
     // Fast whatever the problem, so that there is a plan however soon the budget ends.
     let first = offsets::in_time(problem);
-    let mut pieces: Vec<Known> = timeline::pieces(spans, problem.sized())
+    let mut pieces: Vec<BoundedPiece> = timeline::pieces(spans, problem.sized())
         .into_iter()
         .map(|piece| {
             let sections = piece.iter().flat_map(|&buffer| {
@@ -192,7 +193,7 @@ fn heuristics(
                 .into_iter()
                 .map(|buffer| (buffer, first.offsets[buffer]))
                 .collect();
-            Known {
+            BoundedPiece {
                 size: exact::size(problem, &offsets),
                 bound: loads[start..=end].iter().copied().max().unwrap_or(0),
                 offsets,
@@ -212,16 +213,16 @@ fn heuristics(
         let by_size = objects::equality(problem).to_offsets(problem);
         adopt(problem, &mut pieces, &by_size, None);
     }
-    let plans: [OnceLock<OffsetPlan>; Order::ALL.len()] = Default::default();
+    let plans: [OnceLock<OffsetPlan>; PlacementOrder::ALL.len()] = Default::default();
     let done = AtomicUsize::new(usize::MAX);
     let orders = if problem.len() > LARGE {
         1
     } else {
-        Order::ALL.len()
+        PlacementOrder::ALL.len()
     };
     workers.run(orders, &|number| {
         let is_over = || done.load(Ordering::Relaxed) < number || budget.is_over();
-        let order = Order::ALL[number];
+        let order = PlacementOrder::ALL[number];
         let inner = Budget {
             nodes: 0,
             should_stop: &is_over,
@@ -241,13 +242,23 @@ fn heuristics(
         let Some(plan) = plan.into_inner().filter(|_| number <= last) else {
             continue;
         };
-        adopt(problem, &mut pieces, &plan, Some(Order::ALL[number]));
+        adopt(
+            problem,
+            &mut pieces,
+            &plan,
+            Some(PlacementOrder::ALL[number]),
+        );
     }
     pieces
 }
 
 /// Takes over from `plan` what is better than a piece's plan so far.
-fn adopt(problem: &Problem, pieces: &mut [Known], plan: &OffsetPlan, order: Option<Order>) {
+fn adopt(
+    problem: &Problem,
+    pieces: &mut [BoundedPiece],
+    plan: &OffsetPlan,
+    order: Option<PlacementOrder>,
+) {
     for piece in pieces {
         let offsets: Vec<(usize, u64)> = piece
             .offsets

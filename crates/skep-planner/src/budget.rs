@@ -1,4 +1,4 @@
-//! How much a planner may spend, and who does the work: both are the caller's business.
+//! How much a planner may spend, and on which threads: the caller decides both.
 
 /// A limit in search nodes, and the caller's own word, such as a deadline.
 #[derive(Clone, Copy)]
@@ -10,7 +10,7 @@ pub struct Budget<'a> {
 }
 
 impl Budget<'_> {
-    /// So many nodes, and no other limit.
+    /// This many nodes, and no other limit.
     pub const fn nodes(nodes: u64) -> Self {
         Self {
             nodes,
@@ -23,17 +23,17 @@ impl Budget<'_> {
     }
 }
 
-/// Who carries out pieces of work that do not depend on each other.
-pub trait Workers: Sync {
+/// Runs jobs that do not depend on each other.
+pub trait JobRunner: Sync {
     /// Calls `job` once with each number below `jobs`, in any order and on any thread, and returns when all are done.
     fn run(&self, jobs: usize, job: &(dyn Fn(usize) + Sync));
 }
 
-/// One piece after another, in the calling thread.
+/// One job after another, in the calling thread.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct InTurn;
 
-impl Workers for InTurn {
+impl JobRunner for InTurn {
     fn run(&self, jobs: usize, job: &(dyn Fn(usize) + Sync)) {
         (0..jobs).for_each(job);
     }

@@ -34,8 +34,8 @@
 //!
 //! # Pure
 //!
-//! No clock, no threads, no I/O: how long to search is the caller's to say ([`Budget`]), and who computes as well
-//! ([`Workers`]). The same nodes give the same plan, on however many threads.
+//! No clock, no threads, no I/O: the caller decides how long to search ([`Budget`]) and on which threads
+//! ([`JobRunner`]). The same nodes give the same plan, on however many threads.
 //!
 //! # Cost
 //!
@@ -56,12 +56,14 @@ mod plan;
 mod problem;
 mod strategy;
 mod timeline;
+mod usage_records;
 mod validate;
 
-pub use auto::{Answer, Proof, auto, auto_with};
-pub use budget::{Budget, InTurn, Workers};
+pub use auto::{BoundedPlan, Proof, auto, auto_with};
+pub use budget::{Budget, InTurn, JobRunner};
 pub use plan::{ObjectPlan, OffsetPlan, Plan};
 pub use problem::{Buffer, Problem, ProblemError};
 pub use strategy::{Strategy, Unavailable};
 pub use timeline::{Span, Timeline};
+pub use usage_records::{UsageRecords, UsageRecordsError, shortened_name};
 pub use validate::{InvalidPlan, validate, validate_objects, validate_offsets};

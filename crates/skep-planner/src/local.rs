@@ -1,11 +1,11 @@
-//! Pieces that are too large to be searched exactly: their fullest moments are, and the rest is placed around them; then
-//! what lies too high is placed earlier next time.
+//! Pieces that are too large to be searched exactly: their fullest moments are, and the rest is placed around them;
+//! then what lies too high is placed earlier next time.
 
 use crate::{
     auto::LARGE,
-    budget::{Budget, Workers},
-    exact::{self, Known},
-    offsets::{self, Order},
+    budget::{Budget, JobRunner},
+    exact::{self, BoundedPiece},
+    offsets::{self, PlacementOrder},
     plan::OffsetPlan,
     problem::{Buffer, Problem},
     timeline,
@@ -13,19 +13,19 @@ use crate::{
 
 /// What is searched first: buffers that are live where the load is above these hundredths of the goal.
 const CORES: [u64; 5] = [97, 94, 90, 85, 80];
-/// Nodes that the search for a core may take, a buffer of it.
+/// Nodes that the search for a core may take for each of its buffers.
 const CORE_NODES: u64 = 64;
 
 /// Tries orders near the best one until the plan needs at most `goal` bytes or the budget is spent.
 ///
 /// A try moves every buffer that ends above `goal`, or above all but the top thousandth of the plan, to an earlier
-/// turn, and costs as many nodes as the piece has buffers. What is no worse is the next try's beginning.
+/// turn, and costs as many nodes as the piece has buffers. The next try starts from the result if that is no worse.
 pub(crate) fn improve(
     problem: &Problem,
-    known: &mut Known,
+    known: &mut BoundedPiece,
     goal: u64,
     budget: &Budget<'_>,
-    workers: &dyn Workers,
+    workers: &dyn JobRunner,
 ) -> u64 {
     let numbers: Vec<usize> = known.offsets.iter().map(|(buffer, _)| *buffer).collect();
     let cost = numbers.len() as u64;
@@ -41,7 +41,7 @@ pub(crate) fn improve(
     let Ok(piece) = Problem::new(buffers.collect()) else {
         return 0;
     };
-    let mut random = Random(0x9E37_79B9_7F4A_7C15);
+    let mut random = SplitMix(0x9E37_79B9_7F4A_7C15);
     let mut nodes = 0;
     for percent in CORES {
         if known.size <= goal || nodes + cost > budget.nodes || budget.is_over() {
@@ -60,7 +60,7 @@ pub(crate) fn improve(
         }
     }
     let untried = if problem.len() > LARGE {
-        &Order::ALL[1..]
+        &PlacementOrder::ALL[1..]
     } else {
         &[]
     };
@@ -79,7 +79,7 @@ pub(crate) fn improve(
     if known.size <= goal || nodes + cost > budget.nodes || budget.is_over() {
         return nodes;
     }
-    let mut order = known.order.unwrap_or(Order::Size).of(&piece);
+    let mut order = known.order.unwrap_or(PlacementOrder::Size).of(&piece);
     let mut offsets: Vec<u64> = known.offsets.iter().map(|(_, offset)| *offset).collect();
     let mut size = known.size;
     while known.size > goal && nodes + cost <= budget.nodes {
@@ -121,7 +121,7 @@ fn around_core(
     percent: u64,
     goal: u64,
     budget: &Budget<'_>,
-    workers: &dyn Workers,
+    workers: &dyn JobRunner,
 ) -> (Option<OffsetPlan>, u64) {
     let buffers = piece.buffers();
     let sizes = piece
@@ -146,10 +146,10 @@ fn around_core(
     }
     let list = core.iter().map(|&buffer| buffers[buffer]).collect();
     let problem = Problem::new(list).expect("part of a valid problem without pairs");
-    let Some(plan) = offsets::best_fit(&problem, Order::Size.of(&problem), budget) else {
+    let Some(plan) = offsets::best_fit(&problem, PlacementOrder::Size.of(&problem), budget) else {
         return (None, 0);
     };
-    let mut known = Known {
+    let mut known = BoundedPiece {
         size: plan.size,
         bound: goal,
         offsets: plan.offsets.into_iter().enumerate().collect(),
@@ -167,14 +167,14 @@ fn around_core(
     // Offsets of fixed buffers count, so that they may add up to too much.
     let plan = Problem::new(fixed)
         .ok()
-        .and_then(|fixed| offsets::best_fit(&fixed, Order::Size.of(&fixed), budget));
+        .and_then(|fixed| offsets::best_fit(&fixed, PlacementOrder::Size.of(&fixed), budget));
     (plan, nodes)
 }
 
 /// A splitmix generator: the same tries every time.
-struct Random(u64);
+struct SplitMix(u64);
 
-impl Random {
+impl SplitMix {
     fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut value = self.0;

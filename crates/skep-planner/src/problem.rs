@@ -80,7 +80,7 @@ pub enum ProblemError {
         /// Its end.
         end: u64,
     },
-    /// An alignment that is no power of two.
+    /// An alignment that is not a power of two.
     #[error("buffer {buffer} has alignment {alignment}, expected a power of two")]
     Alignment {
         /// Position in the list.

@@ -5,7 +5,7 @@ use crate::{
     baselines::{self, tvm},
     budget::Budget,
     objects,
-    offsets::{self, Order},
+    offsets::{self, PlacementOrder},
     plan::{ObjectPlan, Plan},
     problem::Problem,
 };
@@ -24,7 +24,7 @@ pub struct Strategy {
 enum Method {
     Objects(Objects),
     Converted(Objects),
-    BestFit(Order),
+    BestFit(PlacementOrder),
     InTime,
     Tvm(tvm::Algorithm),
     Somas,
@@ -67,7 +67,7 @@ pub enum Unavailable {
         limit: u64,
     },
     /// The caller ended it before it had a plan.
-    #[error("`{strategy}` was ended before it had a plan")]
+    #[error("`{strategy}` was stopped before it had a plan")]
     Stopped {
         /// The strategy's name.
         strategy: &'static str,
@@ -166,37 +166,37 @@ impl Strategy {
         strategy(
             "offsets.greedy_by_size",
             "best fit, largest first",
-            Method::BestFit(Order::Size),
+            Method::BestFit(PlacementOrder::Size),
         ),
         strategy(
             "offsets.best_fit_by_conflicts",
             "best fit, most conflicts first",
-            Method::BestFit(Order::ConflictsSize),
+            Method::BestFit(PlacementOrder::ConflictsSize),
         ),
         strategy(
             "offsets.best_fit_by_load",
             "best fit, fullest moments first",
-            Method::BestFit(Order::LoadWidth),
+            Method::BestFit(PlacementOrder::LoadWidth),
         ),
         strategy(
             "xla.spatial",
             "best fit by size, then live range",
-            Method::BestFit(Order::SizeWidth),
+            Method::BestFit(PlacementOrder::SizeWidth),
         ),
         strategy(
             "xla.temporal",
             "best fit by live range, then size",
-            Method::BestFit(Order::WidthSize),
+            Method::BestFit(PlacementOrder::WidthSize),
         ),
         strategy(
             "xla.spatial_temporal",
             "best fit by their product",
-            Method::BestFit(Order::Area),
+            Method::BestFit(PlacementOrder::Area),
         ),
         strategy(
             "xla.phases",
             "best fit by start, then size",
-            Method::BestFit(Order::StartSize),
+            Method::BestFit(PlacementOrder::StartSize),
         ),
         strategy(
             "tvm.greedy_by_size",

@@ -19,7 +19,7 @@ pub enum InvalidPlan {
         /// In the problem.
         expected: usize,
     },
-    /// An offset that is no multiple of the alignment.
+    /// An offset that is not a multiple of the alignment.
     #[error("buffer {buffer} lies at {offset}, expected a multiple of {alignment}")]
     Alignment {
         /// Position in the problem.

@@ -1,4 +1,4 @@
-//! Problems that nobody should ask for: an error that says what and where, or a plan; never a panic, never a hang.
+//! Hostile problems: an error that says what and where, or a plan; never a panic, never a hang.
 
 mod common;
 
@@ -205,7 +205,7 @@ fn a_deep_search_takes_no_stack() {
 }
 
 #[test]
-fn the_validator_finds_what_is_wrong() {
+fn the_validator_finds_errors() {
     let problem = Problem::new(vec![
         Buffer::new(8, 0, 2),
         Buffer::new(8, 1, 3).aligned(8),

@@ -10,7 +10,7 @@ use std::{
 use common::{Random, conditioned, cut_rectangle, plain, read_csv};
 use proptest::prelude::*;
 use skep_planner::{
-    Budget, Buffer, Plan, Problem, Proof, Strategy as Planner, Unavailable, Workers, auto,
+    Budget, Buffer, JobRunner, Plan, Problem, Proof, Strategy as Planner, Unavailable, auto,
     auto_with, bounds, objects, offsets, validate, validate_offsets,
 };
 
@@ -92,7 +92,7 @@ proptest! {
 
 /// A problem of few buffers that its share of nodes does not search to the end.
 #[test]
-fn what_another_strategy_finds_auto_finds() {
+fn auto_is_never_worse_than_another_strategy() {
     let buffers = [
         (20, 3, 12),
         (39, 0, 1),
@@ -178,7 +178,7 @@ fn place_next(problem: &Problem, offsets: &mut [Option<u64>], best: &Cell<u64>) 
 /// Threads take jobs from both ends.
 struct Threads(AtomicU64);
 
-impl Workers for Threads {
+impl JobRunner for Threads {
     fn run(&self, jobs: usize, job: &(dyn Fn(usize) + Sync)) {
         self.0.fetch_add(1, Ordering::Relaxed);
         std::thread::scope(|scope| {
@@ -208,7 +208,11 @@ fn workers_do_not_change_the_plan() {
 #[test]
 fn a_published_hard_problem_is_solved() {
     let problem = read_csv(include_str!("data/minimalloc_a.csv"));
-    let greedy = offsets::best_fit(&problem, offsets::Order::Size.of(&problem), &BUDGET);
+    let greedy = offsets::best_fit(
+        &problem,
+        offsets::PlacementOrder::Size.of(&problem),
+        &BUDGET,
+    );
     assert!(greedy.expect("nothing ends it").size > 1_048_576);
     let answer = auto(&problem, &BUDGET);
     assert_eq!(validate_offsets(&problem, &answer.plan), Ok(()));
@@ -269,7 +273,7 @@ fn an_output_takes_its_inputs_place() {
 }
 
 #[test]
-fn what_is_fixed_is_planned_around() {
+fn fixed_buffers_are_planned_around() {
     let problem = Problem::new(vec![
         Buffer::new(4, 0, 4).at(6),
         Buffer::new(4, 0, 2),
@@ -328,10 +332,14 @@ fn the_fullest_moments_of_a_large_problem_are_searched() {
         };
         Buffer::new(1 + random.below(250), start, end)
     }));
-    // One that hangs all of it together.
+    // One buffer that connects them all.
     buffers.push(Buffer::new(16, 0, 20_000));
     let problem = Problem::new(buffers).expect("valid buffers");
-    let greedy = offsets::best_fit(&problem, offsets::Order::Size.of(&problem), &BUDGET);
+    let greedy = offsets::best_fit(
+        &problem,
+        offsets::PlacementOrder::Size.of(&problem),
+        &BUDGET,
+    );
     let answer = auto(&problem, &Budget::nodes(1_000_000));
     assert_eq!(validate_offsets(&problem, &answer.plan), Ok(()));
     assert!(greedy.expect("nothing ends it").size > 4_016);

@@ -7,7 +7,7 @@ use skep_planner::{
         self, reallocation_graph,
         shaped::{self, ShapedBuffer},
     },
-    offsets::{Order, best_fit},
+    offsets::{PlacementOrder, best_fit},
     validate_objects, validate_offsets,
 };
 
@@ -41,7 +41,8 @@ fn expect(problem: &Problem, got: Option<ObjectPlan>, objects: &[usize], sizes: 
 }
 
 fn expect_offsets(problem: &Problem, offsets: &[u64], total: u64) {
-    let plan = best_fit(problem, Order::Size.of(problem), &BUDGET).expect("nothing ends it");
+    let plan =
+        best_fit(problem, PlacementOrder::Size.of(problem), &BUDGET).expect("nothing ends it");
     assert_eq!((&*plan.offsets, plan.size), (offsets, total));
     assert_eq!(validate_offsets(problem, &plan), Ok(()));
 }

@@ -1,10 +1,10 @@
 //! Generated messages: the Open Inference Protocol with Triton's extensions, the model configuration, ONNX.
 //!
-//! Nothing here is written by hand but this page. `proto/*.proto` is the source; `cargo xtask codegen` writes
-//! `src/generated`, which is committed, and `cargo xtask tidy` fails when the two differ.
+//! Only this page is written by hand. `cargo xtask codegen` writes `src/generated` from `proto/*.proto`. Both are
+//! committed, and `cargo xtask tidy` fails if they differ.
 //!
-//! [`inference`] holds the protocol (package `inference`), [`onnx`] the model file format. [`descriptors`] gives the
-//! protocol's descriptors, from which `config.pbtxt` is parsed and the JSON form of a configuration is written.
+//! [`inference`] has the protocol (package `inference`), [`onnx`] the format of model files. [`descriptors`] has the
+//! protocol's descriptors: `config.pbtxt` is parsed and the JSON form of a configuration is written with them.
 #![allow(
     missing_docs,
     reason = "generated messages carry the protocol's names; docs/ explains them"
@@ -57,7 +57,7 @@ mod tests {
     use super::descriptors;
 
     #[test]
-    fn descriptors_hold_the_service_and_the_model_configuration() {
+    fn descriptors_contain_the_service_and_the_model_configuration() {
         let pool = descriptors();
         let service = pool
             .get_service_by_name("inference.GRPCInferenceService")

@@ -1,9 +1,9 @@
-//! What is wrong with a file of usage records.
+//! Errors in files of usage records.
 
-use skep_planner::ProblemError;
+use skep_planner::UsageRecordsError;
 use thiserror::Error;
 
-/// Why bytes are no usage records.
+/// Why bytes cannot be read as usage records.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum RecordsError {
@@ -26,8 +26,8 @@ pub enum RecordsError {
         /// In the decoder's words.
         reason: String,
     },
-    /// Compressed data of which too much would become.
-    #[error("gzip data becomes longer than {limit} bytes, expected at most as many")]
+    /// Compressed data that expands to too much.
+    #[error("gzip data expands to more than {limit} bytes, which is the limit")]
     TooLong {
         /// Bytes.
         limit: usize,
@@ -132,7 +132,7 @@ pub enum RecordsError {
         /// What is said of its input.
         input: String,
     },
-    /// Something is wrong with what a line says.
+    /// A line with an error.
     #[error("line {line}: {reason}")]
     AtLine {
         /// From 1.
@@ -148,7 +148,7 @@ pub enum RecordsError {
         /// What should be there.
         expected: &'static str,
     },
-    /// A value whose live range is not told.
+    /// A value without a live range.
     #[error(
         "line {line}: value `{name}` has no live range, expected one in the file of live ranges of the same run"
     )]
@@ -165,38 +165,14 @@ pub enum RecordsError {
         expected: &'static str,
     },
     /// More buffers than are read.
-    #[error("more than {limit} buffers, expected at most as many")]
+    #[error("more than {limit} buffers, which is the limit")]
     TooMany {
         /// How many may be.
         limit: usize,
     },
-    /// Two buffers of one name: a plan by name could not tell them apart.
-    #[error("buffers {first} and {second} are both called `{name}`, expected names that differ")]
-    Duplicate {
-        /// The name, shortened where it is long.
-        name: String,
-        /// Position of the first, from 0.
-        first: usize,
-        /// Position of the second, from 0.
-        second: usize,
-    },
     /// Buffers that cannot be planned.
-    #[error("{text}")]
-    Problem {
-        /// The invariant that a buffer breaks; it names buffers, shortened where their names are long.
-        text: String,
-        /// The same; it numbers buffers from 0.
-        reason: ProblemError,
-    },
-}
-
-/// So much of a text that a line can hold it.
-pub(crate) fn shortened(text: &str) -> String {
-    const MOST: usize = 80;
-    match text.char_indices().nth(MOST) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text.to_owned(),
-    }
+    #[error(transparent)]
+    Buffers(#[from] UsageRecordsError),
 }
 
 /// The text of a file.

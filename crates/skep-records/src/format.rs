@@ -37,9 +37,9 @@ impl Format {
                 () => Some(Self::Csv),
             };
         }
-        // Messages of both kinds say what they are in their outermost fields: an ONNX model has its version of the format
-        // in field 1 and its graph in 7; XLA has the module in field 1 and the assignment in 3.
-        let fields: Vec<(u32, u8)> = wire::Fields::new(bytes, 0)
+        // Messages of both kinds say what they are in their outermost fields: an ONNX model has its version of the
+        // format in field 1 and its graph in 7; XLA has the module in field 1 and the assignment in 3.
+        let fields: Vec<(u32, u8)> = wire::WireFields::new(bytes, 0)
             .map_while(Result::ok)
             .map(|field| (field.number, field.value.wire_type()))
             .collect();

@@ -12,10 +12,10 @@ use crate::error::RecordsError;
 /// How gzip data begins.
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
-/// The most bytes that compressed data may become: a million buffers with long names are a tenth of it.
+/// The most bytes that compressed data may expand to: a million buffers with long names take a tenth.
 const MAX_BYTES: usize = 1 << 30;
 
-/// Decompresses gzip data, of one member or several; anything else is returned as it is.
+/// Decompresses gzip data, of one member or several; anything else is returned unchanged.
 ///
 /// # Errors
 /// The data is broken or ends early, or becomes longer than 1 GiB.
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_packed_comes_back() {
+    fn compressed_data_comes_back() {
         let plain = b"id,lower,upper,size\n".repeat(1000);
         let mut twice = packed(&plain);
         twice.extend(packed(b"more"));
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_broken_is_refused() {
+    fn broken_data_is_refused() {
         let whole = packed(&b"id,lower,upper,size\n".repeat(1000));
         for end in 2..whole.len() {
             let error = unpack(&whole[..end]).expect_err("truncated");

@@ -1,10 +1,10 @@
 //! Tables: what is read, what is refused and in which words, and that what is written is read.
 
 use proptest::prelude::*;
-use skep_planner::Buffer;
-use skep_records::{Records, csv};
+use skep_planner::{Buffer, UsageRecords};
+use skep_records::csv;
 
-fn read(text: &str) -> Result<csv::Table, String> {
+fn read(text: &str) -> Result<csv::BufferTable, String> {
     csv::read(text.as_bytes()).map_err(|error| error.to_string())
 }
 
@@ -54,7 +54,7 @@ fn conditions_of_buffers() {
 }
 
 #[test]
-fn what_is_wrong_is_named_with_its_place() {
+fn errors_name_line_and_column() {
     const HEAD: &str = "id,lower,upper,size\n";
     let cases = [
         ("", "expected usage records, got nothing"),
@@ -122,7 +122,7 @@ fn what_is_wrong_is_named_with_its_place() {
         ),
         (
             "id,lower,upper,size,gaps\na,0,9,1,3-4\n",
-            "line 2, column `gaps`: expected nothing, for gaps in live ranges are not supported, got `3-4`",
+            "line 2, column `gaps`: expected an empty cell, since gaps in live ranges are not supported, got `3-4`",
         ),
         (
             "id,lower,upper,size,in_place\na,0,9,1,b\n",
@@ -160,7 +160,7 @@ fn a_table_has_an_end() {
     }
     assert_eq!(
         refused(&text),
-        "more than 4194304 buffers, expected at most as many"
+        "more than 4194304 buffers, which is the limit"
     );
 }
 
@@ -178,8 +178,8 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn what_is_written_is_read(list in prop::collection::vec(named(), 1..40)) {
-        if let Ok(records) = Records::new(list) {
+    fn written_tables_are_read_back(list in prop::collection::vec(named(), 1..40)) {
+        if let Ok(records) = UsageRecords::new(list) {
             let table = csv::read(csv::write(&records, None).as_bytes());
             // White space around a name has no meaning, and two may differ in nothing else.
             if let Ok(table) = table {

@@ -1,8 +1,8 @@
 //! XLA's dumps, as text and as a message of the same run.
 
 use proptest::prelude::*;
-use skep_planner::Buffer;
-use skep_records::{Format, Records, RecordsError, csv, unpack, xla};
+use skep_planner::{Buffer, UsageRecords};
+use skep_records::{Format, RecordsError, csv, unpack, xla};
 
 const ASSIGNMENT: &str = "\
 BufferAssignment:
@@ -100,7 +100,7 @@ fn message() -> Vec<u8> {
     [field(1, &[0x0a, 1, b'm']), long(3, assignment)].concat()
 }
 
-fn only(heaps: Result<Vec<(String, Records)>, RecordsError>) -> (String, Records) {
+fn only(heaps: Result<Vec<(String, UsageRecords)>, RecordsError>) -> (String, UsageRecords) {
     let mut heaps = heaps.expect("valid");
     assert_eq!(heaps.len(), 1);
     heaps.remove(0)
@@ -144,7 +144,7 @@ fn a_message_of_the_same_run() {
 }
 
 #[test]
-fn what_is_wrong_with_a_text_is_named() {
+fn errors_in_a_text_are_named() {
     let refused = |assignment: &str, ranges: &str| {
         let result = xla::read_text(assignment.as_bytes(), ranges.as_bytes());
         result.expect_err("invalid").to_string()
@@ -186,7 +186,7 @@ fn what_is_wrong_with_a_text_is_named() {
 }
 
 #[test]
-fn what_is_wrong_with_a_message_is_named() {
+fn errors_in_a_message_are_named() {
     let with_events = |events: &[Vec<u8>]| {
         let assignment = [logical_buffer(10, 128, &[]), field(4, &events.concat())].concat();
         field(3, &assignment)

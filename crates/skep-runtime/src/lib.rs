@@ -39,8 +39,9 @@ pub use serving::{
     ClassLabels, DEFAULT_MAX_WAITING, Device, InferRequest, InferResponse, LoadedVersion,
     NamedTensor, Parameter, Timing, WaitingLimit, end_longest_run,
 };
-pub use skep_backend::{Baked, RunMemory};
+pub use skep_backend::RunMemory;
 pub use skep_scheduler::PolicySnapshot;
+pub use skep_weights::Baked;
 pub use statistics::{
     BatchEnds, BatchStatistics, DurationStatistic, FailureReason, HistogramStatistics,
     InstanceStatistics, Latencies, MetricsOptions, Phase, SloStatistics, StatisticsSnapshot,

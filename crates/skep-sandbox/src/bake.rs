@@ -1,113 +1,59 @@
-//! Baking in a process of its own.
+//! Bakes models in separate processes.
 //!
 //! ```text
 //! server                                         process that bakes
-//!   plans: key, content, what it takes
-//!   claims the key: a directory     --------->   reads the model's files, writes into the directory, nothing else
+//!   plans: key, content, memory
+//!   claims the key: a directory     --------->   reads the model's files, writes into the directory alone
 //!   waits                           <---------   ends
-//!   looks at every byte there, publishes under the key that it computed
+//!   checks every byte there, publishes under the key that it computed
 //! ```
 
 use std::{
-    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    os::unix::ffi::OsStrExt,
     path::Path,
-    sync::{Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
-use rustix::process::{Signal, pidfd_send_signal};
-use skep_backend::{
-    Backend, BackendError, ErrorKind, LoadRequest, Weights,
-    baking::{Needed, Plan},
-};
+use skep_backend::{Backend, BackendError, ErrorKind, LoadRequest};
 use skep_cache::{Begun, Claim, Found};
+use skep_weights::{
+    WeightSource,
+    baking::{FormPlan, NeededForm},
+};
 
 use crate::{
-    message::Bake,
-    process::Process,
-    sandboxes::{BeginError, Starter},
+    cancel::Cancel,
+    message::BakeTask,
+    starter::{BeginError, Starter},
 };
 
-/// How often somebody looks whether another process has made the form that is wanted.
+/// How often a load looks whether another process has made the form.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// What a process may take that bakes.
+/// The limits of a process that bakes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct BakeLimits {
-    /// Until it is ended; much longer where it goes on behind a model that runs, and has to wait for the processor.
+    /// Wall time until it is killed. Much longer in the background, where it waits for the processor.
     pub wall: Option<Duration>,
-    /// Time of the processor, where it goes on behind a model that runs: everything else goes first.
+    /// CPU time, if it bakes in the background, where everything else goes first.
     pub behind: Option<Duration>,
 }
 
 /// How baking ended.
 #[derive(Debug)]
 pub enum BakeEnd {
-    /// What was made, or why nothing ever will be, is in the directory. Nobody has looked at it.
+    /// The directory holds the form, or the reason why there cannot be one. Not checked yet.
     Made,
-    /// It was not made this time; why.
+    /// The form was not made this time, with the reason.
     Refused(BackendError),
-    /// The process died, or had to be ended; how.
+    /// The process died or was killed, with the way it ended.
     Died(BackendError),
-    /// Nobody wanted it any more.
+    /// It was cancelled.
     Cancelled,
 }
 
-/// Ends a process that bakes, from anywhere.
-#[derive(Debug, Default)]
-pub struct Cancel(Mutex<State>);
-
-#[derive(Debug, Default)]
-struct State {
-    is_cancelled: bool,
-    running: Option<OwnedFd>,
-}
-
-impl Cancel {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Each change leaves a whole state.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Ends the process if it runs, and lets none start.
-    pub fn cancel(&self) {
-        let mut state = self.lock();
-        state.is_cancelled = true;
-        if let Some(handle) = &state.running {
-            // One that has ended takes no signal any more.
-            let _was_there = pidfd_send_signal(handle, Signal::KILL).is_ok();
-        }
-    }
-
-    /// Whether nobody wants it any more.
-    #[must_use]
-    pub fn is_cancelled(&self) -> bool {
-        self.lock().is_cancelled
-    }
-
-    /// Ends this process when it is cancelled, until the result is dropped.
-    pub(crate) fn watch(&self, process: &Process) -> Watched<'_> {
-        let mut state = self.lock();
-        state.running = process.handle().ok();
-        let is_cancelled = state.is_cancelled;
-        drop(state);
-        if is_cancelled {
-            self.cancel();
-        }
-        Watched(self)
-    }
-}
-
-pub(crate) struct Watched<'a>(&'a Cancel);
-
-impl Drop for Watched<'_> {
-    fn drop(&mut self) {
-        self.0.lock().running = None;
-    }
-}
-
-/// Bakes a model in a process of its own, which writes into `directory` and has ended afterwards.
+/// Bakes a model in a separate process, which writes into `directory`. The process has ended when this returns.
 pub fn bake(
     backend: &dyn Backend,
     request: &LoadRequest<'_>,
@@ -115,7 +61,7 @@ pub fn bake(
     limits: BakeLimits,
     cancel: &Cancel,
 ) -> BakeEnd {
-    let how = Bake {
+    let how = BakeTask {
         directory: directory.as_os_str().as_bytes().to_vec(),
         budget_bytes,
         behind: limits.behind.map(|time| time.as_secs().max(1)),
@@ -134,7 +80,8 @@ pub fn bake(
     }
 }
 
-/// Bakes a model before it is loaded. One that cannot be baked is loaded as it is, and one that is broken is refused then.
+/// Bakes a model before it is loaded. A model that cannot be baked is loaded without a form; a broken one is refused
+/// then.
 pub(crate) fn if_possible(
     backend: &dyn Backend,
     request: &LoadRequest<'_>,
@@ -144,20 +91,20 @@ pub(crate) fn if_possible(
     match first(backend, request, limit) {
         Ok(None) => {}
         Ok(Some(Found::Unusable(why))) => {
-            tracing::warn!("model `{name}` is loaded as it is: {why}");
+            tracing::warn!("model `{name}` is loaded without a baked form: {why}");
         }
         Ok(Some(_)) => tracing::info!("baked `{}`", request.file.path().display()),
         Err(error) => tracing::warn!("model `{name}` was not baked: {error}"),
     }
 }
 
-/// What was published; `None` where nothing had to be made.
+/// The published form; `None` if there was nothing to make.
 fn first(
     backend: &dyn Backend,
     request: &LoadRequest<'_>,
     limit: Option<Duration>,
 ) -> Result<Option<Found>, BackendError> {
-    let (Some(weights), Plan::Needed(needed)) = (request.weights, backend.plan_form(request)?)
+    let (Some(weights), FormPlan::Needed(needed)) = (request.weights, backend.plan_form(request)?)
     else {
         return Ok(None);
     };
@@ -177,10 +124,10 @@ fn first(
     }
 }
 
-/// The right to make a form; `None` where another one made it meanwhile, for which this waits as long as baking may take.
+/// Claims the right to make a form. Waits for another process that makes it, up to `limit`; `None` if that one made it.
 fn claim(
-    weights: &Weights,
-    needed: &Needed,
+    weights: &WeightSource,
+    needed: &NeededForm,
     limit: Option<Duration>,
 ) -> Result<Option<Claim>, BackendError> {
     let began = Instant::now();
@@ -198,9 +145,9 @@ fn claim(
     }
 }
 
-/// Removes what is damaged of a form that a worker could not use.
+/// Removes the damaged parts of a form that a worker could not use.
 pub(crate) fn remove_damage(backend: &dyn Backend, request: &LoadRequest<'_>) {
-    if let Ok(Plan::Known(form)) = backend.plan_form(request)
+    if let Ok(FormPlan::Known(form)) = backend.plan_form(request)
         && let Err(error) = form.verify()
     {
         let path = request.file.path().display();

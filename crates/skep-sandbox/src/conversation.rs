@@ -1,45 +1,51 @@
-//! One batch after another with a worker that is not to be trusted.
+//! Runs batches in a worker that is not trusted.
 
 use std::{
+    borrow::Cow,
     io,
     os::fd::{AsFd, OwnedFd},
 };
 
 use bytes::Bytes;
 use skep_backend::{BackendError, OutputSlot, RunMemory};
-use skep_tensor::{ALIGNMENT, AlignedBuffer, Refused, RunBound, RunCharge, Tensor, TensorView};
+use skep_ipc::FrameError;
+use skep_tensor::{ALIGNMENT, AlignedBuffer, RunBound, RunCharge, RunRefused, Tensor, TensorView};
 
 use crate::{
     channel::Channel,
-    memory::Memory,
-    message::{Answer, Place, Request},
+    memory::MemoryFile,
+    message::{FromWorker, SharedTensor, ToWorker},
 };
 
-/// How often a worker may ask for room during one run: before it, where shapes are known, and after it.
+/// How often a worker may ask for room during one batch: before the run if shapes are known, and after it.
 const MAX_ROOMS: usize = 2;
 
 /// Why a batch has no outputs.
 #[derive(Debug)]
-pub(crate) enum Failure {
-    /// The worker was gone before the batch was sent.
+pub(crate) enum RunFailure {
+    /// The worker was gone before it had the batch.
     Idle,
     /// It ended while it had the batch.
     Ended,
-    /// It said something that it must not say.
-    Wrong(&'static str),
-    /// The run failed; whether the worker ends with it.
+    /// It broke the protocol.
+    Wrong(Cow<'static, str>),
+    /// The run failed. `ends`: whether the worker ends as well.
     Run {
         error: BackendError,
         memory: Option<RunMemory>,
         ends: bool,
     },
-    /// The batch could not be sent, and the worker knows nothing of it.
+    /// The batch could not be sent; the worker is unaffected.
     Unsent(io::Error),
 }
 
-impl Failure {
-    /// The run may not take so much; the worker has ended it.
-    fn refused(refused: Refused) -> Self {
+impl RunFailure {
+    fn wrong(what: &'static str) -> Self {
+        Self::Wrong(what.into())
+    }
+
+    /// A bound refused the run's memory; the worker has ended the run.
+    fn refused(refused: RunRefused) -> Self {
         Self::Run {
             error: refused.into(),
             memory: None,
@@ -48,12 +54,12 @@ impl Failure {
     }
 }
 
-/// The conversation with a worker that waits for a batch, and the memory that it shares.
+/// The server's side of a worker: the connection, and the shared memory.
 pub(crate) struct Conversation {
     channel: Channel<OwnedFd>,
-    inputs: Option<Memory>,
-    outputs: Option<Memory>,
-    /// What a run may take of this process's memory: the room for its outputs, and the copies out of that.
+    inputs: Option<MemoryFile>,
+    outputs: Option<MemoryFile>,
+    /// Bounds this process's memory for a run: the room for its outputs, and the copies of them.
     bound: RunBound,
 }
 
@@ -72,36 +78,36 @@ impl Conversation {
         &mut self,
         inputs: &[TensorView<'_>],
         outputs: &mut [OutputSlot],
-    ) -> Result<Option<RunMemory>, Failure> {
+    ) -> Result<Option<RunMemory>, RunFailure> {
         if let Err(failure) = self.send(inputs, outputs) {
-            // The worker may not have it; the next batch brings other memory.
+            // The worker may not have the memory; the next batch brings new memory.
             self.inputs = None;
             return Err(failure);
         }
         let mut charge = self.bound.begin(0);
         let (places, memory) = self.answer(&mut charge)?;
         if places.len() != outputs.len() {
-            return Err(Failure::Wrong(
-                "it gave another number of outputs than asked for",
+            return Err(RunFailure::wrong(
+                "it gave another number of outputs than was asked for",
             ));
         }
-        let room = self.outputs.as_ref().map_or(0, Memory::length);
+        let room = self.outputs.as_ref().map_or(0, MemoryFile::length);
         let mut lengths = places.iter().map(|place| place.length);
-        // One that lies outside by itself is told apart below.
+        // An output that is by itself outside is reported below.
         if lengths.clone().all(|length| length <= room)
             && lengths
                 .try_fold(0usize, usize::checked_add)
                 .is_none_or(|all| all > room)
         {
-            return Err(Failure::Wrong(
+            return Err(RunFailure::wrong(
                 "its outputs have more bytes than the shared memory",
             ));
         }
-        // The copies; one that lies outside is told apart below.
+        // For the copies; an output that lies outside is reported below.
         let copied = places.iter().map(|place| place.length.min(room) as u64);
         charge
             .admit(copied.fold(0, u64::saturating_add))
-            .map_err(Failure::refused)?;
+            .map_err(RunFailure::refused)?;
         for (slot, place) in outputs.iter_mut().zip(places) {
             slot.fill(self.take(place)?);
         }
@@ -109,14 +115,18 @@ impl Conversation {
     }
 
     /// Writes the inputs and says where they are.
-    fn send(&mut self, inputs: &[TensorView<'_>], outputs: &[OutputSlot]) -> Result<(), Failure> {
+    fn send(
+        &mut self,
+        inputs: &[TensorView<'_>],
+        outputs: &[OutputSlot],
+    ) -> Result<(), RunFailure> {
         let mut end = 0usize;
-        let places: Vec<Place> = inputs
+        let places: Vec<SharedTensor> = inputs
             .iter()
             .map(|view| {
                 let offset = end;
                 end = (end + view.data().len()).next_multiple_of(ALIGNMENT);
-                Place {
+                SharedTensor {
                     datatype: view.datatype(),
                     shape: view.shape().clone(),
                     offset,
@@ -129,19 +139,19 @@ impl Conversation {
             .as_ref()
             .is_none_or(|memory| memory.length() < end);
         if fresh {
-            // The old one goes first: never both.
+            // Free the old memory first: never both.
             self.inputs = None;
-            self.inputs = Some(Memory::at_least(end).map_err(Failure::Unsent)?);
+            self.inputs = Some(MemoryFile::at_least(end).map_err(RunFailure::Unsent)?);
         }
         let Some(memory) = &self.inputs else {
-            return Err(Failure::Ended);
+            return Err(RunFailure::Ended);
         };
         for (view, place) in inputs.iter().zip(&places) {
             memory
                 .write(place.offset, view.data())
-                .map_err(Failure::Unsent)?;
+                .map_err(RunFailure::Unsent)?;
         }
-        let request = Request::Run {
+        let request = ToWorker::Run {
             memory: fresh.then(|| memory.length()),
             inputs: places,
             wanted: outputs.iter().map(OutputSlot::index).collect(),
@@ -151,83 +161,90 @@ impl Conversation {
             |writer| request.encode(writer),
             &descriptors[..usize::from(fresh)],
         );
-        sent.map_err(|error| match error.kind() {
-            io::ErrorKind::InvalidInput => Failure::Unsent(error),
-            _ => Failure::Idle,
+        sent.map_err(|error| match error {
+            FrameError::Unsendable { .. } => RunFailure::Unsent(error.into()),
+            _ => RunFailure::Idle,
         })
     }
 
-    /// Waits for the outputs; gives room for them where the worker asks for it.
+    /// Waits for the outputs, and makes room for them if the worker asks.
     fn answer(
         &mut self,
         charge: &mut RunCharge,
-    ) -> Result<(Vec<Place>, Option<RunMemory>), Failure> {
+    ) -> Result<(Vec<SharedTensor>, Option<RunMemory>), RunFailure> {
         for _ in 0..=MAX_ROOMS {
             let received = self.channel.receive();
-            let message = received.map_err(receive_failure)?.ok_or(Failure::Ended)?;
-            match Answer::decode(message) {
-                Ok(Answer::Ran { outputs, memory }) => return Ok((outputs, memory)),
-                Ok(Answer::Failed {
+            let message = received
+                .map_err(receive_failure)?
+                .ok_or(RunFailure::Ended)?;
+            match FromWorker::decode(message) {
+                Ok(FromWorker::Ran { outputs, memory }) => return Ok((outputs, memory)),
+                Ok(FromWorker::Failed {
                     error,
                     memory,
                     ends,
                 }) => {
-                    return Err(Failure::Run {
+                    return Err(RunFailure::Run {
                         error,
                         memory,
                         ends,
                     });
                 }
-                Ok(Answer::NeedRoom(bytes)) => match charge.admit(bytes as u64) {
+                Ok(FromWorker::NeedRoom(bytes)) => match charge.admit(bytes as u64) {
                     Ok(()) => self.give_room(bytes)?,
                     Err(refused) => return Err(self.refuse_room(refused)),
                 },
-                Ok(Answer::Loaded(_) | Answer::Told(_) | Answer::Baked | Answer::Refused(_)) => {
-                    return Err(Failure::Wrong("it answered what nobody had asked"));
+                Ok(
+                    FromWorker::Loaded(_)
+                    | FromWorker::Told(_)
+                    | FromWorker::Baked
+                    | FromWorker::Refused(_),
+                ) => {
+                    return Err(RunFailure::wrong("it sent an answer without a request"));
                 }
-                Err(malformed) => return Err(Failure::Wrong(malformed.0)),
+                Err(malformed) => return Err(RunFailure::Wrong(malformed.into_reason())),
             }
         }
-        Err(Failure::Wrong("it asked for memory again and again"))
+        Err(RunFailure::wrong("it asked for memory too often"))
     }
 
-    /// Tells the worker that it gets no room, and waits until it has given up the run.
-    fn refuse_room(&mut self, refused: Refused) -> Failure {
+    /// Refuses room to the worker, and waits until it has given up the run.
+    fn refuse_room(&mut self, refused: RunRefused) -> RunFailure {
         let sent = self
             .channel
-            .send(|writer| Request::NoRoom.encode(writer), &[]);
+            .send(|writer| ToWorker::NoRoom.encode(writer), &[]);
         if sent.is_err() {
-            return Failure::Ended;
+            return RunFailure::Ended;
         }
         match self.channel.receive() {
-            Ok(Some(message)) => match Answer::decode(message) {
-                Ok(Answer::Failed { memory, ends, .. }) => Failure::Run {
+            Ok(Some(message)) => match FromWorker::decode(message) {
+                Ok(FromWorker::Failed { memory, ends, .. }) => RunFailure::Run {
                     error: refused.into(),
                     memory,
                     ends,
                 },
-                _ => Failure::Wrong("it went on without the memory that it asked for"),
+                _ => RunFailure::wrong("it went on after its memory was refused"),
             },
-            Ok(None) => Failure::Ended,
+            Ok(None) => RunFailure::Ended,
             Err(error) => receive_failure(error),
         }
     }
 
-    fn give_room(&mut self, bytes: usize) -> Result<(), Failure> {
+    fn give_room(&mut self, bytes: usize) -> Result<(), RunFailure> {
         self.outputs = None;
-        let memory = Memory::at_least(bytes)
-            .map_err(|_| Failure::Wrong("it asked for more memory than there may be"))?;
-        let request = Request::Room(memory.length());
+        let memory = MemoryFile::at_least(bytes)
+            .map_err(|_| RunFailure::wrong("it asked for more memory than is allowed"))?;
+        let request = ToWorker::Room(memory.length());
         self.channel
             .send(|writer| request.encode(writer), &[memory.file().as_fd()])
-            .map_err(|_| Failure::Ended)?;
+            .map_err(|_| RunFailure::Ended)?;
         self.outputs = Some(memory);
         Ok(())
     }
 
-    /// Copies an output out of the shared memory, and looks at the copy alone.
-    fn take(&self, place: Place) -> Result<Tensor, Failure> {
-        let Place {
+    /// Copies an output out of the shared memory. Only the copy is read.
+    fn take(&self, place: SharedTensor) -> Result<Tensor, RunFailure> {
+        let SharedTensor {
             datatype,
             shape,
             offset,
@@ -236,33 +253,35 @@ impl Conversation {
         let data = if length == 0 {
             Bytes::new()
         } else {
-            let outside = Failure::Wrong("an output lies outside of the shared memory");
+            let outside = RunFailure::wrong("an output lies outside of the shared memory");
             let end = offset.checked_add(length);
             let memory = self.outputs.as_ref();
             let Some(memory) = memory.filter(|m| end.is_some_and(|end| end <= m.length())) else {
                 return Err(outside);
             };
             let copy = AlignedBuffer::try_zeroed(length);
-            let mut copy = copy.map_err(|error| Failure::Run {
+            let mut copy = copy.map_err(|error| RunFailure::Run {
                 error: error.into(),
                 memory: None,
                 ends: false,
             })?;
             memory
                 .read(offset, &mut copy)
-                .map_err(|_| Failure::Wrong("an output cannot be read"))?;
+                .map_err(|_| RunFailure::wrong("an output cannot be read"))?;
             copy.freeze()
         };
         Tensor::new(datatype, shape, data)
-            .map_err(|_| Failure::Wrong("an output's bytes do not agree with its shape"))
+            .map_err(|_| RunFailure::wrong("an output's bytes do not agree with its shape"))
     }
 }
 
-/// What a failed read means: the socket of a process that ended, or a message that is none.
-fn receive_failure(error: io::Error) -> Failure {
-    match error.kind() {
-        io::ErrorKind::InvalidData => Failure::Wrong("it sent what is no message"),
-        _ => Failure::Ended,
+/// What a failed read means: a malformed message, or the end of the process.
+fn receive_failure(error: FrameError) -> RunFailure {
+    match error {
+        FrameError::TooLong { .. } | FrameError::OutOfTurn => {
+            RunFailure::wrong("it sent a malformed message")
+        }
+        _ => RunFailure::Ended,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Workers that lie: a thread plays each.
+//! Workers that break the protocol, each played by a thread.
 
 use std::{os::unix::net::UnixStream, thread};
 
@@ -6,10 +6,10 @@ use skep_backend::{BackendError, ErrorKind, OutputSlot};
 use skep_tensor::{RunBound, Tensor, TensorView};
 use skep_types::{DataType, Shape};
 
-use super::{Channel, Conversation, Failure, MAX_ROOMS, Place};
+use super::{Channel, Conversation, MAX_ROOMS, RunFailure, SharedTensor};
 use crate::{
     memory::MAX_BYTES,
-    message::{Answer, Request},
+    message::{FromWorker, ToWorker},
 };
 
 /// The worker's side of a test.
@@ -17,30 +17,30 @@ struct Peer(Channel<UnixStream>);
 
 impl Peer {
     /// The next request and the memory that came with it.
-    fn hear(&mut self) -> (Request, Option<std::fs::File>) {
+    fn hear(&mut self) -> (ToWorker, Option<std::fs::File>) {
         let received = self.0.receive_with_descriptors().expect("receive");
         let (message, descriptors) = received.expect("open");
         let file = descriptors.into_iter().next().map(Into::into);
-        (Request::decode(message).expect("request"), file)
+        (ToWorker::decode(message).expect("request"), file)
     }
 
-    fn say(&mut self, answer: &Answer) {
+    fn say(&mut self, answer: &FromWorker) {
         let said = self.0.send(|writer| answer.encode(writer), &[]);
         said.expect("send");
     }
 
     /// Asks for room and gets memory.
     fn room(&mut self, bytes: usize) -> (usize, std::fs::File) {
-        self.say(&Answer::NeedRoom(bytes));
-        let (Request::Room(length), Some(memory)) = self.hear() else {
+        self.say(&FromWorker::NeedRoom(bytes));
+        let (ToWorker::Room(length), Some(memory)) = self.hear() else {
             panic!("room was asked for");
         };
         (length, memory)
     }
 }
 
-/// Runs a batch of one INT16 [3] for one output against a worker that does as `play` says.
-fn run(play: impl FnOnce(Peer) + Send + 'static) -> Result<Tensor, Failure> {
+/// Runs a batch of one INT16 [3] for one output against the worker `play`.
+fn run(play: impl FnOnce(Peer) + Send + 'static) -> Result<Tensor, RunFailure> {
     let mut outputs = [OutputSlot::new(0)];
     run_into(&mut outputs, play)?;
     let [output] = outputs;
@@ -50,7 +50,7 @@ fn run(play: impl FnOnce(Peer) + Send + 'static) -> Result<Tensor, Failure> {
 fn run_into(
     outputs: &mut [OutputSlot],
     play: impl FnOnce(Peer) + Send + 'static,
-) -> Result<(), Failure> {
+) -> Result<(), RunFailure> {
     let (ours, theirs) = UnixStream::pair().expect("pair");
     let peer = Peer(Channel::new(theirs));
     let mut conversation = Conversation::new(Channel::new(ours.into()), RunBound::default());
@@ -63,13 +63,13 @@ fn run_into(
     outcome.map(|_| ())
 }
 
-fn ran(outputs: Vec<Place>) -> Answer {
+fn ran(outputs: Vec<SharedTensor>) -> FromWorker {
     let memory = None;
-    Answer::Ran { outputs, memory }
+    FromWorker::Ran { outputs, memory }
 }
 
-fn place(datatype: DataType, dims: &[usize], offset: usize, length: usize) -> Place {
-    Place {
+fn place(datatype: DataType, dims: &[usize], offset: usize, length: usize) -> SharedTensor {
+    SharedTensor {
         datatype,
         shape: Shape::new(dims).expect("shape"),
         offset,
@@ -77,15 +77,15 @@ fn place(datatype: DataType, dims: &[usize], offset: usize, length: usize) -> Pl
     }
 }
 
-fn is_wrong<T>(outcome: &Result<T, Failure>, what: &str) -> bool {
-    matches!(outcome, Err(Failure::Wrong(why)) if *why == what)
+fn is_wrong<T>(outcome: &Result<T, RunFailure>, what: &str) -> bool {
+    matches!(outcome, Err(RunFailure::Wrong(why)) if why == what)
 }
 
 #[test]
 fn inputs_go_and_outputs_come_through_shared_memory() {
     use std::os::unix::fs::FileExt;
     let output = run(|mut peer| {
-        let (Request::Run { inputs, wanted, .. }, Some(memory)) = peer.hear() else {
+        let (ToWorker::Run { inputs, wanted, .. }, Some(memory)) = peer.hear() else {
             panic!("a first batch comes with memory");
         };
         assert_eq!((inputs.len(), &wanted[..]), (1, &[0][..]));
@@ -103,10 +103,10 @@ fn inputs_go_and_outputs_come_through_shared_memory() {
 }
 
 #[test]
-fn places_that_are_none_are_refused() {
+fn malformed_outputs_are_refused() {
     let outside = "an output lies outside of the shared memory";
     let disagree = "an output's bytes do not agree with its shape";
-    let number = "it gave another number of outputs than asked for";
+    let number = "it gave another number of outputs than was asked for";
     let good = || place(DataType::Uint8, &[6], 0, 6);
     let cases = [
         (
@@ -141,7 +141,7 @@ fn places_that_are_none_are_refused() {
 }
 
 #[test]
-fn outputs_fit_the_memory_all_together() {
+fn outputs_together_must_fit_the_memory() {
     // Each of them does.
     let whole = || place(DataType::Uint8, &[64 << 10], 0, 64 << 10);
     let mut slots = [OutputSlot::new(0), OutputSlot::new(1)];
@@ -163,11 +163,11 @@ fn outputs_fit_the_memory_all_together() {
 fn memory_is_bounded() {
     let outcome = run(|mut peer| {
         peer.hear();
-        peer.say(&Answer::NeedRoom(MAX_BYTES + 1));
+        peer.say(&FromWorker::NeedRoom(MAX_BYTES + 1));
     });
     assert!(is_wrong(
         &outcome,
-        "it asked for more memory than there may be"
+        "it asked for more memory than is allowed"
     ));
     let outcome = run(|mut peer| {
         peer.hear();
@@ -175,11 +175,11 @@ fn memory_is_bounded() {
             peer.room(1);
         }
     });
-    assert!(is_wrong(&outcome, "it asked for memory again and again"));
+    assert!(is_wrong(&outcome, "it asked for memory too often"));
 }
 
 #[test]
-fn room_that_a_run_may_not_have_costs_the_run_and_not_the_worker() {
+fn refused_room_ends_the_run_and_not_the_worker() {
     let (ours, theirs) = UnixStream::pair().expect("pair");
     let mut peer = Peer(Channel::new(theirs));
     let bound = RunBound {
@@ -190,22 +190,22 @@ fn room_that_a_run_may_not_have_costs_the_run_and_not_the_worker() {
     let thread = thread::spawn(move || {
         for answers in [true, false] {
             peer.hear();
-            peer.say(&Answer::NeedRoom(1000));
-            assert_eq!(peer.hear().0, Request::NoRoom);
+            peer.say(&FromWorker::NeedRoom(1000));
+            assert_eq!(peer.hear().0, ToWorker::NoRoom);
             let error = BackendError::new(ErrorKind::Exhausted, "no");
             peer.say(&match answers {
-                true => Answer::Failed {
+                true => FromWorker::Failed {
                     error,
                     memory: None,
                     ends: false,
                 },
-                false => Answer::NeedRoom(1),
+                false => FromWorker::NeedRoom(1),
             });
         }
     });
     let mut run = || conversation.run(&[], &mut [OutputSlot::new(0)]);
     match run() {
-        Err(Failure::Run { error, ends, .. }) => {
+        Err(RunFailure::Run { error, ends, .. }) => {
             assert!(
                 !ends && error.to_string().contains("may take 100"),
                 "{error}"
@@ -214,18 +214,18 @@ fn room_that_a_run_may_not_have_costs_the_run_and_not_the_worker() {
         other => panic!("{other:?}"),
     }
     let outcome = run();
-    assert!(matches!(outcome, Err(Failure::Wrong(_))), "{outcome:?}");
+    assert!(matches!(outcome, Err(RunFailure::Wrong(_))), "{outcome:?}");
     thread.join().expect("the peer");
 }
 
 #[test]
-fn words_that_are_no_answer_are_refused() {
+fn messages_out_of_place_are_refused() {
     let outcome = run(|mut peer| {
         peer.hear();
         let error = BackendError::new(ErrorKind::Internal, "no");
-        peer.say(&Answer::Refused(error));
+        peer.say(&FromWorker::Refused(error));
     });
-    assert!(is_wrong(&outcome, "it answered what nobody had asked"));
+    assert!(is_wrong(&outcome, "it sent an answer without a request"));
     let outcome = run(|mut peer| {
         peer.hear();
         let said = peer.0.send(|writer| writer.bytes(b"nonsense"), &[]);
@@ -235,14 +235,14 @@ fn words_that_are_no_answer_are_refused() {
 }
 
 #[test]
-fn an_end_is_told_apart_by_whether_the_batch_was_sent() {
+fn a_worker_that_ends_before_the_batch_differs_from_one_that_ends_with_it() {
     let outcome = run(|mut peer| drop(peer.hear()));
-    assert!(matches!(outcome, Err(Failure::Ended)), "{outcome:?}");
+    assert!(matches!(outcome, Err(RunFailure::Ended)), "{outcome:?}");
     let (ours, theirs) = UnixStream::pair().expect("pair");
     drop(theirs);
     let mut conversation = Conversation::new(Channel::new(ours.into()), RunBound::default());
     let outcome = conversation.run(&[], &mut []);
-    assert!(matches!(outcome, Err(Failure::Idle)), "{outcome:?}");
+    assert!(matches!(outcome, Err(RunFailure::Idle)), "{outcome:?}");
 }
 
 #[test]
@@ -252,13 +252,13 @@ fn a_failed_run_says_why_and_whether_the_worker_ends() {
             peer.hear();
             let error = BackendError::new(ErrorKind::InvalidArgument, "no");
             let memory = None;
-            peer.say(&Answer::Failed {
+            peer.say(&FromWorker::Failed {
                 error,
                 memory,
                 ends,
             });
         });
-        let Err(Failure::Run {
+        let Err(RunFailure::Run {
             error, ends: end, ..
         }) = outcome
         else {

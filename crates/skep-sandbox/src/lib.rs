@@ -1,8 +1,8 @@
-//! Instances in processes of their own.
+//! Instances in worker processes.
 //!
-//! A model whose configuration says `isolation` `process` is loaded by [`load`] instead of its backend. Each of
-//! its instances then is a *worker process*: the server's own executable with the command [`COMMAND`], which loads the
-//! model by itself, gives up the rights that a running model has no use for, and runs one batch at a time.
+//! For a model with `isolation` `process`, the server calls [`load`] instead of its backend. Each instance is then a
+//! *worker process*: the server's own executable with the command [`COMMAND`]. It loads the model, gives up every right
+//! that a running model does not need, and runs one batch at a time.
 //!
 //! ```text
 //! server process                                        worker process, one an instance
@@ -12,26 +12,26 @@
 //!                     <-- outputs: memory file -------    mapped for writing
 //! ```
 //!
-//! The server trusts nothing that a worker says: every message is bounded and checked, tensors are copied out of the
-//! shared memory before they are looked at, and the server never maps that memory. What ends a worker costs the batch
-//! that it runs; the instance then says that it is lost ([`Instance::is_lost`](skep_backend::Instance::is_lost)), and its
-//! owner makes another one.
+//! The server trusts nothing that a worker says. It bounds and checks every message, copies tensors out of the shared
+//! memory before it looks at them, and never maps that memory. A worker that ends loses the batch that it runs; the
+//! instance then reports itself lost ([`Instance::is_lost`](skep_backend::Instance::is_lost)), and its owner makes
+//! another one.
 
 mod bake;
+mod cancel;
 mod channel;
 mod conversation;
-mod encode;
+mod load;
 mod log;
 mod memory;
 mod message;
 mod model;
 mod process;
-mod sandboxes;
 mod signature;
+mod starter;
 pub mod worker;
 
-pub use bake::{BakeEnd, BakeLimits, Cancel, bake};
-pub use sandboxes::{ask, load};
-
-/// The command line's word that makes the executable a worker process.
-pub const COMMAND: &str = "sandbox";
+pub use bake::{BakeEnd, BakeLimits, bake};
+pub use cancel::Cancel;
+pub use load::{ask, load};
+pub use process::COMMAND;

@@ -1,34 +1,34 @@
-//! The log of a worker process: read line by line, and passed on at a bounded rate.
+//! Passes on the log of a worker process, line by line and at a bounded rate.
 //!
-//! A process that writes without pause neither fills the server's log nor waits for it: all that it writes is read, and
-//! what is too much is counted and left out.
+//! A process that writes without pause neither fills the server's log nor blocks: everything is read, and lines beyond
+//! the rate are counted and dropped.
 
 use std::{
     io::{BufRead, BufReader, Read},
     time::{Duration, Instant},
 };
 
-/// How much of a line is kept, in bytes.
+/// The longest line, in bytes.
 const MAX_LINE_BYTES: u64 = 4096;
 
-/// What one passes on at once: a panic with its trace has a hundred lines.
+/// Lines that may come at once: a panic with its trace has a hundred.
 const BURST: f64 = 200.0;
 
-/// Lines a second after that: with half a KiB each, 440 MB a day.
+/// Lines a second after that. With half a KiB each, that is 440 MB a day.
 const LINES_PER_SECOND: f64 = 10.0;
 
-/// A longer line counts as several.
+/// A line that is longer than this counts as several.
 const BYTES_OF_A_LINE: usize = 512;
 
-/// How often it is said at most that lines were left out.
+/// The shortest time between two reports of dropped lines.
 const BETWEEN_REPORTS: Duration = Duration::from_secs(10);
 
-/// What may be passed on.
+/// A token bucket of log lines.
 #[derive(Debug)]
 struct Allowance {
     lines: f64,
     since: Instant,
-    /// Lines that were left out since the last report.
+    /// Lines dropped since the last report.
     left_out: u64,
     reported: Option<Instant>,
 }
@@ -43,7 +43,7 @@ impl Allowance {
         }
     }
 
-    /// Whether a line of so many bytes is passed on; one that is not is counted.
+    /// Whether a line of `bytes` bytes is passed on. A dropped line is counted.
     fn take(&mut self, now: Instant, bytes: usize) -> bool {
         let passed = now.saturating_duration_since(self.since).as_secs_f64();
         self.since = now;
@@ -58,7 +58,7 @@ impl Allowance {
         true
     }
 
-    /// How many lines were left out, where it is time to say so.
+    /// The number of dropped lines, if it is time to report it.
     fn report(&mut self, now: Instant) -> Option<u64> {
         let is_due = self
             .reported
@@ -71,23 +71,27 @@ impl Allowance {
     }
 }
 
-/// What is passed on.
+/// A line, or a report of dropped lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Entry<'a> {
+pub(crate) enum LogEntry<'a> {
     /// A line as the process wrote it.
     Line(&'a str),
-    /// So many lines were left out.
+    /// The number of dropped lines.
     LeftOut(u64),
 }
 
 /// Passes lines on until the log ends.
-pub(crate) fn pass_on(log: impl Read, now: impl Fn() -> Instant, mut say: impl FnMut(Entry<'_>)) {
+pub(crate) fn pass_on(
+    log: impl Read,
+    now: impl Fn() -> Instant,
+    mut say: impl FnMut(LogEntry<'_>),
+) {
     let mut log = BufReader::new(log);
     let mut allowance = Allowance::new(now());
     let mut line = Vec::new();
     loop {
         line.clear();
-        // What is longer than a line may be becomes several.
+        // A longer line becomes several.
         let mut limited = log.by_ref().take(MAX_LINE_BYTES);
         match limited.read_until(b'\n', &mut line) {
             Ok(0) | Err(_) => break,
@@ -98,12 +102,12 @@ pub(crate) fn pass_on(log: impl Read, now: impl Fn() -> Instant, mut say: impl F
             continue;
         }
         if let Some(count) = allowance.report(time) {
-            say(Entry::LeftOut(count));
+            say(LogEntry::LeftOut(count));
         }
-        say(Entry::Line(String::from_utf8_lossy(&line).trim()));
+        say(LogEntry::Line(String::from_utf8_lossy(&line).trim()));
     }
     if allowance.left_out > 0 {
-        say(Entry::LeftOut(allowance.left_out));
+        say(LogEntry::LeftOut(allowance.left_out));
     }
 }
 
@@ -113,7 +117,7 @@ mod tests {
 
     use super::*;
 
-    /// What is passed on of a log, where each line takes so long to come.
+    /// Passes on a log whose lines arrive `between` apart.
     fn passed_on(text: &str, between: Duration) -> (usize, Vec<u64>) {
         let (start, lines) = (Instant::now(), Cell::new(0));
         let now = || {
@@ -122,17 +126,17 @@ mod tests {
         };
         let (mut count, mut left_out) = (0, Vec::new());
         pass_on(text.as_bytes(), now, |entry| match entry {
-            Entry::Line(line) => {
+            LogEntry::Line(line) => {
                 assert!(text.contains(line));
                 count += 1;
             }
-            Entry::LeftOut(number) => left_out.push(number),
+            LogEntry::LeftOut(number) => left_out.push(number),
         });
         (count, left_out)
     }
 
     #[test]
-    fn a_log_at_its_ease_is_passed_on_whole() {
+    fn a_slow_log_is_passed_on_completely() {
         let text = "WARN one\n".repeat(1000);
         assert_eq!(passed_on(&text, Duration::from_millis(100)), (1000, vec![]));
         // A trace of a panic, all at once.
@@ -143,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_flood_a_part_is_passed_on_and_the_rest_counted() {
+    fn a_flood_is_passed_on_in_part_and_the_rest_counted() {
         let flood = "x\n".repeat(100_000);
         assert_eq!(passed_on(&flood, Duration::ZERO), (200, vec![99_800]));
         // A thousand lines a second for a hundred seconds.
@@ -151,7 +155,7 @@ mod tests {
         assert_eq!(count, 200 + 100 * 10 - 1);
         assert_eq!(left_out.iter().sum::<u64>(), 100_000 - count as u64);
         assert!((9..=11).contains(&left_out.len()), "{left_out:?}");
-        // Long lines count for what they take; without an end they are cut.
+        // Long lines count as several; a line without an end is cut.
         let (count, _) = passed_on(&"x".repeat(4096 * 100), Duration::ZERO);
         assert_eq!(count, 200 / 8);
     }

@@ -1,104 +1,102 @@
-//! What the server and a worker process say to each other.
+//! The messages between the server and a worker process.
 //!
 //! ```text
 //! server                                  worker
 //!   Load {model, settings}  + file  ----->  opens the backend, loads, confines itself
-//!                           <-----------  Loaded {signature}, or Refused; Baked, if it is there to bake, and ends;
-//!                                          Told, if it is there to be asked, and ends
+//!                           <-----------  Loaded {signature}, or Refused; after a bake Baked, and ends;
+//!                                          after a question Told, and ends
 //!   Run {inputs, wanted}  [+ memory] ---->  runs
 //!                           <-----------  NeedRoom {bytes}, where the outputs' memory is too small
 //!   Room {bytes}            + memory ---->  or NoRoom, where the run may not have so much
 //!                           <-----------  Ran {outputs}, or Failed
 //! ```
 //!
-//! One side waits for the other: no message is sent while an answer is due. Descriptors go to the worker only. Tensors
-//! lie in memory that both share; messages say where.
+//! The sides take turns: no message is sent while an answer is due. Only the server sends descriptors. Tensors lie in
+//! shared memory; messages say where.
 
 use skep_backend::{BackendError, ErrorKind, FileInterface, RunMemory};
+use skep_ipc::{Malformed, MessageReader, MessageWriter};
 use skep_types::{DataType, Dims, ModelSignature, Shape, TensorSpec};
 
-use crate::encode::{Malformed, Reader, Writer};
-
-/// What a conversation begins with: somebody else's words on the worker's input are refused at once.
+/// Begins a conversation, so that other input to the worker is refused at once.
 const HELLO: &[u8] = b"skep worker 5";
 
-/// How long a worker's texts may be, in bytes: what an error needs, no page.
+/// The longest error text of a worker, in bytes.
 const MAX_TEXT_BYTES: usize = 16 << 10;
 
-/// What to load, and how. With the model's file, where there is one, and the tensor store's connection, where there is
-/// one, as descriptors, in this order.
+/// What to load, and how. Two descriptors may come with it, in this order: the model's file, and the connection to the
+/// tensor store.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Load {
+pub(crate) struct LoadTask {
     pub(crate) backend: String,
     /// The library that the server's backend opened.
     pub(crate) library: Option<Vec<u8>>,
     pub(crate) model: String,
-    /// Where the model's file lies; empty for a model without one.
+    /// The path of the model's file; empty for a model without one.
     pub(crate) path: Vec<u8>,
-    /// Where weights are kept and shared.
-    pub(crate) weights: Option<Kept>,
-    /// How to bake the model, if the process is there for that and not to load it.
-    pub(crate) bake: Option<Bake>,
-    /// Whether the process is there to say what inputs and outputs the model has, and for nothing else: there is no
-    /// configuration yet.
+    /// The cache and the store.
+    pub(crate) weights: Option<WeightSources>,
+    /// How to bake the model, if the process has to bake and not to load.
+    pub(crate) bake: Option<BakeTask>,
+    /// Whether the process only has to report the model's inputs and outputs. There is no configuration yet.
     pub(crate) ask: bool,
     /// Threads that one run may use when the configuration does not say.
     pub(crate) threads: u32,
     pub(crate) intra_op_threads: Option<u32>,
     pub(crate) inter_op_threads: Option<u32>,
-    /// The configuration's message, encoded.
+    /// The encoded protobuf message of the configuration.
     pub(crate) config: Vec<u8>,
 }
 
-/// Where weights are kept and shared; the tensor store is at the other end of a connection that comes with the message.
+/// Where the worker finds weights: the cache, and the tensor store, whose connection comes with the message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Kept {
+pub(crate) struct WeightSources {
     /// The directory of baked models.
     pub(crate) directory: Vec<u8>,
-    /// Which form is the model's, once that was found.
+    /// The model's form, once it is known.
     pub(crate) form: Option<FormFiles>,
-    /// What that may hold, in bytes.
+    /// The cache's budget, in bytes.
     pub(crate) budget_bytes: u64,
-    /// Whether each process brings weights into the store in an order of its own.
+    /// Whether each process brings weights into the store in its own random order.
     pub(crate) random_order: bool,
 }
 
 /// How to bake a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Bake {
-    /// The directory that the process writes into, and nowhere else.
+pub(crate) struct BakeTask {
+    /// The only directory that the process may write into.
     pub(crate) directory: Vec<u8>,
-    /// What the form may have, in bytes.
+    /// The largest form, in bytes.
     pub(crate) budget_bytes: u64,
-    /// Seconds of the processor that it may take, if it goes on behind a model that runs and lets everything else go first.
+    /// CPU seconds that it may take, if it bakes in the background at low priority.
     pub(crate) behind: Option<u64>,
 }
 
-impl Bake {
-    fn encode(&self, writer: &mut Writer) {
+impl BakeTask {
+    fn encode(&self, writer: &mut MessageWriter) {
         writer.bytes(&self.directory);
         writer.u64(self.budget_bytes);
-        writer.option(self.behind, Writer::u64);
+        writer.option(self.behind, MessageWriter::u64);
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn decode(reader: &mut MessageReader<'_>) -> Result<Self, Malformed> {
         Ok(Self {
             directory: reader.bytes()?.to_vec(),
             budget_bytes: reader.u64()?,
-            behind: reader.option(Reader::u64)?,
+            behind: reader.option(MessageReader::u64)?,
         })
     }
 }
 
-/// A form of the directory, and all that is read of it: what lies there beside it is none of the process's business.
+/// A form, and the only files of the cache that the process may read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FormFiles {
     pub(crate) key: [u8; 32],
     pub(crate) files: Vec<Vec<u8>>,
 }
 
-impl Kept {
-    fn encode(&self, writer: &mut Writer) {
+impl WeightSources {
+    fn encode(&self, writer: &mut MessageWriter) {
         writer.bytes(&self.directory);
         writer.option(self.form.as_ref(), |writer, form| {
             writer.bytes(&form.key);
@@ -108,13 +106,13 @@ impl Kept {
         writer.bool(self.random_order);
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn decode(reader: &mut MessageReader<'_>) -> Result<Self, Malformed> {
         Ok(Self {
             directory: reader.bytes()?.to_vec(),
             form: reader.option(|reader| {
                 let key = reader.bytes()?.try_into();
                 Ok(FormFiles {
-                    key: key.map_err(|_| Malformed("a key has another length"))?,
+                    key: key.map_err(|_| Malformed::new("a key has another length"))?,
                     files: reader.list(|reader| reader.bytes().map(<[u8]>::to_vec))?,
                 })
             })?,
@@ -124,69 +122,69 @@ impl Kept {
     }
 }
 
-/// Where a tensor lies in shared memory: `length` bytes from `offset` on.
+/// A tensor in shared memory: `length` bytes from `offset` on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct SharedTensor {
     pub(crate) datatype: DataType,
     pub(crate) shape: Shape,
     pub(crate) offset: usize,
     pub(crate) length: usize,
 }
 
-/// What the server says.
+/// A message of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Request {
-    Load(Box<Load>),
+pub(crate) enum ToWorker {
+    Load(Box<LoadTask>),
     Run {
         /// The length in bytes of new memory for inputs, which comes with the message.
         memory: Option<usize>,
-        inputs: Vec<Place>,
+        inputs: Vec<SharedTensor>,
         /// Which outputs of the signature.
         wanted: Vec<usize>,
     },
-    /// Memory for outputs of so many bytes, which comes with the message.
+    /// New memory for outputs, which comes with the message; its length in bytes.
     Room(usize),
-    /// The run may not have so much; it ends with an error.
+    /// The room is refused; the run has to end with an error.
     NoRoom,
 }
 
-/// What the server keeps of a loaded model.
+/// What the server knows of a loaded model.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Loaded {
+pub(crate) struct LoadedModel {
     pub(crate) signature: ModelSignature,
     pub(crate) cpu_threads: Option<u32>,
     pub(crate) echoes_parameters: bool,
-    /// Whether the worker found the baked form damaged, which it cannot mend.
+    /// Whether the worker found the baked form damaged. Only the server can repair it.
     pub(crate) found_damage: bool,
-    /// Whether the model runs on its baked form there.
+    /// Whether the worker's model runs on its baked form.
     pub(crate) is_baked: bool,
 }
 
-/// What a worker says.
+/// A message of a worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Answer {
-    Loaded(Loaded),
-    /// What the runtime makes of the file.
+pub(crate) enum FromWorker {
+    Loaded(LoadedModel),
+    /// The inputs and outputs, as the runtime reports them.
     Told(FileInterface),
-    /// What was made, or why nothing ever will be, is in the directory.
+    /// The directory holds the form, or the reason why there cannot be one.
     Baked,
     Refused(BackendError),
-    /// The outputs need so many bytes.
+    /// Asks for memory for outputs, in bytes.
     NeedRoom(usize),
     Ran {
-        outputs: Vec<Place>,
+        outputs: Vec<SharedTensor>,
         memory: Option<RunMemory>,
     },
     Failed {
         error: BackendError,
         memory: Option<RunMemory>,
-        /// Whether the worker ends, since the backend panicked.
+        /// Whether the worker ends, because the backend panicked.
         ends: bool,
     },
 }
 
-impl Request {
-    pub(crate) fn encode(&self, writer: &mut Writer) {
+impl ToWorker {
+    pub(crate) fn encode(&self, writer: &mut MessageWriter) {
         match self {
             Self::Load(load) => {
                 writer.u8(1);
@@ -198,7 +196,7 @@ impl Request {
                 wanted,
             } => {
                 writer.u8(2);
-                writer.option(*memory, Writer::size);
+                writer.option(*memory, MessageWriter::size);
                 writer.list(inputs.iter(), |writer, place| place.encode(writer));
                 writer.list(wanted.iter(), |writer, &index| writer.size(index));
             }
@@ -211,84 +209,84 @@ impl Request {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let mut reader = Reader::new(bytes);
+        let mut reader = MessageReader::new(bytes);
         let request = match reader.u8()? {
-            1 => Self::Load(Box::new(Load::decode(&mut reader)?)),
+            1 => Self::Load(Box::new(LoadTask::decode(&mut reader)?)),
             2 => Self::Run {
-                memory: reader.option(Reader::size)?,
-                inputs: reader.list(Place::decode)?,
-                wanted: reader.list(Reader::size)?,
+                memory: reader.option(MessageReader::size)?,
+                inputs: reader.list(SharedTensor::decode)?,
+                wanted: reader.list(MessageReader::size)?,
             },
             3 => Self::Room(reader.size()?),
             4 => Self::NoRoom,
-            _ => return Err(Malformed("its kind is unknown")),
+            _ => return Err(Malformed::new("its kind is unknown")),
         };
         reader.end().map(|()| request)
     }
 }
 
-impl Load {
-    fn encode(&self, writer: &mut Writer) {
+impl LoadTask {
+    fn encode(&self, writer: &mut MessageWriter) {
         writer.bytes(HELLO);
         writer.bytes(self.backend.as_bytes());
-        writer.option(self.library.as_deref(), Writer::bytes);
+        writer.option(self.library.as_deref(), MessageWriter::bytes);
         writer.bytes(self.model.as_bytes());
         writer.bytes(&self.path);
         writer.option(self.weights.as_ref(), |writer, kept| kept.encode(writer));
         writer.option(self.bake.as_ref(), |writer, bake| bake.encode(writer));
         writer.bool(self.ask);
         writer.u32(self.threads);
-        writer.option(self.intra_op_threads, Writer::u32);
-        writer.option(self.inter_op_threads, Writer::u32);
+        writer.option(self.intra_op_threads, MessageWriter::u32);
+        writer.option(self.inter_op_threads, MessageWriter::u32);
         writer.bytes(&self.config);
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn decode(reader: &mut MessageReader<'_>) -> Result<Self, Malformed> {
         if reader.bytes()? != HELLO {
-            return Err(Malformed("it is not from a server of this version"));
+            return Err(Malformed::new("it is not from a server of this version"));
         }
         Ok(Self {
             backend: reader.text()?.to_owned(),
-            library: reader.option(Reader::bytes)?.map(<[u8]>::to_vec),
+            library: reader.option(MessageReader::bytes)?.map(<[u8]>::to_vec),
             model: reader.text()?.to_owned(),
             path: reader.bytes()?.to_vec(),
-            weights: reader.option(Kept::decode)?,
-            bake: reader.option(Bake::decode)?,
+            weights: reader.option(WeightSources::decode)?,
+            bake: reader.option(BakeTask::decode)?,
             ask: reader.bool()?,
             threads: reader.u32()?,
-            intra_op_threads: reader.option(Reader::u32)?,
-            inter_op_threads: reader.option(Reader::u32)?,
+            intra_op_threads: reader.option(MessageReader::u32)?,
+            inter_op_threads: reader.option(MessageReader::u32)?,
             config: reader.bytes()?.to_vec(),
         })
     }
 }
 
-impl Place {
-    fn encode(&self, writer: &mut Writer) {
-        write_datatype(writer, self.datatype);
+impl SharedTensor {
+    fn encode(&self, writer: &mut MessageWriter) {
+        writer.datatype(self.datatype);
         writer.list(self.shape.dims().iter(), |writer, &dim| writer.size(dim));
         writer.size(self.offset);
         writer.size(self.length);
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn decode(reader: &mut MessageReader<'_>) -> Result<Self, Malformed> {
         Ok(Self {
-            datatype: read_datatype(reader)?,
-            shape: Shape::new(&reader.list(Reader::size)?)
-                .map_err(|_| Malformed("a shape has more elements than can be addressed"))?,
+            datatype: reader.datatype()?,
+            shape: Shape::new(&reader.list(MessageReader::size)?)
+                .map_err(|_| Malformed::new("a shape has more elements than can be addressed"))?,
             offset: reader.size()?,
             length: reader.size()?,
         })
     }
 }
 
-impl Answer {
-    pub(crate) fn encode(&self, writer: &mut Writer) {
+impl FromWorker {
+    pub(crate) fn encode(&self, writer: &mut MessageWriter) {
         match self {
             Self::Loaded(loaded) => {
                 writer.u8(1);
                 write_signature(writer, &loaded.signature);
-                writer.option(loaded.cpu_threads, Writer::u32);
+                writer.option(loaded.cpu_threads, MessageWriter::u32);
                 writer.bool(loaded.echoes_parameters);
                 writer.bool(loaded.found_damage);
                 writer.bool(loaded.is_baked);
@@ -329,11 +327,11 @@ impl Answer {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let mut reader = Reader::new(bytes);
+        let mut reader = MessageReader::new(bytes);
         let answer = match reader.u8()? {
-            1 => Self::Loaded(Loaded {
+            1 => Self::Loaded(LoadedModel {
                 signature: read_signature(&mut reader)?,
-                cpu_threads: reader.option(Reader::u32)?,
+                cpu_threads: reader.option(MessageReader::u32)?,
                 echoes_parameters: reader.bool()?,
                 found_damage: reader.bool()?,
                 is_baked: reader.bool()?,
@@ -341,7 +339,7 @@ impl Answer {
             2 => Self::Refused(read_error(&mut reader)?),
             3 => Self::NeedRoom(reader.size()?),
             4 => Self::Ran {
-                outputs: reader.list(Place::decode)?,
+                outputs: reader.list(SharedTensor::decode)?,
                 memory: reader.option(read_memory)?,
             },
             5 => Self::Failed {
@@ -353,45 +351,32 @@ impl Answer {
             7 => Self::Told(FileInterface {
                 signature: read_signature(&mut reader)?,
                 dimension_names: {
-                    let name = |reader: &mut Reader<'_>| reader.text().map(str::to_owned);
+                    let name = |reader: &mut MessageReader<'_>| reader.text().map(str::to_owned);
                     let named = reader.list(|reader| Ok((name(reader)?, reader.list(name)?)))?;
                     named.into_iter().collect()
                 },
             }),
-            _ => return Err(Malformed("its kind is unknown")),
+            _ => return Err(Malformed::new("its kind is unknown")),
         };
         reader.end().map(|()| answer)
     }
 }
 
-fn write_datatype(writer: &mut Writer, datatype: DataType) {
-    let position = DataType::ALL.iter().position(|other| *other == datatype);
-    writer.u8(position
-        .and_then(|p| u8::try_from(p).ok())
-        .unwrap_or(u8::MAX));
-}
-
-fn read_datatype(reader: &mut Reader<'_>) -> Result<DataType, Malformed> {
-    let position = usize::from(reader.u8()?);
-    let datatype = DataType::ALL.get(position).copied();
-    datatype.ok_or(Malformed("a datatype is unknown"))
-}
-
-fn write_signature(writer: &mut Writer, signature: &ModelSignature) {
+fn write_signature(writer: &mut MessageWriter, signature: &ModelSignature) {
     writer.list(signature.inputs.iter(), write_spec);
     writer.list(signature.outputs.iter(), write_spec);
 }
 
-fn read_signature(reader: &mut Reader<'_>) -> Result<ModelSignature, Malformed> {
+fn read_signature(reader: &mut MessageReader<'_>) -> Result<ModelSignature, Malformed> {
     Ok(ModelSignature {
         inputs: reader.list(read_spec)?,
         outputs: reader.list(read_spec)?,
     })
 }
 
-fn write_spec(writer: &mut Writer, spec: &TensorSpec) {
+fn write_spec(writer: &mut MessageWriter, spec: &TensorSpec) {
     writer.bytes(spec.name.as_bytes());
-    write_datatype(writer, spec.datatype);
+    writer.datatype(spec.datatype);
     writer.option(spec.dims.as_ref(), |writer, dims| {
         writer.list(dims.as_slice().iter(), |writer, dim| {
             writer.u64(dim.cast_unsigned());
@@ -399,18 +384,18 @@ fn write_spec(writer: &mut Writer, spec: &TensorSpec) {
     });
 }
 
-fn read_spec(reader: &mut Reader<'_>) -> Result<TensorSpec, Malformed> {
+fn read_spec(reader: &mut MessageReader<'_>) -> Result<TensorSpec, Malformed> {
     Ok(TensorSpec {
         name: reader.text()?.to_owned(),
-        datatype: read_datatype(reader)?,
+        datatype: reader.datatype()?,
         dims: reader.option(|reader| {
             let dims = reader.list(|reader| reader.u64().map(u64::cast_signed))?;
-            Dims::new(&dims).map_err(|_| Malformed("dims hold a number below -1"))
+            Dims::new(&dims).map_err(|_| Malformed::new("dims hold a number below -1"))
         })?,
     })
 }
 
-/// The kinds of failures; a kind's number is its place.
+/// The kinds of errors; each is encoded as its position.
 const KINDS: [ErrorKind; 6] = [
     ErrorKind::InvalidArgument,
     ErrorKind::InvalidModel,
@@ -420,9 +405,9 @@ const KINDS: [ErrorKind; 6] = [
     ErrorKind::Internal,
 ];
 
-fn write_error(writer: &mut Writer, error: &BackendError) {
+fn write_error(writer: &mut MessageWriter, error: &BackendError) {
     let position = KINDS.iter().position(|kind| *kind == error.kind());
-    // A kind that is new to this table travels as the last one, an internal failure.
+    // A kind that is missing here is sent as the last one, an internal error.
     let number = position.unwrap_or(KINDS.len() - 1);
     writer.u8(u8::try_from(number).expect("a handful of kinds"));
     let text = error.to_string();
@@ -430,17 +415,17 @@ fn write_error(writer: &mut Writer, error: &BackendError) {
     writer.bytes(&text.as_bytes()[..end]);
 }
 
-fn read_error(reader: &mut Reader<'_>) -> Result<BackendError, Malformed> {
+fn read_error(reader: &mut MessageReader<'_>) -> Result<BackendError, Malformed> {
     let kind = KINDS.get(usize::from(reader.u8()?)).copied();
     let text = reader.text()?;
     if text.len() > MAX_TEXT_BYTES {
-        return Err(Malformed("a text is too long"));
+        return Err(Malformed::new("a text is too long"));
     }
-    let kind = kind.ok_or(Malformed("a failure's kind is unknown"))?;
+    let kind = kind.ok_or(Malformed::new("an error kind is unknown"))?;
     Ok(BackendError::new(kind, text))
 }
 
-fn write_memory(writer: &mut Writer, memory: &RunMemory) {
+fn write_memory(writer: &mut MessageWriter, memory: &RunMemory) {
     let RunMemory {
         planned_bytes,
         used_bytes,
@@ -463,7 +448,7 @@ fn write_memory(writer: &mut Writer, memory: &RunMemory) {
     }
 }
 
-fn read_memory(reader: &mut Reader<'_>) -> Result<RunMemory, Malformed> {
+fn read_memory(reader: &mut MessageReader<'_>) -> Result<RunMemory, Malformed> {
     Ok(RunMemory {
         planned_bytes: reader.u64()?,
         used_bytes: reader.u64()?,

@@ -1,14 +1,17 @@
-//! Messages read back, and bytes that are none are refused.
+//! Messages decode to what was encoded, and other bytes are refused.
 
 use proptest::prelude::*;
 use skep_backend::{BackendError, ErrorKind, FileInterface, RunMemory};
+use skep_ipc::MessageWriter;
 use skep_types::{DataType, Dims, ModelSignature, Shape, TensorSpec};
 
-use super::{Answer, Bake, FormFiles, KINDS, Kept, Load, Loaded, MAX_TEXT_BYTES, Place, Request};
-use crate::encode::Writer;
+use super::{
+    BakeTask, FormFiles, FromWorker, KINDS, LoadTask, LoadedModel, MAX_TEXT_BYTES, SharedTensor,
+    ToWorker, WeightSources,
+};
 
-fn place(dims: &[usize]) -> Place {
-    Place {
+fn place(dims: &[usize]) -> SharedTensor {
+    SharedTensor {
         datatype: DataType::Fp16,
         shape: Shape::new(dims).expect("shape"),
         offset: 64,
@@ -16,13 +19,13 @@ fn place(dims: &[usize]) -> Place {
     }
 }
 
-fn requests() -> Vec<Request> {
-    let load = Load {
+fn requests() -> Vec<ToWorker> {
+    let load = LoadTask {
         backend: "mock".to_owned(),
         library: Some(b"/lib/\xff.so".to_vec()),
         model: "m".to_owned(),
         path: Vec::new(),
-        weights: Some(Kept {
+        weights: Some(WeightSources {
             directory: b"/somewhere".to_vec(),
             form: Some(FormFiles {
                 key: [7; 32],
@@ -31,7 +34,7 @@ fn requests() -> Vec<Request> {
             budget_bytes: 1 << 40,
             random_order: true,
         }),
-        bake: Some(Bake {
+        bake: Some(BakeTask {
             directory: b"/elsewhere".to_vec(),
             budget_bytes: 1 << 41,
             behind: Some(120),
@@ -43,23 +46,23 @@ fn requests() -> Vec<Request> {
         config: vec![1, 2, 3],
     };
     vec![
-        Request::Load(Box::new(load)),
-        Request::Run {
+        ToWorker::Load(Box::new(load)),
+        ToWorker::Run {
             memory: Some(1 << 20),
             inputs: vec![place(&[2, 3]), place(&[])],
             wanted: vec![0, 7],
         },
-        Request::Run {
+        ToWorker::Run {
             memory: None,
             inputs: Vec::new(),
             wanted: Vec::new(),
         },
-        Request::Room(usize::MAX),
-        Request::NoRoom,
+        ToWorker::Room(usize::MAX),
+        ToWorker::NoRoom,
     ]
 }
 
-fn answers() -> Vec<Answer> {
+fn answers() -> Vec<FromWorker> {
     let spec = |dims: Option<&[i64]>| TensorSpec {
         name: "x".to_owned(),
         datatype: DataType::Bytes,
@@ -76,15 +79,15 @@ fn answers() -> Vec<Answer> {
     });
     let error = BackendError::new(ErrorKind::InvalidModel, "no `x`");
     let answers = vec![
-        Answer::Baked,
-        Answer::Told(FileInterface {
+        FromWorker::Baked,
+        FromWorker::Told(FileInterface {
             signature: ModelSignature {
                 inputs: vec![spec(Some(&[-1, 4]))],
                 outputs: Vec::new(),
             },
             dimension_names: [("x".to_owned(), vec!["n".to_owned(), String::new()])].into(),
         }),
-        Answer::Loaded(Loaded {
+        FromWorker::Loaded(LoadedModel {
             signature: ModelSignature {
                 inputs: vec![spec(None), spec(Some(&[-1, 4]))],
                 outputs: vec![spec(Some(&[]))],
@@ -94,72 +97,72 @@ fn answers() -> Vec<Answer> {
             found_damage: true,
             is_baked: false,
         }),
-        Answer::Refused(error.clone()),
-        Answer::NeedRoom(9),
-        Answer::Ran {
+        FromWorker::Refused(error.clone()),
+        FromWorker::NeedRoom(9),
+        FromWorker::Ran {
             outputs: vec![place(&[0, 5])],
             memory,
         },
-        Answer::Failed {
+        FromWorker::Failed {
             error,
             memory: None,
             ends: true,
         },
     ];
-    let kinds = KINDS.map(|kind| Answer::Refused(BackendError::new(kind, "no")));
+    let kinds = KINDS.map(|kind| FromWorker::Refused(BackendError::new(kind, "no")));
     answers.into_iter().chain(kinds).collect()
 }
 
-fn encoded(encode: impl FnOnce(&mut Writer)) -> Vec<u8> {
-    let mut writer = Writer::default();
+fn encoded(encode: impl FnOnce(&mut MessageWriter)) -> Vec<u8> {
+    let mut writer = MessageWriter::default();
     encode(&mut writer);
-    writer.0
+    writer.into_bytes()
 }
 
 #[test]
-fn messages_read_back() {
+fn messages_decode_to_what_was_encoded() {
     for request in requests() {
         let bytes = encoded(|writer| request.encode(writer));
-        assert_eq!(Request::decode(&bytes), Ok(request));
+        assert_eq!(ToWorker::decode(&bytes), Ok(request));
     }
     for answer in answers() {
         let bytes = encoded(|writer| answer.encode(writer));
-        assert_eq!(Answer::decode(&bytes), Ok(answer));
+        assert_eq!(FromWorker::decode(&bytes), Ok(answer));
     }
 }
 
 #[test]
-fn every_part_of_a_message_is_needed_and_nothing_may_follow() {
+fn a_message_that_is_cut_or_followed_by_bytes_is_refused() {
     let requests = requests();
     let requests = requests.iter().map(|r| encoded(|writer| r.encode(writer)));
     for bytes in requests {
-        assert!((0..bytes.len()).all(|end| Request::decode(&bytes[..end]).is_err()));
-        assert!(Request::decode(&[&bytes[..], &[0]].concat()).is_err());
+        assert!((0..bytes.len()).all(|end| ToWorker::decode(&bytes[..end]).is_err()));
+        assert!(ToWorker::decode(&[&bytes[..], &[0]].concat()).is_err());
     }
     let answers = answers();
     let answers = answers.iter().map(|a| encoded(|writer| a.encode(writer)));
     for bytes in answers {
-        assert!((0..bytes.len()).all(|end| Answer::decode(&bytes[..end]).is_err()));
-        assert!(Answer::decode(&[&bytes[..], &[0]].concat()).is_err());
+        assert!((0..bytes.len()).all(|end| FromWorker::decode(&bytes[..end]).is_err()));
+        assert!(FromWorker::decode(&[&bytes[..], &[0]].concat()).is_err());
     }
 }
 
 #[test]
-fn somebody_elses_words_are_no_load() {
+fn a_load_of_another_version_is_refused() {
     let bytes = encoded(|writer| requests()[0].encode(writer));
     let mut other = bytes;
     // The version, behind the kind and the length.
     other[5 + b"skep worker ".len()] = b'0';
-    let error = Request::decode(&other).expect_err("another version");
-    assert_eq!(error.0, "it is not from a server of this version");
+    let error = ToWorker::decode(&other).expect_err("another version");
+    assert_eq!(error.to_string(), "it is not from a server of this version");
 }
 
 #[test]
-fn texts_are_cut_where_they_are_written_and_refused_where_they_are_read() {
+fn a_long_text_is_cut_by_the_writer_and_refused_by_the_reader() {
     let long = "\u{e9}".repeat(MAX_TEXT_BYTES);
     let error = BackendError::new(ErrorKind::Internal, long);
-    let bytes = encoded(|writer| Answer::Refused(error).encode(writer));
-    let Ok(Answer::Refused(read)) = Answer::decode(&bytes) else {
+    let bytes = encoded(|writer| FromWorker::Refused(error).encode(writer));
+    let Ok(FromWorker::Refused(read)) = FromWorker::decode(&bytes) else {
         panic!("a refusal is read");
     };
     assert_eq!(read.to_string().len(), MAX_TEXT_BYTES);
@@ -168,20 +171,19 @@ fn texts_are_cut_where_they_are_written_and_refused_where_they_are_read() {
         writer.u8(4);
         writer.bytes(&vec![b'a'; MAX_TEXT_BYTES + 1]);
     });
-    assert!(Answer::decode(&longer).is_err());
+    assert!(FromWorker::decode(&longer).is_err());
 }
 
 proptest! {
     #[test]
-    fn no_bytes_do_harm(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        let _ = Request::decode(&bytes);
-        let _ = Answer::decode(&bytes);
+    fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = ToWorker::decode(&bytes);
+        let _ = FromWorker::decode(&bytes);
     }
 
-    /// A valid message of which some bytes changed is refused or is another message: never a panic, never a shape that
-    /// is none.
+    /// A valid message with changed bytes is refused, or is another valid message with exactly these bytes.
     #[test]
-    fn no_changes_do_harm(
+    fn changed_bytes_never_panic(
         which in 0..5usize,
         changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
     ) {
@@ -191,7 +193,7 @@ proptest! {
             let index = index.index(bytes.len());
             bytes[index] = byte;
         }
-        if let Ok(read) = Answer::decode(&bytes) {
+        if let Ok(read) = FromWorker::decode(&bytes) {
             prop_assert_eq!(encoded(|writer| read.encode(writer)), bytes);
         }
     }

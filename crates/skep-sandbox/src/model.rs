@@ -1,32 +1,35 @@
-//! A model whose instances are worker processes, as the server sees it.
+//! The server's side of a model whose instances are worker processes.
 
 use std::{
     num::NonZeroUsize,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
-use skep_backend::{BackendError, ErrorKind, Instance, Interrupt, Model, OutputSlot, RunMemory};
+use skep_backend::{
+    BackendError, ErrorKind, Instance, Interrupt, Model, OutputSlot, RunMemory, check_cpu,
+};
+use skep_host::lock;
 use skep_tensor::TensorView;
-use skep_types::{ModelSignature, Shape};
+use skep_types::{DeviceId, ModelSignature, Shape};
 
 use crate::{
-    conversation::{Conversation, Failure},
-    message::Loaded,
-    process::{Killer, Process},
-    sandboxes::Starter,
+    conversation::RunFailure,
+    message::LoadedModel,
+    process::Killer,
+    starter::{Starter, Worker},
 };
 
-/// A model that is loaded in each of its worker processes.
+/// A model that each of its worker processes has loaded.
 pub(crate) struct SandboxedModel {
     starter: Starter,
-    loaded: Loaded,
-    /// The process that was started to learn the signature, until an instance takes it.
+    loaded: LoadedModel,
+    /// The process that reported the signature, until an instance takes it.
     first: Mutex<Option<Worker>>,
 }
 
 impl SandboxedModel {
-    pub(crate) fn new(starter: Starter, worker: Worker, loaded: Loaded) -> Self {
+    pub(crate) fn new(starter: Starter, worker: Worker, loaded: LoadedModel) -> Self {
         Self {
             starter,
             loaded,
@@ -35,16 +38,12 @@ impl SandboxedModel {
     }
 
     fn worker(&self) -> Result<Worker, BackendError> {
-        let first = self
-            .first
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let first = lock(&self.first).take();
         if let Some(worker) = first {
             return Ok(worker);
         }
         let (worker, mut loaded) = self.starter.start()?;
-        // It may have been baked since, which changes nothing that anybody sees.
+        // The model may have been baked since, which changes nothing visible.
         loaded.is_baked = self.loaded.is_baked;
         if loaded == self.loaded {
             return Ok(worker);
@@ -52,7 +51,7 @@ impl SandboxedModel {
         Err(BackendError::new(
             ErrorKind::Internal,
             format!(
-                "another worker process of model `{}` loaded another model",
+                "another worker process of model `{}` loaded a different model",
                 self.starter.model()
             ),
         ))
@@ -65,7 +64,7 @@ impl Model for SandboxedModel {
     }
 
     fn output_shapes(&self, _: &[&Shape]) -> Option<Vec<Shape>> {
-        // The worker prepares memory that it shares; memory of this process it cannot reach.
+        // The worker prepares shared memory; it cannot reach memory of this process.
         None
     }
 
@@ -82,9 +81,11 @@ impl Model for SandboxedModel {
         self.loaded.echoes_parameters
     }
 
-    fn instance(self: Arc<Self>) -> Result<Box<dyn Instance>, BackendError> {
+    fn instance(self: Arc<Self>, device: DeviceId) -> Result<Box<dyn Instance>, BackendError> {
+        // Worker processes are started for the CPU.
+        check_cpu("sandbox", device)?;
         let worker = self.worker()?;
-        let stop = Arc::new(Stop::default());
+        let stop = Arc::new(RunInterrupt::default());
         stop.over(&worker)?;
         Ok(Box::new(SandboxedInstance {
             worker: Some(worker),
@@ -96,34 +97,33 @@ impl Model for SandboxedModel {
     }
 }
 
-/// An instance: its worker process, as long as that lives.
+/// An instance, with its worker process while that lives.
 struct SandboxedInstance {
     model: Arc<SandboxedModel>,
     worker: Option<Worker>,
     memory: Option<RunMemory>,
-    stop: Arc<Stop>,
+    stop: Arc<RunInterrupt>,
     /// Of the last run.
     cpu_time: Option<Duration>,
 }
 
-/// Ends the run of an instance with the worker process that it runs in.
+/// Ends a run by killing its worker process.
 #[derive(Debug, Default)]
-struct Stop(Mutex<Stopping>);
+struct RunInterrupt(Mutex<InterruptState>);
 
 #[derive(Debug, Default)]
-struct Stopping {
+struct InterruptState {
     killer: Option<Killer>,
-    /// Whether the run was told to end: so is a worker that is started for it after that.
+    /// Whether the run was told to end. A worker that is started for it later is killed as well.
     is_told: bool,
 }
 
-impl Stop {
-    fn lock(&self) -> MutexGuard<'_, Stopping> {
-        // Each change leaves a whole state.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+impl RunInterrupt {
+    fn lock(&self) -> MutexGuard<'_, InterruptState> {
+        lock(&self.0)
     }
 
-    /// Ends this worker from now on.
+    /// Kills this worker on an interrupt from now on.
     fn over(&self, worker: &Worker) -> Result<(), BackendError> {
         let killer = worker.process.killer().map_err(|error| {
             let text = format!("cannot watch over a worker process: {error}");
@@ -143,7 +143,7 @@ impl Stop {
     }
 }
 
-impl Interrupt for Stop {
+impl Interrupt for RunInterrupt {
     fn begin(&self) {
         self.lock().is_told = false;
     }
@@ -173,8 +173,8 @@ impl Instance for SandboxedInstance {
         self.cpu_time = after
             .zip(before)
             .map(|(after, before)| after.saturating_sub(before));
-        if matches!(outcome, Err(Failure::Idle)) {
-            // It ended before it saw the batch, which another one can run.
+        if matches!(outcome, Err(RunFailure::Idle)) {
+            // It ended before it had the batch, so another worker can run it.
             worker.process.bury();
             worker = self.another()?;
             outcome = worker.conversation.run(inputs, outputs);
@@ -192,14 +192,14 @@ impl Instance for SandboxedInstance {
                 self.worker = Some(worker);
                 Ok(())
             }
-            Err(Failure::Idle | Failure::Ended) => Err(ended(&mut worker)),
-            Err(Failure::Wrong(what)) => {
+            Err(RunFailure::Idle | RunFailure::Ended) => Err(ended(&mut worker)),
+            Err(RunFailure::Wrong(what)) => {
                 let model = self.model.starter.model();
                 let text = format!("the worker process of model `{model}` was ended: {what}");
                 tracing::error!("{text}");
                 Err(BackendError::new(ErrorKind::Internal, text))
             }
-            Err(Failure::Run {
+            Err(RunFailure::Run {
                 error,
                 memory,
                 ends,
@@ -208,7 +208,7 @@ impl Instance for SandboxedInstance {
                 self.worker = (!ends).then_some(worker);
                 Err(error)
             }
-            Err(Failure::Unsent(error)) => {
+            Err(RunFailure::Unsent(error)) => {
                 self.worker = Some(worker);
                 let text = format!("cannot hand the batch to a worker process: {error}");
                 Err(BackendError::new(ErrorKind::Internal, text))
@@ -218,7 +218,7 @@ impl Instance for SandboxedInstance {
 
     fn is_lost(&self) -> bool {
         let worker = self.worker.as_ref();
-        // A worker that was killed may not have been found to have ended yet.
+        // A killed worker may not be known to have ended yet.
         self.stop.is_told() || worker.is_none_or(|worker| worker.process.has_ended())
     }
 
@@ -236,17 +236,10 @@ impl Instance for SandboxedInstance {
 }
 
 impl SandboxedInstance {
-    /// Another worker process, in the place of one that has ended.
+    /// Starts a worker process in place of one that has ended.
     fn another(&self) -> Result<Worker, BackendError> {
         let worker = self.model.worker()?;
         self.stop.over(&worker)?;
         Ok(worker)
     }
-}
-
-/// A worker process that waits for a batch.
-pub(crate) struct Worker {
-    /// Declared first, dropped first: told to end before the conversation's end tells it.
-    pub(crate) process: Process,
-    pub(crate) conversation: Conversation,
 }

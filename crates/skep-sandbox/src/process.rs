@@ -23,27 +23,27 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
-use crate::{
-    COMMAND,
-    log::{self, Entry},
-};
+use crate::log::{self, LogEntry};
 
-/// A worker process. Dropping it ends it.
+/// The command line's word that makes the executable a worker process.
+pub const COMMAND: &str = "sandbox";
+
+/// A worker process. Dropping it kills it.
 #[derive(Debug)]
 pub(crate) struct Process {
     handle: OwnedFd,
     number: u32,
-    /// Set before it is ended on purpose: nobody needs to hear of it then.
+    /// Set before it is killed on purpose, so that its end is not logged.
     dismissed: Arc<AtomicBool>,
-    /// Set when it was waited for.
+    /// Set when its end is known.
     ended: Arc<AtomicBool>,
     /// Passes its log on, and waits for its end.
     watcher: Option<JoinHandle<Option<ExitStatus>>>,
 }
 
 impl Process {
-    /// Starts one for the model `model`; its end of the conversation is its standard input. It gets no environment but
-    /// `environment`, and no descriptor but that and its log.
+    /// Starts one for the model `model`. Its standard input is its end of the connection. It gets only the variables in
+    /// `environment`, and no descriptors except the connection and its log.
     ///
     /// # Errors
     /// Those of the system.
@@ -57,7 +57,7 @@ impl Process {
             SocketFlags::CLOEXEC,
             None,
         )?;
-        // The file that runs now, whatever has become of its name.
+        // The file that runs now, even if it was replaced since.
         let mut command = Command::new("/proc/self/exe");
         command
             .arg0("skep")
@@ -83,7 +83,7 @@ impl Process {
             }
         };
         let (dismissed, ended) = (Arc::default(), Arc::default());
-        let watch = Watch {
+        let watch = ProcessWatch {
             model: model.to_owned(),
             number,
             dismissed: Arc::clone(&dismissed),
@@ -99,7 +99,7 @@ impl Process {
             watcher: None,
         };
         let watcher = thread.spawn(move || watch.over(child));
-        // Where it cannot be watched it is dropped here, which ends it.
+        // Without a watcher the process is dropped here, which kills it.
         process.watcher = Some(watcher?);
         Ok((process, ours))
     }
@@ -109,7 +109,7 @@ impl Process {
         self.ended.load(Ordering::Relaxed)
     }
 
-    /// For whoever may want to end it while somebody else waits for it.
+    /// A handle to kill it while another thread waits for it.
     pub(crate) fn handle(&self) -> io::Result<OwnedFd> {
         self.handle.try_clone()
     }
@@ -118,12 +118,12 @@ impl Process {
         kill(&self.handle);
     }
 
-    /// CPU time that it has taken since its start; `None` where the system does not say.
+    /// CPU time since its start; `None` if the system does not say.
     pub(crate) fn cpu_time(&self) -> Option<Duration> {
         cpu_time(self.number)
     }
 
-    /// What kills it from another thread, without waiting for its end.
+    /// Kills it from another thread, without waiting for its end.
     ///
     /// # Errors
     /// Those of the system.
@@ -131,13 +131,13 @@ impl Process {
         self.handle.try_clone().map(Killer)
     }
 
-    /// Ends it without a word, if it has not ended.
+    /// Kills it without a log line, unless it has ended.
     pub(crate) fn dismiss(&mut self) {
         self.dismissed.store(true, Ordering::Relaxed);
         self.bury();
     }
 
-    /// Ends it if it has not ended; how it ended, for people.
+    /// Kills it unless it has ended. Returns how it ended, for messages.
     pub(crate) fn bury(&mut self) -> String {
         self.kill();
         let status = self.watcher.take().and_then(|watcher| watcher.join().ok());
@@ -171,7 +171,7 @@ fn cpu_time(number: u32) -> Option<Duration> {
     Some(Duration::new(u64::try_from(time.tv_sec).ok()?, nanos))
 }
 
-/// Kills a worker process; nothing happens where that has ended.
+/// Kills a worker process, unless it has ended.
 #[derive(Debug)]
 pub(crate) struct Killer(OwnedFd);
 
@@ -182,7 +182,7 @@ impl Killer {
 }
 
 fn kill(handle: &OwnedFd) {
-    // One that has ended takes no signal any more.
+    // It may have ended already.
     let _was_there = pidfd_send_signal(handle, Signal::KILL).is_ok();
 }
 
@@ -216,23 +216,23 @@ fn describe(status: ExitStatus) -> String {
     format!("by signal {number}{name}")
 }
 
-/// What the thread that watches a worker knows.
-struct Watch {
+/// The thread that watches a worker.
+struct ProcessWatch {
     model: String,
     number: u32,
     dismissed: Arc<AtomicBool>,
     ended: Arc<AtomicBool>,
 }
 
-impl Watch {
-    /// Passes on the worker's log until that closes, which it does when the worker ends, and waits for the end.
+impl ProcessWatch {
+    /// Passes on the worker's log until the worker closes it, and waits for its end.
     fn over(&self, mut child: Child) -> Option<ExitStatus> {
         if let Some(log) = child.stderr.take() {
             log::pass_on(log, Instant::now, |entry| self.say(entry));
         }
         let status = child.wait().ok()?;
         self.ended.store(true, Ordering::Relaxed);
-        // One that ends well was told to, or has said why.
+        // A worker that exits with 0 was told to, or has reported why.
         if !status.success() && !self.dismissed.load(Ordering::Relaxed) {
             let (model, number) = (&self.model, self.number);
             tracing::error!(
@@ -243,14 +243,14 @@ impl Watch {
         Some(status)
     }
 
-    /// Logs a line as the level says that it begins with. A line without one comes from a library or a panic.
-    fn say(&self, entry: Entry<'_>) {
+    /// Logs a line at the level that it begins with. A line without one comes from a library or a panic.
+    fn say(&self, entry: LogEntry<'_>) {
         let (model, number) = (&self.model, self.number);
         let line = match entry {
-            Entry::Line(line) => line,
-            Entry::LeftOut(count) => {
+            LogEntry::Line(line) => line,
+            LogEntry::LeftOut(count) => {
                 tracing::warn!(
-                    "worker process {number} of model `{model}` logs too much: {count} lines were left out"
+                    "worker process {number} of model `{model}` logs too much: {count} lines were dropped"
                 );
                 return;
             }
@@ -278,25 +278,25 @@ impl Watch {
     }
 }
 
-/// A command to start, and where its process goes.
-type Order = (Command, SyncSender<io::Result<Child>>);
+/// A command to start, and the channel for its process.
+type SpawnRequest = (Command, SyncSender<io::Result<Child>>);
 
-/// Starts a process on a thread that lives as long as this one's process: the kernel ends a worker when the *thread* that
+/// Starts a process on a thread that lives as long as the server: the kernel kills a worker when the *thread* that
 /// started it ends.
 fn spawn(command: Command) -> io::Result<Child> {
-    static SPAWNER: OnceLock<Option<SyncSender<Order>>> = OnceLock::new();
+    static SPAWNER: OnceLock<Option<SyncSender<SpawnRequest>>> = OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {
-        let (orders, queue) = mpsc::sync_channel::<Order>(1);
+        let (orders, queue) = mpsc::sync_channel::<SpawnRequest>(1);
         let body = move || {
             for (mut command, reply) in queue {
-                // Nobody waits for it if that end is gone.
+                // The caller may be gone.
                 drop(reply.send(command.spawn()));
             }
         };
         let thread = thread::Builder::new().name("worker-spawner".to_owned());
         thread.spawn(body).ok().map(|_| orders)
     });
-    let gone = || io::Error::other("no thread could be started that starts worker processes");
+    let gone = || io::Error::other("cannot start the thread that starts worker processes");
     let (reply, started) = mpsc::sync_channel(1);
     let orders = spawner.as_ref().ok_or_else(gone)?;
     orders.send((command, reply)).map_err(|_| gone())?;

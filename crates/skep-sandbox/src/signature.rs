@@ -1,14 +1,14 @@
-//! What a worker process says of its model, held against what the model's file says.
+//! Compares the signature that a worker reports with the one in the model's file.
 //!
-//! A worker runs code that may belong to the model's author. What it says decides how the server checks requests and what
-//! it lets pass as an answer, so the server believes its own reading of the file.
+//! A worker may run code of the model's author. The signature decides how the server checks requests and answers, so
+//! the server trusts its own reading of the file.
 
 use skep_types::{ModelSignature, TensorSpec};
 
-/// Whether both have the same tensors, in whatever order.
+/// Checks that both have the same tensors, in any order.
 ///
 /// # Errors
-/// A text that names the first tensor that differs.
+/// A text that names the first difference.
 pub(crate) fn check(expected: &ModelSignature, got: &ModelSignature) -> Result<(), String> {
     for (role, expected, got) in [
         ("input", &expected.inputs, &got.inputs),
@@ -76,14 +76,14 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_from_the_file_is_named() {
+    fn differences_from_the_file_are_named() {
         let x = spec("x", DataType::Fp32, Some(&[-1, 4]));
         let n = spec("n", DataType::Int64, None);
         let y = spec("y", DataType::Bytes, Some(&[]));
         let file = signature(&[x.clone(), n.clone()], std::slice::from_ref(&y));
         let ordered = signature(&[n.clone(), x.clone()], std::slice::from_ref(&y));
         assert_eq!(check(&file, &file), Ok(()));
-        assert_eq!(check(&file, &ordered), Ok(()), "in whatever order");
+        assert_eq!(check(&file, &ordered), Ok(()), "in any order");
 
         let said = |inputs: &[TensorSpec], outputs: &[TensorSpec]| {
             check(&file, &signature(inputs, outputs)).expect_err("another model")

@@ -2,29 +2,29 @@
 
 use skep_types::Time;
 
-/// One instance of the model, numbered by whoever made it.
+/// One instance of the model; its owner chooses the number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InstanceId(pub u32);
 
-/// A batch that an instance executes.
+/// A batch on an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Run {
+pub(crate) struct RunningBatch {
     /// Its inferences.
     pub(crate) size: usize,
     /// When it was dispatched.
     pub(crate) since: Time,
 }
 
-/// The known instances; a handful, so a scan beats any index.
+/// The known instances. They are few, so a scan beats any index.
 #[derive(Debug, Default)]
 pub(crate) struct Instances {
-    /// With what they execute.
-    known: Vec<(InstanceId, Option<Run>)>,
+    /// Each with the batch that it executes.
+    known: Vec<(InstanceId, Option<RunningBatch>)>,
 }
 
 impl Instances {
-    /// An instance joins, or has finished its execution, which is given back.
-    pub(crate) fn set_free(&mut self, id: InstanceId) -> Option<Run> {
+    /// Adds an instance, or frees one and returns the batch that it has executed.
+    pub(crate) fn set_free(&mut self, id: InstanceId) -> Option<RunningBatch> {
         match self.known.iter_mut().find(|(known, _)| *known == id) {
             Some((_, run)) => run.take(),
             None => {
@@ -34,13 +34,14 @@ impl Instances {
         }
     }
 
-    /// An instance leaves for good.
+    /// Removes an instance.
     pub(crate) fn remove(&mut self, id: InstanceId) {
         self.known.retain(|(known, _)| *known != id);
     }
 
-    /// Takes the free instance with the lowest number: under light load always the same one, whose caches are warm.
-    pub(crate) fn take_free(&mut self, with: Run) -> Option<InstanceId> {
+    /// Takes the free instance with the lowest number. Under light load that is always the same one, whose caches are
+    /// warm.
+    pub(crate) fn take_free(&mut self, with: RunningBatch) -> Option<InstanceId> {
         let free = self.known.iter_mut().filter(|(_, run)| run.is_none());
         let (id, run) = free.min_by_key(|(id, _)| *id)?;
         *run = Some(with);
@@ -51,12 +52,12 @@ impl Instances {
         self.known.iter().any(|(_, run)| run.is_none())
     }
 
-    /// What each executes; none for free ones.
-    pub(crate) fn runs(&self) -> impl Iterator<Item = Option<Run>> + Clone + '_ {
+    /// What each executes; `None` for free ones.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = Option<RunningBatch>> + Clone + '_ {
         self.known.iter().map(|(_, run)| *run)
     }
 
-    /// Whether it executes a batch; `None` for one that is not known.
+    /// Whether an instance executes a batch; `None` for an unknown one.
     pub(crate) fn is_busy(&self, id: InstanceId) -> Option<bool> {
         let known = self.known.iter().find(|(known, _)| *known == id);
         known.map(|(_, run)| run.is_some())

@@ -18,53 +18,54 @@ const PER_OCTAVE: usize = 8;
 /// Executions that are remembered for a size: few, so that a device that became slower is noticed.
 const REMEMBERED: usize = 32;
 
-/// Of what was seen, what is expected. Batches are made as large as their deadlines let them, so an estimate that is too
-/// low makes all of a batch late, and one that is too high gives up what would have been in time: in simulations
-/// with log-normal noise of 0.2 this percentile loses least, and the 95th a third where objectives are tight.
+/// The percentile of the remembered executions that is the estimate. Batches are as large as deadlines allow, so too
+/// low an estimate makes a whole batch late, and too high a one gives up requests that would have been in time. In
+/// simulations with log-normal noise of 0.2 this percentile loses least; the 95th loses a third if objectives are
+/// tight.
 const PERCENTILE: usize = 80;
 
-/// The share of a single known size's time that is taken to be there whatever the size.
+/// If only one size is known: the share of its time that is assumed not to depend on the size.
 const FIXED_SHARE: f64 = 0.5;
 
-/// What counts as hardly longer: more than what estimates differ by from run to run.
+/// What counts as hardly longer: a little more than estimates differ from run to run.
 const HARDLY: f64 = 1.03;
 
-/// After how many further executions of serving a size is worth another try, whatever is expected of it: what slowed it may be
-/// over. Rare enough that one late batch in so many does not show.
+/// After this many further executions a size is worth another try, whatever its estimate: what slowed it may be over.
+/// This is so rare that one late batch does not show.
 const STALE: u64 = 1024;
 
-/// What is known of the executions of one size.
+/// What is known of one size's executions.
 #[derive(Debug, Clone)]
-struct Cell {
-    /// The size of which an execution was seen last; within a cell they differ little.
+struct SizeCell {
+    /// The size that was seen last; sizes of a cell differ little.
     size: usize,
     /// The last executions, in nanoseconds, as a ring.
     seen: Vec<u64>,
     next: usize,
     /// Their [`PERCENTILE`].
     estimate: u64,
-    /// Whether they were measured outside of serving: the first one of serving takes their place.
+    /// Whether they were measured outside of serving: the first served execution replaces them.
     measured: bool,
-    /// How many executions of serving there had been when one of this size was seen.
+    /// The number of served executions when this size was last seen.
     at: u64,
 }
 
 /// A latency model of one model on its device.
 #[derive(Debug, Clone)]
 pub(crate) struct LatencyModel {
-    cells: Vec<Option<Cell>>,
+    cells: Vec<Option<SizeCell>>,
     /// By batch size from 0, in nanoseconds; never decreasing.
     table: Vec<u64>,
     useful: usize,
     best: usize,
     /// Executions of serving so far.
     executions: u64,
-    /// For what is computed anew with each change.
-    scratch: Scratch,
+    /// Buffers of [`LatencyModel::rebuild`], kept for their memory.
+    scratch: FitScratch,
 }
 
 #[derive(Debug, Clone, Default)]
-struct Scratch {
+struct FitScratch {
     sorted: Vec<u64>,
     /// Size, estimate, weight, number of sizes pooled.
     pools: Vec<(f64, f64, usize)>,
@@ -73,7 +74,7 @@ struct Scratch {
 }
 
 impl LatencyModel {
-    /// Knows batches up to this size; `profile` are sizes with their latencies, measured before.
+    /// A model of batches up to this size, from sizes with measured latencies.
     pub(crate) fn new(max_batch_size: usize, profile: &[(usize, Duration)]) -> Self {
         let max = max_batch_size.max(1);
         let mut model = Self {
@@ -82,7 +83,7 @@ impl LatencyModel {
             useful: max,
             best: max,
             executions: 0,
-            scratch: Scratch::default(),
+            scratch: FitScratch::default(),
         };
         for (size, latency) in profile {
             model.note(*size, nanos(*latency), true);
@@ -97,7 +98,7 @@ impl LatencyModel {
         if size <= last {
             return self.table[size];
         }
-        // A request above the maximum runs alone: as its share of the largest.
+        // A larger request runs alone, and takes its share of the largest batch.
         let scaled = u128::from(self.table[last]) * size as u128 / last as u128;
         u64::try_from(scaled).unwrap_or(u64::MAX)
     }
@@ -107,26 +108,26 @@ impl LatencyModel {
         self.table.partition_point(|ns| *ns <= available_ns) - 1
     }
 
-    /// The smallest size that takes, an inference, hardly longer than the best one: larger ones only make their first
-    /// requests wait for their last. 1 where batching does not pay, as for convolutions on a CPU.
+    /// The smallest size whose time an inference is hardly longer than the best: larger batches only make their first
+    /// requests wait for their last. 1 if batching does not pay, as for convolutions on a CPU.
     pub(crate) fn useful(&self) -> usize {
         self.useful
     }
 
-    /// The size that takes the least an inference.
+    /// The size that takes the least time an inference.
     pub(crate) fn best(&self) -> usize {
         self.best
     }
 
-    /// Whether nothing of late tells how long this size takes: it was never served, or long ago. A model that was measured, or
-    /// served once, while something else kept the machine busy is thought to be slower than it is.
+    /// Whether the estimate of this size is old: it was never served, or long ago. A size that was measured, or served
+    /// once, while the machine was busy seems slower than it is.
     pub(crate) fn is_stale(&self, size: usize) -> bool {
         let cell = self.cells.get(cell_of(size.max(1)));
         cell.and_then(Option::as_ref)
             .is_none_or(|cell| cell.measured || self.executions - cell.at >= STALE)
     }
 
-    /// An execution took so long.
+    /// Learns from a served execution.
     pub(crate) fn learn(&mut self, size: usize, took: Duration) {
         self.executions += 1;
         if self.note(size, nanos(took), false) {
@@ -134,19 +135,19 @@ impl LatencyModel {
         }
     }
 
-    /// An execution outside of serving took so long.
+    /// Learns from an execution outside of serving.
     pub(crate) fn measured(&mut self, size: usize, took: Duration) {
         if self.note(size, nanos(took), true) {
             self.rebuild();
         }
     }
 
-    /// Remembers an execution; whether the size's estimate changed.
+    /// Remembers an execution; returns whether the size's estimate changed.
     fn note(&mut self, size: usize, ns: u64, measured: bool) -> bool {
         if size == 0 || size >= self.table.len() {
             return false;
         }
-        let cell = self.cells[cell_of(size)].get_or_insert_with(|| Cell {
+        let cell = self.cells[cell_of(size)].get_or_insert_with(|| SizeCell {
             size,
             seen: Vec::with_capacity(REMEMBERED),
             next: 0,
@@ -177,7 +178,7 @@ impl LatencyModel {
     }
 
     fn rebuild(&mut self) {
-        let Scratch {
+        let FitScratch {
             pools,
             points,
             slopes,
@@ -270,120 +271,5 @@ fn cell_of(size: usize) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn us(us: u64) -> Duration {
-        Duration::from_micros(us)
-    }
-
-    #[test]
-    fn cells_ascend_without_gaps() {
-        let mut last = cell_of(1);
-        assert_eq!(last, 0);
-        for size in 2..100_000 {
-            let cell = cell_of(size);
-            assert!(cell == last || cell == last + 1, "{size}: {last} {cell}");
-            last = cell;
-        }
-    }
-
-    #[test]
-    fn an_affine_device_is_known_from_two_sizes() {
-        let model = LatencyModel::new(64, &[(1, us(1957)), (8, us(2566))]);
-        for size in 1..=64 {
-            let expected = 1870 + 87 * size as u64;
-            assert_eq!(model.of(size) / 1000, expected, "{size}");
-        }
-        assert_eq!(model.largest_within(1_957_000), 1);
-        assert_eq!(model.largest_within(2_566_000), 8);
-        assert_eq!(model.largest_within(1_000), 0);
-    }
-
-    #[test]
-    fn the_useful_size_is_where_batching_stops_to_pay() {
-        let useful = |profile: &[(usize, Duration)]| LatencyModel::new(8, profile).useful();
-        assert_eq!(useful(&[(1, us(1957)), (8, us(2566))]), 8, "affine");
-        assert_eq!(useful(&[(1, us(10_000)), (8, us(80_000))]), 1, "flat");
-        assert_eq!(
-            useful(&[(1, us(100)), (4, us(110)), (8, us(220))]),
-            4,
-            "a step"
-        );
-        assert_eq!(useful(&[]), 8, "unknown");
-    }
-
-    #[test]
-    fn one_size_says_something_of_the_others() {
-        let model = LatencyModel::new(8, &[(2, us(1000))]);
-        assert_eq!(
-            (model.of(1), model.of(2), model.of(4)),
-            (750_000, 1_000_000, 1_500_000)
-        );
-    }
-
-    #[test]
-    fn what_serves_takes_the_place_of_what_was_measured() {
-        let mut model = LatencyModel::new(8, &[(1, us(3000)), (8, us(9000))]);
-        model.learn(8, us(4000));
-        assert_eq!((model.of(1), model.of(8)), (3_000_000, 4_000_000));
-        model.measured(8, us(5000));
-        assert_eq!(model.of(8), 5_000_000, "the slower of two");
-        model.measured(1, us(3500));
-        model.learn(1, us(2000));
-        assert_eq!(model.of(1), 2_000_000);
-    }
-
-    #[test]
-    fn what_was_not_served_of_late_is_stale() {
-        let mut model = LatencyModel::new(8, &[(1, us(10)), (8, us(9000))]);
-        assert!([1, 4, 8].map(|size| model.is_stale(size)) == [true; 3]);
-        model.learn(8, us(90));
-        assert!(!model.is_stale(8));
-        for _ in 1..STALE {
-            model.learn(1, us(10));
-        }
-        assert!(!model.is_stale(8) && !model.is_stale(1));
-        model.learn(1, us(10));
-        assert!(model.is_stale(8) && model.is_stale(4) && !model.is_stale(1));
-    }
-
-    #[test]
-    fn a_single_slow_execution_is_forgotten() {
-        let mut model = LatencyModel::new(8, &[]);
-        assert_eq!(model.of(8), 0);
-        model.learn(4, us(90_000));
-        for _ in 0..2 * REMEMBERED {
-            model.learn(4, us(100));
-        }
-        assert_eq!(model.of(4), 100_000);
-        for _ in 0..6 {
-            model.learn(4, us(500));
-        }
-        assert_eq!(model.of(4), 100_000);
-        model.learn(4, us(500));
-        assert_eq!(
-            model.of(4),
-            500_000,
-            "the 80th percentile of 32 is the seventh largest"
-        );
-    }
-
-    proptest! {
-        /// Whatever was seen, a larger batch takes no less, and no estimate is outside of what was seen.
-        #[test]
-        fn estimates_never_decrease(
-            max in 1usize..300,
-            seen in prop::collection::vec((1usize..300, 1u64..1_000_000), 1..200),
-        ) {
-            let mut model = LatencyModel::new(max, &[]);
-            for (size, ns) in &seen {
-                model.learn(*size, Duration::from_nanos(*ns));
-                prop_assert!((1..max).all(|size| model.of(size) <= model.of(size + 1)));
-                prop_assert!(model.largest_within(model.of(max)) == max);
-            }
-        }
-    }
-}
+#[path = "latency_tests.rs"]
+mod tests;

@@ -1,9 +1,9 @@
 //! The scheduler of one model version: from requests to batches on instances.
 //!
-//! A sans-IO state machine: whoever has an input (a request, a finished instance, a timer that is due) applies it with
-//! [`Scheduler::handle`] and carries out the outputs itself. There is no clock, thread, lock or I/O here, and no
-//! tensor: a request carries a payload `P` of which the scheduler knows only whether it [`joins`](Payload::joins)
-//! another. So the server, the simulator and the property tests run the same decisions.
+//! A sans-IO state machine: the caller that has an input (a request, a finished instance, an expired timer) applies it
+//! with [`Scheduler::handle`] and carries out the outputs. The crate has no clock, thread, lock or I/O, and knows no
+//! tensors: of a request's payload `P` it knows only whether it [`joins`](Payload::joins) another. So the server, the
+//! simulator and the property tests run the same decisions.
 //!
 //! ```text
 //!     Enqueue  Cancel  InstanceReady  Finished  InstanceGone  SlotGranted  Hurry, Drain   next_timeout
@@ -29,13 +29,13 @@
 //!
 //! # Devices
 //!
-//! Models that run on one device share its compute slots: [`DeviceShare`] decides who is next, and the schedulers, each
-//! made with `slots: true`, ask it before they dispatch. A batch is formed when its slot is there.
+//! Models that run on one device share its compute slots: [`DeviceShare`] decides which is next, and the schedulers,
+//! each made with `slots: true`, ask it before they dispatch. A batch is formed when its slot is granted.
 //!
 //! # Cost
 //!
-//! The requests that could run as one are scanned once and kept; an arrival behind them costs one step. Everything else
-//! is a few bisections, however many requests wait.
+//! The requests that could run as one batch are scanned once and remembered; an arrival behind them costs one step.
+//! Everything else is a few bisections, however many requests wait.
 
 mod device;
 mod instances;
@@ -50,14 +50,13 @@ mod snapshot;
 mod sorted;
 mod waiting;
 
-pub use device::{DeviceShare, Grants, MAX_PASSES, MIN_TURN, TenantId};
+pub use device::{DeviceShare, Grants, MAX_PASSES, MIN_TURN, ModelShareId};
 pub use instances::InstanceId;
 pub use message::{
     Batch, BatchEnd, Input, Output, Outputs, Payload, RejectReason, Request, RequestId,
 };
-pub use options::{
-    Objective, ObjectivePolicy, Policy, QueuePolicy, SchedulerOptions, TimeoutAction, TritonPolicy,
-};
+pub use options::{Objective, Policy, SchedulerOptions, TritonPolicy};
 pub use ordering::Ordering;
 pub use scheduler::Scheduler;
+pub use skep_types::{ObjectivePolicy, QueuePolicy, TimeoutAction};
 pub use snapshot::{PolicySnapshot, profile_sizes};

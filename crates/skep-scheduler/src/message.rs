@@ -1,4 +1,4 @@
-//! What a scheduler is told, and what it says.
+//! Inputs and outputs of a scheduler.
 
 use std::time::Duration;
 
@@ -19,20 +19,20 @@ pub struct Request<P> {
     pub batch_size: usize,
     /// The priority level it asks for, from 1, which is served first; 0 for the model's default.
     pub priority: u64,
-    /// How long its client lets it wait; none where it does not say.
+    /// How long its client lets it wait; `None` if the client sets no limit.
     pub timeout: Option<Duration>,
-    /// What the instance gets.
+    /// What the instance receives.
     pub payload: P,
 }
 
-/// What the scheduler asks of a payload.
+/// What the scheduler must know of a payload.
 pub trait Payload {
-    /// Whether it can be executed together with another: their tensors agree in all dimensions but the batch's. An
+    /// Whether it can run in one batch with another: their tensors agree in all dimensions but the batch's. This is an
     /// equivalence relation.
     fn joins(&self, other: &Self) -> bool;
 }
 
-/// Something without tensors agrees with everything.
+/// Without tensors, all requests agree.
 impl Payload for () {
     fn joins(&self, (): &Self) -> bool {
         true
@@ -44,7 +44,7 @@ impl Payload for () {
 pub enum Input<P> {
     /// A request arrived.
     Enqueue(Request<P>),
-    /// Nobody waits for a request's answer any more. Drops it if it still waits; one that runs goes on.
+    /// The client has gone. Drops the request if it still waits; a running one continues.
     Cancel(RequestId),
     /// An instance joined and is free.
     InstanceReady(InstanceId),
@@ -55,31 +55,31 @@ pub enum Input<P> {
         /// How long the execution took; policies that learn a latency model use it.
         duration: Duration,
     },
-    /// An execution outside of serving took so long; policies that learn a latency model begin with it.
+    /// An execution outside of serving took this long; policies that learn a latency model start from it.
     Measured {
         /// Its inferences.
         batch_size: usize,
         /// How long it took.
         duration: Duration,
     },
-    /// An instance died or was taken away; a batch it had is its owner's to answer.
+    /// An instance died or was removed. Its owner answers the batch that it had.
     InstanceGone(InstanceId),
-    /// No instance can run, and nobody knows when one can: answer what waits now. New requests are still taken.
+    /// No instance can run, and it is unknown when one can: rejects all waiting requests. New ones are still accepted.
     RejectWaiting,
-    /// The compute slot that was asked for is there.
+    /// Grants the compute slot that the scheduler asked for.
     SlotGranted,
-    /// Let nothing wait for more requests any longer; new ones are still taken.
+    /// Stops waiting for more requests to fill batches; new ones are still accepted.
     Hurry,
-    /// Take no new requests; what waits is still served while there are instances, in a hurry.
+    /// Accepts no new requests, and serves the waiting ones without delay while there are instances.
     Drain,
 }
 
 /// Requests to execute together.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Batch<P> {
-    /// In the order in which they are served; never empty.
+    /// In the order of service; never empty.
     pub requests: Vec<Request<P>>,
-    /// Why there are not more.
+    /// Why the batch is not larger.
     pub end: BatchEnd,
 }
 
@@ -96,21 +96,21 @@ impl<P> Batch<P> {
 pub enum BatchEnd {
     /// The model's requests are never merged.
     NoBatching,
-    /// Nothing more waited, and the policy waits for nothing.
+    /// No more requests waited, and the policy does not wait for any.
     QueueEmpty,
-    /// It is full, or the next request does not fit any more.
+    /// It is full, or the next request does not fit.
     MaxBatchSize,
     /// It has a preferred size, or the next request goes past the largest.
     PreferredSize,
-    /// The longest time that its oldest request waits for others was over.
+    /// Its oldest request had waited for others as long as it may.
     Delay,
     /// The next request's tensors have other shapes.
     ShapeChange,
-    /// The size that the policy has learned to be the largest that keeps the objective.
+    /// It has the largest size that keeps the objective, as the policy has learned.
     Cap,
-    /// With one more, the most urgent request would be too late.
+    /// One more request would make the most urgent one late.
     Deadline,
-    /// It was to wait for more, and deadlines left no more time for that.
+    /// It waited for more requests until deadlines left no time.
     Waited,
 }
 
@@ -148,8 +148,8 @@ impl BatchEnd {
 /// Something to do.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Output<P> {
-    /// Execute a batch on an instance, which is busy from now on. Where executions need compute slots, this one has
-    /// its own, which is free again when the instance has finished or is gone.
+    /// Execute a batch on an instance, which is busy from now on. Where executions need compute slots, this one holds a
+    /// slot until the instance has finished or is gone.
     Dispatch {
         /// Where.
         instance: InstanceId,
@@ -163,29 +163,29 @@ pub enum Output<P> {
         /// Why.
         reason: RejectReason,
     },
-    /// A batch could run if there were a compute slot: ask for one, and say when it is there. Not said again before
-    /// that.
+    /// A batch could run with a compute slot: ask the device for one, and send [`Input::SlotGranted`]. The scheduler
+    /// does not repeat the request before that.
     WantSlot,
-    /// The granted slot is not needed after all.
+    /// The granted slot is not needed.
     ReturnSlot,
 }
 
 /// Why a request is not executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RejectReason {
-    /// As many requests wait as may.
+    /// The queue is full.
     QueueFull,
-    /// It waited for as long as it may.
+    /// It waited as long as it may.
     TimedOut,
-    /// It cannot be answered within its objective any more.
+    /// It can no longer be answered within its objective.
     TooLate,
     /// The scheduler drains.
     Draining,
-    /// Nobody waits for the answer any more.
+    /// The client has gone.
     Cancelled,
     /// No instance can run.
     NoInstance,
 }
 
-/// What one call decided; a call rarely decides more than one thing, so the list stays off the heap.
+/// What one call decided: rarely more than one thing, so the list stays off the heap.
 pub type Outputs<P> = SmallVec<[Output<P>; 2]>;

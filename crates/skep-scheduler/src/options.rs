@@ -1,23 +1,26 @@
-//! What a scheduler is made with. Whoever makes one has validated it.
+//! Options of a scheduler. The caller has validated them.
 
 use std::time::Duration;
 
-/// What a scheduler is made with.
+use skep_types::{ObjectivePolicy, QueuePolicy, TimeoutAction};
+
+/// Options of a scheduler.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SchedulerOptions {
     /// How many requests may wait in all, at least 1.
     pub max_waiting: usize,
-    /// How many inferences may run as one, at least 1. A request that has more by itself still runs, alone.
+    /// The most inferences of a batch, at least 1. A single request with more still runs, alone.
     pub max_batch_size: usize,
     /// How batches are formed.
     pub policy: Policy,
-    /// Priority levels, the one that is served first first; at least one.
+    /// Priority levels in the order of service; at least one.
     pub levels: Vec<QueuePolicy>,
-    /// Index of the level of requests that name none, or one that is not there.
+    /// Index of the level of requests that name no level, or one that does not exist.
     pub default_level: usize,
-    /// Whether an execution needs a compute slot, which is asked for with [`Output::WantSlot`](crate::Output::WantSlot).
+    /// Whether an execution needs a compute slot, which the scheduler asks for with
+    /// [`Output::WantSlot`](crate::Output::WantSlot).
     pub slots: bool,
-    /// Nothing is executed before as many requests wait for the first time; for tests.
+    /// Executes nothing before this many requests wait for the first time; for tests.
     pub hold_until: usize,
 }
 
@@ -48,61 +51,19 @@ pub enum Policy {
     Objective(Objective),
 }
 
-/// A latency objective, and how it is kept.
+/// A latency objective, and how to keep it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Objective {
     /// How long after its arrival a request should be answered. A request's own time-out, and its level's, shorten it.
     pub latency: Duration,
     /// How batches are formed.
     pub policy: ObjectivePolicy,
-    /// What happens to a request that cannot be answered in time any more.
+    /// What happens to a request that can no longer be answered in time.
     pub miss_action: TimeoutAction,
-    /// What passes besides the execution between a request's arrival and its answer: deadlines are earlier by this.
+    /// Time between a request's arrival and its answer beside queue and execution: deadlines are earlier by this.
     pub margin: Duration,
-    /// Batch sizes with the latency of their executions, measured before; may be empty.
+    /// Batch sizes with measured latencies; may be empty.
     pub profile: Vec<(usize, Duration)>,
-}
-
-/// How batches are formed under an objective. Names and rules are those of `docs/batching.md`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ObjectivePolicy {
-    /// A cap on the size that grows by one with each full batch that took no longer than the objective, and shrinks by
-    /// a tenth with each that did (Crankshaw et al., Clipper, NSDI 2017).
-    Aimd,
-    /// The cap is the largest size whose 99th percentile, by linear quantile regression over the last executions, keeps
-    /// the objective (Clipper's alternative).
-    Quantile,
-    /// Earliest deadline first: at once, the largest batch with which the head keeps its deadline; heads that cost more
-    /// others are dropped (early drop, after Shen et al., Nexus, SOSP 2019).
-    Edf,
-    /// As late as the head's deadline allows, so that batches are as large as can be (Chen et al., Symphony,
-    /// arXiv:2308.07470).
-    Deferred,
-    /// Whichever of these the load asks for.
-    Auto,
-}
-
-impl ObjectivePolicy {
-    /// All of them.
-    pub const ALL: [Self; 5] = [
-        Self::Aimd,
-        Self::Quantile,
-        Self::Edf,
-        Self::Deferred,
-        Self::Auto,
-    ];
-
-    /// Its name in configurations.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Aimd => "aimd",
-            Self::Quantile => "quantile",
-            Self::Edf => "edf",
-            Self::Deferred => "deferred",
-            Self::Auto => "auto",
-        }
-    }
 }
 
 /// Settings of Triton's dynamic batcher.
@@ -111,33 +72,8 @@ impl ObjectivePolicy {
 /// `model_config.proto`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TritonPolicy {
-    /// Sizes that leave at once, ascending, each at least 1 and at most the maximum; none means the maximum.
+    /// Sizes at which a batch leaves at once, ascending, from 1 to the maximum; empty means the maximum.
     pub preferred_batch_sizes: Vec<usize>,
     /// How long the oldest request of a batch waits for others.
     pub max_queue_delay: Duration,
-}
-
-/// What a priority level's queue does with requests that are too many or wait too long.
-///
-/// Source: `ModelQueuePolicy` in Triton's `model_config.proto`.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct QueuePolicy {
-    /// How many requests may wait in this level, at least 1; none for no bound of its own.
-    pub max_queue_size: Option<usize>,
-    /// How long a request may wait; none for no end.
-    pub timeout: Option<Duration>,
-    /// Whether a request's own time-out counts where it is below `timeout`; without effect where that is none.
-    pub allow_timeout_override: bool,
-    /// What happens to a request that has waited too long.
-    pub timeout_action: TimeoutAction,
-}
-
-/// What happens to a request that has waited too long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum TimeoutAction {
-    /// It is answered with an error.
-    #[default]
-    Reject,
-    /// It waits on, behind all others of its level.
-    Delay,
 }

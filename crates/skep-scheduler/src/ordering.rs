@@ -1,7 +1,7 @@
 //! Answers in the order of their requests, whatever was finished first.
 //!
-//! For models that ask for it (`preserve_ordering`). Whoever answers says which request is finished; what comes out are
-//! the answers that may leave now.
+//! For models that ask for it (`preserve_ordering`). The caller reports each finished request and gets the answers that
+//! may leave now.
 
 use std::collections::VecDeque;
 
@@ -24,7 +24,7 @@ pub struct Ordering<A> {
 #[derive(Debug)]
 enum Finished<A> {
     Answer(A),
-    /// Nothing is to be sent in its place.
+    /// Nothing is sent for it.
     Nothing,
 }
 
@@ -39,7 +39,7 @@ impl<A> Default for Ordering<A> {
 }
 
 impl<A> Ordering<A> {
-    /// Notes that a request is finished, with an answer or without one (it was answered outside of this order), and calls
+    /// Notes that a request is finished, with an answer or without one (it was answered outside of this order). Calls
     /// `release` with each answer that may leave now, in order.
     pub fn finish(&mut self, id: RequestId, answer: Option<A>, mut release: impl FnMut(A)) {
         let Some(ahead) = id.0.checked_sub(self.next) else {

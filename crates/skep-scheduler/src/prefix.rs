@@ -1,43 +1,43 @@
 //! The requests at the head of the queue that could run as one batch.
 //!
-//! Scanned once and kept: while a batch waits for more requests, each that arrives behind it costs one step, not a new
-//! scan. Whatever changes the part that was scanned makes it start again.
+//! They are scanned once and remembered: while a batch waits for more requests, each arrival behind it costs one step,
+//! not a new scan. A change within the scanned part restarts the scan.
 
 use skep_types::Time;
 
 use crate::{
     Payload,
-    waiting::{Place, Waiting},
+    waiting::{QueuePosition, WaitQueue},
 };
 
 /// A batch that ends with a certain request.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Step {
-    pub(crate) place: Place,
+pub(crate) struct CandidateBatch {
+    pub(crate) position: QueuePosition,
     /// The inferences up to and with this request.
     pub(crate) size: usize,
     /// When the oldest request up to this one was enqueued.
     pub(crate) oldest: Time,
-    /// The earliest end of a wait up to this one; none for those that have no end.
+    /// The earliest end of a wait up to this one; `None` if no wait ends.
     pub(crate) expires: Option<Time>,
-    /// Whether there is one up to this one that has overstayed.
+    /// Whether any request up to this one has overstayed.
     pub(crate) overstayed: bool,
 }
 
 /// Why no further request can join.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stop {
-    /// The next one is too large for what is left.
+pub(crate) enum PrefixEnd {
+    /// The next one does not fit.
     Full,
-    /// The next one has tensors of other shapes.
+    /// The next one's tensors have other shapes.
     Shape,
 }
 
-/// What was scanned.
+/// The scanned requests.
 #[derive(Debug, Default)]
 pub(crate) struct Prefix {
-    steps: Vec<Step>,
-    stop: Option<Stop>,
+    steps: Vec<CandidateBatch>,
+    stop: Option<PrefixEnd>,
     /// How many requests Triton's batcher would send at once: see [`Prefix::extend`].
     cut: Option<usize>,
 }
@@ -49,31 +49,34 @@ impl Prefix {
         self.cut = None;
     }
 
-    /// A request was put into, or is about to leave, this place.
-    pub(crate) fn touch(&mut self, place: Place) {
-        // What is behind the scanned part changes nothing, unless the scan ended because of it.
-        let behind = self.steps.last().is_some_and(|step| step.place < place);
+    /// A request entered, or is about to leave, this position.
+    pub(crate) fn touch(&mut self, position: QueuePosition) {
+        // A change behind the scanned part has no effect, unless the scan stopped there.
+        let behind = self
+            .steps
+            .last()
+            .is_some_and(|step| step.position < position);
         if !behind || self.stop.is_some() {
             self.clear();
         }
     }
 
-    /// Scans on from where it stopped, in order, never skipping.
+    /// Continues the scan where it stopped, in order, without skipping a request.
     ///
     /// `preferred` are the sizes that leave at once. The *cut* is behind the largest batch that has one of them, or,
     /// when none was met, before the request that goes past the largest.
     pub(crate) fn extend<P: Payload>(
         &mut self,
-        waiting: &Waiting<P>,
+        waiting: &WaitQueue<P>,
         max_batch_size: usize,
         preferred: &[usize],
     ) {
         let largest = preferred.last().copied().unwrap_or(max_batch_size);
         while self.stop.is_none() {
             let last = self.steps.last().copied();
-            let next = last.map_or_else(|| waiting.first(), |step| waiting.after(step.place));
-            let Some(place) = next else { return };
-            let waiter = waiting.get(place);
+            let next = last.map_or_else(|| waiting.first(), |step| waiting.after(step.position));
+            let Some(position) = next else { return };
+            let waiter = waiting.get(position);
             let mut oldest = waiter.since;
             let mut expires = waiter.expires;
             let mut overstayed = waiter.lane().overstayed;
@@ -86,18 +89,18 @@ impl Prefix {
                 if size > largest && self.cut.is_none() {
                     self.cut = Some(self.steps.len());
                 }
-                let first = &waiting.get(self.steps[0].place).request;
+                let first = &waiting.get(self.steps[0].position).request;
                 if size > max_batch_size {
-                    self.stop = Some(Stop::Full);
+                    self.stop = Some(PrefixEnd::Full);
                     return;
                 }
                 if !first.payload.joins(&waiter.request.payload) {
-                    self.stop = Some(Stop::Shape);
+                    self.stop = Some(PrefixEnd::Shape);
                     return;
                 }
             }
-            self.steps.push(Step {
-                place,
+            self.steps.push(CandidateBatch {
+                position,
                 size,
                 oldest,
                 expires,
@@ -106,19 +109,19 @@ impl Prefix {
             if preferred.contains(&size) || (preferred.is_empty() && size == max_batch_size) {
                 self.cut = Some(self.steps.len());
             }
-            // Nothing has less than one inference: what is full stays so.
+            // No request has less than one inference, so a full batch stays full.
             if size >= max_batch_size {
-                self.stop = Some(Stop::Full);
+                self.stop = Some(PrefixEnd::Full);
             }
         }
     }
 
     /// The batches that are possible, from one request to all that were scanned.
-    pub(crate) fn steps(&self) -> &[Step] {
+    pub(crate) fn steps(&self) -> &[CandidateBatch] {
         &self.steps
     }
 
-    pub(crate) fn stop(&self) -> Option<Stop> {
+    pub(crate) fn stop(&self) -> Option<PrefixEnd> {
         self.stop
     }
 
@@ -127,7 +130,7 @@ impl Prefix {
     }
 }
 
-/// The earlier of two moments that may be never.
+/// The earlier of two moments; `None` means never.
 fn earlier(a: Option<Time>, b: Option<Time>) -> Option<Time> {
     a.into_iter().chain(b).min()
 }

@@ -7,30 +7,30 @@ use skep_types::Time;
 use crate::{
     Batch, BatchEnd, Input, InstanceId, Output, Outputs, Payload, Policy, PolicySnapshot,
     QueuePolicy, RejectReason, Request, SchedulerOptions, TimeoutAction,
-    instances::{Instances, Run},
-    policy::{Verdict, objective::Engine},
+    instances::{Instances, RunningBatch},
+    policy::{Verdict, objective::ObjectiveEngine},
     prefix::Prefix,
-    waiting::{Lane, Place, Waiting},
+    waiting::{QueueLane, QueuePosition, WaitQueue},
 };
 
 /// The scheduler of one model version. See the crate's page.
 #[derive(Debug)]
 pub struct Scheduler<P> {
     options: SchedulerOptions,
-    waiting: Waiting<P>,
+    waiting: WaitQueue<P>,
     prefix: Prefix,
     instances: Instances,
-    /// What keeps the objective, where the policy has one.
-    engine: Option<Box<Engine>>,
-    slot: Slot,
-    /// When the policy wants to look again.
+    /// The engine that keeps the objective, if the policy has one.
+    engine: Option<Box<ObjectiveEngine>>,
+    slot: SlotState,
+    /// When the policy wants to decide again.
     wake: Option<Time>,
     draining: bool,
     hurried: bool,
     /// Emptied batches, for the next ones.
     spare: Vec<Vec<Request<P>>>,
     last_batch: Option<(usize, BatchEnd)>,
-    /// How many waits ended with an error, and behind all others.
+    /// How many overdue requests were rejected, and how many were put behind all others.
     rejected: u64,
     delayed: u64,
 }
@@ -40,7 +40,7 @@ const MAX_SPARE: usize = 64;
 
 /// The compute slot of the next execution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Slot {
+enum SlotState {
     NotAsked,
     Asked,
     Granted,
@@ -51,7 +51,7 @@ impl<P: Payload> Scheduler<P> {
     #[must_use]
     pub fn new(options: SchedulerOptions) -> Self {
         let engine = match &options.policy {
-            Policy::Objective(objective) => Some(Box::new(Engine::new(
+            Policy::Objective(objective) => Some(Box::new(ObjectiveEngine::new(
                 objective.clone(),
                 options.max_batch_size,
             ))),
@@ -59,11 +59,11 @@ impl<P: Payload> Scheduler<P> {
         };
         Self {
             engine,
-            waiting: Waiting::new(options.levels.len()),
+            waiting: WaitQueue::new(options.levels.len()),
             options,
             prefix: Prefix::default(),
             instances: Instances::default(),
-            slot: Slot::NotAsked,
+            slot: SlotState::NotAsked,
             wake: None,
             draining: false,
             hurried: false,
@@ -74,12 +74,12 @@ impl<P: Payload> Scheduler<P> {
         }
     }
 
-    /// Applies one input and appends what follows from it. Moments never go back.
+    /// Applies one input and appends the outputs. `now` never decreases.
     pub fn handle(&mut self, now: Time, input: Input<P>, outputs: &mut Outputs<P>) {
         self.handle_all(now, [input], outputs);
     }
 
-    /// Applies inputs of one moment, and only then decides what follows from them.
+    /// Applies all inputs of one moment, then decides.
     pub fn handle_all(
         &mut self,
         now: Time,
@@ -92,7 +92,7 @@ impl<P: Payload> Scheduler<P> {
         self.decide(now, outputs);
     }
 
-    /// Appends what follows from the mere passing of time: nothing before [`Scheduler::next_timeout`].
+    /// Appends the outputs that are due since time has passed: none before [`Scheduler::next_timeout`].
     pub fn handle_timeout(&mut self, now: Time, outputs: &mut Outputs<P>) {
         self.decide(now, outputs);
     }
@@ -107,7 +107,7 @@ impl<P: Payload> Scheduler<P> {
         self.wake.into_iter().chain(expiry).min()
     }
 
-    /// Takes the list of a batch back when its requests have been taken out, so that the next batch needs no memory.
+    /// Takes back the list of a batch, so that the next batch needs no allocation.
     pub fn recycle(&mut self, mut requests: Vec<Request<P>>) {
         requests.clear();
         if self.spare.len() < MAX_SPARE {
@@ -127,13 +127,13 @@ impl<P: Payload> Scheduler<P> {
         self.waiting.inferences()
     }
 
-    /// Whether an instance executes a batch; `None` for one that is not (or no longer) there.
+    /// Whether an instance executes a batch; `None` for an unknown or removed one.
     #[must_use]
     pub fn is_busy(&self, instance: InstanceId) -> Option<bool> {
         self.instances.is_busy(instance)
     }
 
-    /// What the policy is doing. Allocates, and is not meant for each request.
+    /// The policy's present state. Allocates; do not call it for each request.
     #[must_use]
     pub fn policy_snapshot(&self, now: Time) -> PolicySnapshot {
         let engine = self.engine.as_deref();
@@ -154,7 +154,7 @@ impl<P: Payload> Scheduler<P> {
             cap,
             target,
             arrivals_per_s: engine.and_then(|engine| engine.arrivals_per_s(now)),
-            latencies: engine.map(Engine::latencies).unwrap_or_default(),
+            latencies: engine.map(ObjectiveEngine::latencies).unwrap_or_default(),
             last_batch: self.last_batch,
             rejected: self.rejected,
             delayed: self.delayed,
@@ -165,8 +165,8 @@ impl<P: Payload> Scheduler<P> {
         match input {
             Input::Enqueue(request) => self.enqueue(now, request, outputs),
             Input::Cancel(id) => {
-                if let Some(place) = self.waiting.place_of(id) {
-                    self.reject(place, RejectReason::Cancelled, outputs);
+                if let Some(position) = self.waiting.position_of(id) {
+                    self.reject(position, RejectReason::Cancelled, outputs);
                 }
             }
             Input::InstanceReady(instance) => {
@@ -188,11 +188,11 @@ impl<P: Payload> Scheduler<P> {
             }
             Input::InstanceGone(instance) => self.instances.remove(instance),
             Input::RejectWaiting => {
-                while let Some(place) = self.waiting.first() {
-                    self.reject(place, RejectReason::NoInstance, outputs);
+                while let Some(position) = self.waiting.first() {
+                    self.reject(position, RejectReason::NoInstance, outputs);
                 }
             }
-            Input::SlotGranted => self.slot = Slot::Granted,
+            Input::SlotGranted => self.slot = SlotState::Granted,
             Input::Hurry => self.hurried = true,
             Input::Drain => (self.draining, self.hurried) = (true, true),
         }
@@ -226,12 +226,12 @@ impl<P: Payload> Scheduler<P> {
                 (Time::ZERO, wait.map(|wait| now + wait))
             }
         };
-        let lane = Lane {
+        let lane = QueueLane {
             level,
             overstayed: false,
         };
-        let place = self.waiting.insert(request, now, lane, urgency, expires);
-        self.prefix.touch(place);
+        let position = self.waiting.insert(request, now, lane, urgency, expires);
+        self.prefix.touch(position);
     }
 
     /// The level's index of a request's priority.
@@ -246,15 +246,15 @@ impl<P: Payload> Scheduler<P> {
         u32::try_from(index).expect("levels are few")
     }
 
-    /// Takes a request out and answers it with an error.
-    fn reject(&mut self, place: Place, reason: RejectReason, outputs: &mut Outputs<P>) {
-        let request = self.take(place);
+    /// Removes a request and rejects it.
+    fn reject(&mut self, position: QueuePosition, reason: RejectReason, outputs: &mut Outputs<P>) {
+        let request = self.take(position);
         outputs.push(Output::Reject { request, reason });
     }
 
-    fn take(&mut self, place: Place) -> Request<P> {
-        self.prefix.touch(place);
-        self.waiting.take(place).request
+    fn take(&mut self, position: QueuePosition) -> Request<P> {
+        self.prefix.touch(position);
+        self.waiting.take(position).request
     }
 
     fn decide(&mut self, now: Time, outputs: &mut Outputs<P>) {
@@ -263,7 +263,7 @@ impl<P: Payload> Scheduler<P> {
         self.reject_unservable(outputs);
     }
 
-    /// Ends the waits that are over.
+    /// Ends the waits whose time is over.
     fn expire(&mut self, now: Time, outputs: &mut Outputs<P>) {
         if let Some(engine) = &self.engine {
             let action = engine.objective().miss_action;
@@ -271,22 +271,22 @@ impl<P: Payload> Scheduler<P> {
                 && let Some(waiter) = self.waiting.most_urgent()
                 && engine.gives_up_at(waiter) <= now
             {
-                let place = waiter.place();
-                self.end_wait(place, action, RejectReason::TooLate, outputs);
+                let position = waiter.position();
+                self.end_wait(position, action, RejectReason::TooLate, outputs);
             }
             return;
         }
-        while let Some(place) = self.waiting.expired(now) {
-            let level = self.waiting.get(place).lane().level;
+        while let Some(position) = self.waiting.expired(now) {
+            let level = self.waiting.get(position).lane().level;
             let action = self.options.levels[level as usize].timeout_action;
-            self.end_wait(place, action, RejectReason::TimedOut, outputs);
+            self.end_wait(position, action, RejectReason::TimedOut, outputs);
         }
     }
 
     /// Ends the wait of a request that has a time-out or a deadline.
     fn end_wait(
         &mut self,
-        place: Place,
+        position: QueuePosition,
         action: TimeoutAction,
         reason: RejectReason,
         outputs: &mut Outputs<P>,
@@ -294,22 +294,22 @@ impl<P: Payload> Scheduler<P> {
         match action {
             TimeoutAction::Reject => {
                 self.rejected += 1;
-                self.reject(place, reason, outputs);
+                self.reject(position, reason, outputs);
             }
             TimeoutAction::Delay => {
                 self.delayed += 1;
-                self.prefix.touch(place);
-                let waiter = self.waiting.take(place);
-                let lane = Lane {
+                self.prefix.touch(position);
+                let waiter = self.waiting.take(position);
+                let lane = QueueLane {
                     level: waiter.lane().level,
                     overstayed: true,
                 };
                 // In the order in which their waits were to end.
                 let urgency = waiter.expires.unwrap_or(waiter.since);
-                let place = self
-                    .waiting
-                    .insert(waiter.request, waiter.since, lane, urgency, None);
-                self.prefix.touch(place);
+                let position =
+                    self.waiting
+                        .insert(waiter.request, waiter.since, lane, urgency, None);
+                self.prefix.touch(position);
             }
         }
     }
@@ -326,10 +326,10 @@ impl<P: Payload> Scheduler<P> {
                 Verdict::Send { requests, end } => {
                     if self.options.slots {
                         match self.slot {
-                            Slot::Granted => self.slot = Slot::NotAsked,
-                            Slot::Asked => return,
-                            Slot::NotAsked => {
-                                self.slot = Slot::Asked;
+                            SlotState::Granted => self.slot = SlotState::NotAsked,
+                            SlotState::Asked => return,
+                            SlotState::NotAsked => {
+                                self.slot = SlotState::Asked;
                                 outputs.push(Output::WantSlot);
                                 return;
                             }
@@ -344,13 +344,13 @@ impl<P: Payload> Scheduler<P> {
                 }
             }
         }
-        if self.slot == Slot::Granted {
-            self.slot = Slot::NotAsked;
+        if self.slot == SlotState::Granted {
+            self.slot = SlotState::NotAsked;
             outputs.push(Output::ReturnSlot);
         }
     }
 
-    /// What the policy makes of what waits.
+    /// The policy's decision about the waiting requests.
     fn verdict(&mut self, now: Time) -> Verdict {
         match &self.options.policy {
             Policy::OneByOne => Verdict::Send {
@@ -383,13 +383,13 @@ impl<P: Payload> Scheduler<P> {
         let mut batch = self.spare.pop().unwrap_or_default();
         batch.reserve(requests);
         for _ in 0..requests {
-            let place = self.waiting.first().expect("as many wait as are sent");
-            batch.push(self.waiting.take(place).request);
+            let position = self.waiting.first().expect("as many wait as are sent");
+            batch.push(self.waiting.take(position).request);
         }
         self.prefix.clear();
         let size = batch.iter().map(|request| request.batch_size).sum();
         self.last_batch = Some((size, end));
-        let run = Run { size, since: now };
+        let run = RunningBatch { size, since: now };
         let instance = self.instances.take_free(run).expect("an instance is free");
         outputs.push(Output::Dispatch {
             instance,
@@ -400,7 +400,7 @@ impl<P: Payload> Scheduler<P> {
         });
     }
 
-    /// Gives up the first requests, all of which have deadlines.
+    /// Gives up the first requests; all have deadlines.
     fn drop_first(&mut self, requests: usize, outputs: &mut Outputs<P>) {
         let action = self
             .engine
@@ -409,22 +409,22 @@ impl<P: Payload> Scheduler<P> {
                 engine.objective().miss_action
             });
         for _ in 0..requests {
-            let place = self.waiting.first().expect("as many wait as are dropped");
-            self.end_wait(place, action, RejectReason::TooLate, outputs);
+            let position = self.waiting.first().expect("as many wait as are dropped");
+            self.end_wait(position, action, RejectReason::TooLate, outputs);
         }
     }
 
-    /// A draining scheduler whose last instance is gone can serve nothing any more: what waits is answered now.
+    /// Rejects all waiting requests when a draining scheduler has lost its last instance.
     fn reject_unservable(&mut self, outputs: &mut Outputs<P>) {
         if self.draining && self.instances.is_empty() {
-            while let Some(place) = self.waiting.first() {
-                self.reject(place, RejectReason::Draining, outputs);
+            while let Some(position) = self.waiting.first() {
+                self.reject(position, RejectReason::Draining, outputs);
             }
         }
     }
 }
 
-/// How long a request may wait: its queue's time, or its own where that counts and is shorter.
+/// How long a request may wait: its queue's time-out, or its own if that counts and is shorter.
 fn wait_of(policy: &QueuePolicy, own: Option<Duration>) -> Option<Duration> {
     let default = policy.timeout?;
     match own {

@@ -1,10 +1,10 @@
-//! What a scheduler's policy is doing, for whoever watches it.
+//! The state of a scheduler's policy, for metrics and logs.
 
 use std::time::Duration;
 
 use crate::BatchEnd;
 
-/// What a scheduler's policy is doing at one moment. Nothing is decided by it.
+/// The state of a scheduler's policy at one moment. No decision depends on it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PolicySnapshot {
     /// The policy's name in configurations; `none` where requests are never merged.
@@ -15,14 +15,13 @@ pub struct PolicySnapshot {
     pub cap: usize,
     /// The batch size up to which a free instance waits for more, in inferences; 1 where it does not wait.
     pub target: usize,
-    /// Inferences that arrive a second, where the policy measures that.
+    /// Inferences that arrive a second, if the policy measures them.
     pub arrivals_per_s: Option<f64>,
-    /// What an execution is thought to take, by [`profile_sizes`]. Empty where the policy does not learn that, or has
-    /// seen none.
+    /// Estimated latencies, by [`profile_sizes`]. Empty if the policy does not learn them, or has seen no execution.
     pub latencies: Vec<(usize, Duration)>,
     /// The size of the last batch in inferences, and why it was not larger.
     pub last_batch: Option<(usize, BatchEnd)>,
-    /// Requests that were rejected since they had waited too long, or could not be answered in time any more.
+    /// Requests that were rejected because they had waited too long, or could no longer be answered in time.
     pub rejected: u64,
     /// Requests that were put behind all others of their level for the same reasons.
     pub delayed: u64,

@@ -7,8 +7,8 @@
 //! by_id:   id -> slot                                    for cancellation
 //! ```
 //!
-//! A *lane* is a priority level, and within each level those that have overstayed and wait behind the others (Triton's
-//! delayed queue). Every operation takes the time of some bisections, however many wait.
+//! A *lane* is a priority level; a second lane of each level holds the requests that have overstayed and wait behind
+//! the others (Triton's delayed queue). Every operation takes a few bisections, however many requests wait.
 
 use std::{
     collections::HashMap,
@@ -19,51 +19,51 @@ use skep_types::Time;
 
 use crate::{Request, RequestId, sorted::Sorted};
 
-/// A waiting request's place. Places of lower value are served first.
+/// A waiting request's position. Lower positions are served first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Place {
-    lane: Lane,
-    /// Among those of a lane, the earlier; equal where the order is that of arrival.
+pub(crate) struct QueuePosition {
+    lane: QueueLane,
+    /// Orders the requests of a lane; equal if they are served in the order of arrival.
     urgency: Time,
     id: RequestId,
     slot: u32,
 }
 
-/// Where a request queues: by priority level, the overstayed of a level behind its others.
+/// The lane in which a request queues: its priority level, with overstayed requests behind the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Lane {
+pub(crate) struct QueueLane {
     /// Index of the level; 0 is served first.
     pub(crate) level: u32,
     pub(crate) overstayed: bool,
 }
 
-/// A request that waits, and what the scheduler knows of it.
+/// A waiting request, with what the scheduler knows of it.
 #[derive(Debug)]
-pub(crate) struct Waiter<P> {
+pub(crate) struct WaitingRequest<P> {
     pub(crate) request: Request<P>,
     /// When it was enqueued.
     pub(crate) since: Time,
     /// When its wait ends by its queue's policy or its objective, if it does.
     pub(crate) expires: Option<Time>,
-    place: Place,
+    position: QueuePosition,
 }
 
-impl<P> Waiter<P> {
-    pub(crate) fn place(&self) -> Place {
-        self.place
+impl<P> WaitingRequest<P> {
+    pub(crate) fn position(&self) -> QueuePosition {
+        self.position
     }
 
-    pub(crate) fn lane(&self) -> Lane {
-        self.place.lane
+    pub(crate) fn lane(&self) -> QueueLane {
+        self.position.lane
     }
 }
 
 /// All waiting requests of a model.
 #[derive(Debug)]
-pub(crate) struct Waiting<P> {
-    slots: Vec<Option<Waiter<P>>>,
+pub(crate) struct WaitQueue<P> {
+    slots: Vec<Option<WaitingRequest<P>>>,
     vacant: Vec<u32>,
-    order: Sorted<Place>,
+    order: Sorted<QueuePosition>,
     expiry: Sorted<(Time, RequestId, u32)>,
     by_id: HashMap<RequestId, u32, BuildHasherDefault<IdHasher>>,
     /// Requests a level.
@@ -72,7 +72,7 @@ pub(crate) struct Waiting<P> {
     inferences: usize,
 }
 
-impl<P> Waiting<P> {
+impl<P> WaitQueue<P> {
     pub(crate) fn new(levels: usize) -> Self {
         Self {
             slots: Vec::new(),
@@ -100,21 +100,21 @@ impl<P> Waiting<P> {
         self.inferences
     }
 
-    /// Takes a request in; ids must be new, and where urgencies are equal they decide.
+    /// Adds a request. Its id must be new; ids decide between equal urgencies.
     pub(crate) fn insert(
         &mut self,
         request: Request<P>,
         since: Time,
-        lane: Lane,
+        lane: QueueLane,
         urgency: Time,
         expires: Option<Time>,
-    ) -> Place {
+    ) -> QueuePosition {
         let slot = self.vacant.pop().unwrap_or_else(|| {
             self.slots.push(None);
             u32::try_from(self.slots.len() - 1).expect("the queue's bound is below 2^32")
         });
         let id = request.id;
-        let place = Place {
+        let position = QueuePosition {
             lane,
             urgency,
             id,
@@ -122,66 +122,66 @@ impl<P> Waiting<P> {
         };
         self.levels[lane.level as usize] += 1;
         self.inferences += request.batch_size;
-        self.order.insert(place);
+        self.order.insert(position);
         if let Some(expires) = expires {
             self.expiry.insert((expires, id, slot));
         }
         let before = self.by_id.insert(id, slot);
         debug_assert!(before.is_none(), "ids are new");
-        self.slots[slot as usize] = Some(Waiter {
+        self.slots[slot as usize] = Some(WaitingRequest {
             request,
             since,
             expires,
-            place,
+            position,
         });
-        place
+        position
     }
 
-    /// The place that is served first.
-    pub(crate) fn first(&self) -> Option<Place> {
+    /// The position that is served first.
+    pub(crate) fn first(&self) -> Option<QueuePosition> {
         self.order.first()
     }
 
-    /// The place that is served after this one.
-    pub(crate) fn after(&self, place: Place) -> Option<Place> {
-        self.order.after(place)
+    /// The position that is served after this one.
+    pub(crate) fn after(&self, position: QueuePosition) -> Option<QueuePosition> {
+        self.order.after(position)
     }
 
-    /// All that wait, in the order in which they are served.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Waiter<P>> {
-        self.order.iter().map(|place| self.get(place))
+    /// All waiting requests, in the order of service.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &WaitingRequest<P>> {
+        self.order.iter().map(|position| self.get(position))
     }
 
-    /// The waiter whose wait ends first.
-    pub(crate) fn most_urgent(&self) -> Option<&Waiter<P>> {
+    /// The request whose wait ends first.
+    pub(crate) fn most_urgent(&self) -> Option<&WaitingRequest<P>> {
         let (_, _, slot) = self.expiry.first()?;
         self.slots[slot as usize].as_ref()
     }
 
-    pub(crate) fn get(&self, place: Place) -> &Waiter<P> {
-        self.slots[place.slot as usize]
+    pub(crate) fn get(&self, position: QueuePosition) -> &WaitingRequest<P> {
+        self.slots[position.slot as usize]
             .as_ref()
-            .expect("a place is that of a waiting request")
+            .expect("a position is that of a waiting request")
     }
 
-    pub(crate) fn place_of(&self, id: RequestId) -> Option<Place> {
+    pub(crate) fn position_of(&self, id: RequestId) -> Option<QueuePosition> {
         let slot = *self.by_id.get(&id)?;
         let waiter = self.slots[slot as usize].as_ref();
-        waiter.map(|waiter| waiter.place)
+        waiter.map(|waiter| waiter.position)
     }
 
-    /// Takes a request out.
-    pub(crate) fn take(&mut self, place: Place) -> Waiter<P> {
-        let waiter = self.slots[place.slot as usize]
+    /// Removes a request.
+    pub(crate) fn take(&mut self, position: QueuePosition) -> WaitingRequest<P> {
+        let waiter = self.slots[position.slot as usize]
             .take()
-            .expect("a place is that of a waiting request");
-        self.vacant.push(place.slot);
-        self.order.remove(place);
+            .expect("a position is that of a waiting request");
+        self.vacant.push(position.slot);
+        self.order.remove(position);
         if let Some(expires) = waiter.expires {
-            self.expiry.remove((expires, place.id, place.slot));
+            self.expiry.remove((expires, position.id, position.slot));
         }
-        self.by_id.remove(&place.id);
-        self.levels[place.lane.level as usize] -= 1;
+        self.by_id.remove(&position.id);
+        self.levels[position.lane.level as usize] -= 1;
         self.inferences -= waiter.request.batch_size;
         waiter
     }
@@ -191,15 +191,15 @@ impl<P> Waiting<P> {
         self.expiry.first().map(|(moment, ..)| moment)
     }
 
-    /// A request whose wait is over, the one that is so for longest.
-    pub(crate) fn expired(&self, now: Time) -> Option<Place> {
+    /// The request whose wait has been over for longest, if there is one.
+    pub(crate) fn expired(&self, now: Time) -> Option<QueuePosition> {
         let (moment, _, slot) = self.expiry.first()?;
         let waiter = self.slots[slot as usize].as_ref()?;
-        (moment <= now).then_some(waiter.place)
+        (moment <= now).then_some(waiter.position)
     }
 }
 
-/// Leaves ids, which are consecutive numbers, next to each other: those that come and go together share cache lines.
+/// Keeps consecutive ids next to each other: requests that come and go together share cache lines.
 #[derive(Debug, Default)]
 pub(crate) struct IdHasher(u64);
 

@@ -3,70 +3,70 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use proptest::prelude::*;
-use skep_scheduler::{DeviceShare, Grants, MAX_PASSES, MIN_TURN, TenantId};
+use skep_scheduler::{DeviceShare, Grants, MAX_PASSES, MIN_TURN, ModelShareId};
 use skep_types::Time;
 
 fn us(micros: u64) -> Time {
     Time::from_nanos(1000 * micros)
 }
 
-/// A tenant that always wants, with executions of this length.
+/// A model that always wants, with executions of this length.
 struct Greedy {
     weight: f64,
     threads: u32,
     takes_us: u64,
 }
 
-/// Runs greedy tenants, each with this many instances, for a second; the microseconds of slot time that each had.
-fn overload(slots: u32, tenants: &[Greedy], instances: usize) -> Vec<f64> {
+/// Runs greedy models, each with this many instances, for a second; the microseconds of slot time that each had.
+fn overload(slots: u32, models: &[Greedy], instances: usize) -> Vec<f64> {
     let mut share = DeviceShare::new(slots);
-    let ids: Vec<TenantId> = tenants
+    let ids: Vec<ModelShareId> = models
         .iter()
-        .map(|tenant| share.join(tenant.weight, tenant.threads))
+        .map(|model| share.join(model.weight, model.threads))
         .collect();
-    let mut had = vec![0.0; tenants.len()];
-    let mut idle = vec![instances; tenants.len()];
+    let mut had = vec![0.0; models.len()];
+    let mut idle = vec![instances; models.len()];
     // When executions end.
     let mut ends: BTreeMap<(u64, usize), usize> = BTreeMap::new();
     let mut number = 0;
     let mut start = |grants: Grants, now: u64, ends: &mut BTreeMap<_, _>, idle: &mut Vec<usize>| {
         let mut again = Vec::new();
         for id in grants {
-            let tenant = ids.iter().position(|other| *other == id).expect("a tenant");
-            ends.insert((now + tenants[tenant].takes_us, number), tenant);
+            let model = ids.iter().position(|other| *other == id).expect("a model");
+            ends.insert((now + models[model].takes_us, number), model);
             number += 1;
-            idle[tenant] -= 1;
-            again.push(tenant);
+            idle[model] -= 1;
+            again.push(model);
         }
         again
     };
     let mut now = 0;
-    let mut wanting: Vec<usize> = (0..tenants.len()).collect();
+    let mut wanting: Vec<usize> = (0..models.len()).collect();
     loop {
-        while let Some(tenant) = wanting.pop() {
+        while let Some(model) = wanting.pop() {
             let mut grants = Grants::new();
-            share.want(ids[tenant], us(now), &mut grants);
+            share.want(ids[model], us(now), &mut grants);
             let granted = start(grants, now, &mut ends, &mut idle);
             // Whoever got one wants the next, as long as it has an instance for it.
-            wanting.extend(granted.into_iter().filter(|tenant| idle[*tenant] > 0));
+            wanting.extend(granted.into_iter().filter(|model| idle[*model] > 0));
         }
-        let ((at, _), tenant) = ends.pop_first().expect("somebody runs");
+        let ((at, _), model) = ends.pop_first().expect("somebody runs");
         if at > 1_000_000 {
             return had;
         }
         now = at;
-        had[tenant] += (tenants[tenant].takes_us * u64::from(tenants[tenant].threads)) as f64;
-        idle[tenant] += 1;
+        had[model] += (models[model].takes_us * u64::from(models[model].threads)) as f64;
+        idle[model] += 1;
         let mut grants = Grants::new();
         share.release(
-            ids[tenant],
+            ids[model],
             us(now),
-            Duration::from_micros(tenants[tenant].takes_us),
+            Duration::from_micros(models[model].takes_us),
             true,
             &mut grants,
         );
         let granted = start(grants, now, &mut ends, &mut idle);
-        wanting.extend(granted.into_iter().filter(|tenant| idle[*tenant] > 0));
+        wanting.extend(granted.into_iter().filter(|model| idle[*model] > 0));
     }
 }
 
@@ -88,7 +88,7 @@ fn greedy(weight: f64, threads: u32, takes_us: u64) -> Greedy {
 
 #[test]
 fn tenants_of_equal_weight_have_equal_time_whatever_they_run() {
-    for (slots, tenants, instances) in [
+    for (slots, models, instances) in [
         (1, vec![greedy(1.0, 1, 900), greedy(1.0, 1, 100)], 1),
         (
             1,
@@ -112,7 +112,7 @@ fn tenants_of_equal_weight_have_equal_time_whatever_they_run() {
             4,
         ),
     ] {
-        let had = overload(slots, &tenants, instances);
+        let had = overload(slots, &models, instances);
         let fair = jain(&had);
         assert!(
             fair >= 0.98,
@@ -190,8 +190,93 @@ fn who_leaves_gives_back_what_it_had() {
     assert_eq!(share.join(1.0, 1), first, "its number is free");
 }
 
+#[test]
+fn a_device_has_at_least_one_slot() {
+    assert_eq!(
+        [0, 1, 3].map(|slots| DeviceShare::new(slots).slots()),
+        [1, 1, 3]
+    );
+}
+
+#[test]
+fn a_weight_that_is_not_a_positive_number_counts_as_one() {
+    for weight in [0.0, -2.0, f64::NAN, f64::INFINITY] {
+        let had = overload(1, &[greedy(weight, 1, 300), greedy(1.0, 1, 700)], 1);
+        let ratio = had[0] / had[1];
+        assert!((0.95..1.05).contains(&ratio), "{weight}: {had:?}");
+    }
+}
+
+#[test]
+fn executions_after_a_change_take_the_new_number_of_slots() {
+    for (threads, busy) in [(1, 1), (2, 2), (3, 3), (0, 1), (9, 3)] {
+        let mut share = DeviceShare::new(3);
+        let model = share.join(1.0, 1);
+        share.set_threads(model, threads);
+        let mut grants = Grants::new();
+        share.want(model, us(0), &mut grants);
+        assert_eq!(share.busy(), busy, "{threads} threads");
+    }
+}
+
+/// Each slot of an execution is charged, also for the time by which it took longer than the one before.
+#[test]
+fn an_execution_on_several_slots_is_charged_for_all_of_them() {
+    let mut share = DeviceShare::new(2).with_min_turn(Duration::MAX);
+    let (narrow, wide, blocker) = (share.join(1.0, 1), share.join(1.0, 2), share.join(1.0, 2));
+    let mut grants = Grants::new();
+    share.want(wide, us(0), &mut grants);
+    share.release(
+        wide,
+        us(10_000),
+        Duration::from_millis(10),
+        false,
+        &mut grants,
+    );
+    share.want(narrow, us(10_000), &mut grants);
+    share.release(
+        narrow,
+        us(25_000),
+        Duration::from_millis(15),
+        false,
+        &mut grants,
+    );
+    share.want(blocker, us(25_000), &mut grants);
+    share.want(wide, us(25_000), &mut grants);
+    share.want(narrow, us(25_000), &mut grants);
+    grants.clear();
+    // 20 ms of slot time for the wide one, 15 ms for the narrow one.
+    share.release(
+        blocker,
+        us(26_000),
+        Duration::from_millis(1),
+        false,
+        &mut grants,
+    );
+    assert_eq!(grants.as_slice(), [narrow]);
+}
+
+#[test]
+fn a_timeout_lies_ahead_and_grants_what_is_lent_then() {
+    let mut share = DeviceShare::new(1);
+    let (long, short) = (share.join(1.0, 1), share.join(1.0, 1));
+    let mut grants = Grants::new();
+    share.want(long, us(0), &mut grants);
+    assert_eq!(share.next_timeout(us(0)), None, "nobody waits");
+    share.want(short, us(100), &mut grants);
+    let turn = Time::ZERO + MIN_TURN;
+    assert_eq!(share.next_timeout(us(100)), Some(turn));
+    assert_eq!(share.next_timeout(turn), None);
+    grants.clear();
+    share.handle_timeout(us(1999), &mut grants);
+    assert!(grants.is_empty());
+    share.handle_timeout(turn, &mut grants);
+    assert_eq!(grants.as_slice(), [short]);
+    assert_eq!(share.busy(), 1, "the slot is lent, not taken");
+}
+
 proptest! {
-    /// Whatever tenants do, no more runs than there are slots but on those of long executions, nobody is granted what it did
+    /// Whatever models do, no more runs than there are slots but on those of long executions, nobody is granted what it did
     /// not ask for, and no slot idles while somebody wants what is there.
     #[test]
     fn slots_are_neither_overbooked_nor_wasted(
@@ -200,31 +285,31 @@ proptest! {
         steps in prop::collection::vec((0usize..6, 0u8..8, 1u64..1000), 0..400),
     ) {
         let mut share = DeviceShare::new(slots);
-        let ids: Vec<TenantId> = threads.iter().map(|threads| share.join(1.0, *threads)).collect();
+        let ids: Vec<ModelShareId> = threads.iter().map(|threads| share.join(1.0, *threads)).collect();
         let needs = |index: usize| threads[index].min(slots);
         let mut wants = vec![false; ids.len()];
-        // When each execution of each tenant began.
+        // When each execution of each model began.
         let mut running: Vec<Vec<u64>> = vec![Vec::new(); ids.len()];
         let mut now = 0;
-        for (tenant, what, passed) in steps {
-            let tenant = tenant % ids.len();
+        for (model, what, passed) in steps {
+            let model = model % ids.len();
             now += passed;
             let mut grants = Grants::new();
             match what {
                 0..=3 => {
-                    wants[tenant] = true;
-                    share.want(ids[tenant], us(now), &mut grants);
+                    wants[model] = true;
+                    share.want(ids[model], us(now), &mut grants);
                 }
-                4 if !running[tenant].is_empty() => {
-                    running[tenant].pop();
-                    share.give_up(ids[tenant], us(now), &mut grants);
+                4 if !running[model].is_empty() => {
+                    running[model].pop();
+                    share.give_up(ids[model], us(now), &mut grants);
                 }
                 7 => share.handle_timeout(us(now), &mut grants),
-                _ if !running[tenant].is_empty() => {
-                    let took = Duration::from_micros(now - running[tenant].remove(0));
+                _ if !running[model].is_empty() => {
+                    let took = Duration::from_micros(now - running[model].remove(0));
                     let again = passed % 2 == 0;
-                    wants[tenant] |= again;
-                    share.release(ids[tenant], us(now), took, again, &mut grants);
+                    wants[model] |= again;
+                    share.release(ids[model], us(now), took, again, &mut grants);
                 }
                 _ => {}
             }
@@ -318,7 +403,7 @@ fn executions_that_are_alike_do_not_borrow() {
 #[test]
 fn whatever_is_stuck_others_go_on() {
     let mut share = DeviceShare::new(2);
-    let stuck: Vec<TenantId> = (0..5).map(|_| share.join(1.0, 2)).collect();
+    let stuck: Vec<ModelShareId> = (0..5).map(|_| share.join(1.0, 2)).collect();
     let good = share.join(1.0, 1);
     let mut grants = Grants::new();
     let mut now = 0;
@@ -382,7 +467,7 @@ fn slots_that_are_kept_back_are_not_those_that_are_lent() {
 /// `parallelism` cores busy for 1 ms of its time; it is charged `charged` slots.
 fn cores_in_use(cores: u32, models: usize, parallelism: f64, charged: u32) -> f64 {
     let mut share = DeviceShare::new(cores);
-    let ids: Vec<TenantId> = (0..models).map(|_| share.join(1.0, charged)).collect();
+    let ids: Vec<ModelShareId> = (0..models).map(|_| share.join(1.0, charged)).collect();
     let mut idle = vec![2_u32; models];
     let mut ends: BTreeMap<(u64, u64), usize> = BTreeMap::new();
     let (mut now, mut number, mut area) = (0, 0, 0.0);
@@ -446,7 +531,7 @@ impl Gapped {
 /// When the last of all executions ends, on one slot that the models share.
 fn shared(models: &[Gapped]) -> u64 {
     let mut share = DeviceShare::new(1);
-    let ids: Vec<TenantId> = models.iter().map(|_| share.join(1.0, 1)).collect();
+    let ids: Vec<ModelShareId> = models.iter().map(|_| share.join(1.0, 1)).collect();
     let mut left: Vec<u64> = models.iter().map(|model| model.executions).collect();
     // When each model asks next, and when its execution ends.
     let mut asks: Vec<Option<u64>> = models.iter().map(|_| Some(0)).collect();

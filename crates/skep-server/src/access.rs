@@ -12,7 +12,7 @@
 use std::{
     fmt,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -77,17 +77,17 @@ pub struct InferenceRecord {
 
 /// Where a handler writes down what the access log says of an inference.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Note(Option<Arc<Noted>>);
+pub(crate) struct AccessNote(Option<Arc<Noted>>);
 
 #[derive(Debug)]
 struct Noted {
-    call: Call,
+    call: CallDetails,
     inference: Mutex<Option<InferenceRecord>>,
 }
 
 /// What is known of a request when it begins.
 #[derive(Debug, Clone)]
-struct Call {
+struct CallDetails {
     log: Arc<dyn AccessLog>,
     client: SocketAddr,
     protocol: &'static str,
@@ -95,7 +95,7 @@ struct Call {
     path: Uri,
 }
 
-impl Note {
+impl AccessNote {
     /// The note of a request; an empty one without an access log.
     pub(crate) fn of(extensions: &Extensions) -> Self {
         extensions.get().cloned().unwrap_or_default()
@@ -123,11 +123,11 @@ impl Note {
     }
 
     /// A request of a stream, which is recorded by itself.
-    pub(crate) fn message(&self) -> (Self, Option<Visit>) {
+    pub(crate) fn message(&self) -> (Self, Option<AccessVisit>) {
         let Some(noted) = &self.0 else {
             return (Self(None), None);
         };
-        let visit = Visit::new(noted.call.clone());
+        let visit = AccessVisit::new(noted.call.clone());
         (visit.note(), Some(visit))
     }
 }
@@ -135,23 +135,21 @@ impl Note {
 impl Noted {
     fn inference(&self) -> std::sync::MutexGuard<'_, Option<InferenceRecord>> {
         // Each change is an assignment of a whole value.
-        self.inference
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        skep_host::lock(&self.inference)
     }
 }
 
 /// A request under way. Dropping it is its record.
 #[derive(Debug)]
-pub(crate) struct Visit {
+pub(crate) struct AccessVisit {
     began: Instant,
     noted: Arc<Noted>,
     status: AccessStatus,
     error: Option<String>,
 }
 
-impl Visit {
-    fn new(call: Call) -> Self {
+impl AccessVisit {
+    fn new(call: CallDetails) -> Self {
         Self {
             began: Instant::now(),
             noted: Arc::new(Noted {
@@ -175,7 +173,7 @@ impl Visit {
             http::Version::HTTP_2 => "HTTP/2",
             _ => "HTTP/1.1",
         };
-        let visit = Self::new(Call {
+        let visit = Self::new(CallDetails {
             log: Arc::clone(log),
             client,
             protocol,
@@ -186,8 +184,8 @@ impl Visit {
         visit
     }
 
-    fn note(&self) -> Note {
-        Note(Some(Arc::clone(&self.noted)))
+    fn note(&self) -> AccessNote {
+        AccessNote(Some(Arc::clone(&self.noted)))
     }
 
     /// The answer's head is there.
@@ -198,8 +196,8 @@ impl Visit {
             return;
         }
         self.status = AccessStatus::Http(response.status().as_u16());
-        let refusal = response.extensions().get::<Refusal>();
-        self.error = refusal.map(|Refusal(text)| text.clone());
+        let refusal = response.extensions().get::<RefusalText>();
+        self.error = refusal.map(|RefusalText(text)| text.clone());
     }
 
     /// Head or trailers of a gRPC answer, which may say how the call ended.
@@ -223,7 +221,7 @@ impl Visit {
     }
 }
 
-impl Drop for Visit {
+impl Drop for AccessVisit {
     fn drop(&mut self) {
         let call = &self.noted.call;
         let inference = self.noted.inference().take();
@@ -242,7 +240,7 @@ impl Drop for Visit {
 
 /// The words of an HTTP answer that refuses something, among its extensions.
 #[derive(Debug, Clone)]
-pub(crate) struct Refusal(pub(crate) String);
+pub(crate) struct RefusalText(pub(crate) String);
 
 /// gRPC's name of a status code, as its specification spells it.
 const fn code_name(code: Code) -> &'static str {

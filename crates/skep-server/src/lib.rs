@@ -3,33 +3,34 @@
 //!
 //! [`Server::bind`] opens the ports, so that addresses are known and liveness answers before any model is loaded;
 //! [`Server::run`] serves until it is told to stop and then lets what is in flight finish. `edge` is connections, the same
-//! for all ports; `http` and `grpc` decode
-//! into `skep_runtime`'s request, `metrics` writes its figures as text, `error` is the one table from kinds of failure
-//! to statuses.
+//! for all ports; `http` and `grpc` decode requests and encode answers; `inference` and `management` are what lies
+//! between, the same for both; `metrics` writes the runtime's figures as text; `error` is the one table from kinds of
+//! failure to statuses.
 
 mod access;
-mod api;
 mod bounds;
-mod classification;
 mod edge;
 mod error;
-mod forms;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod growth;
 mod grpc;
 mod http;
+mod inference;
 mod inflate;
-mod logging;
+mod management;
 mod metrics;
+mod off_reactor;
 mod restrict;
 mod server;
+mod state;
+mod verbose;
 
 pub use access::{AccessLog, AccessRecord, AccessStatus, InferenceRecord};
-pub use edge::{BindError, Endpoint, GrpcConnections, Limits, Tls, TlsFiles};
-pub use forms::{Forms, HeaderPattern};
-pub use logging::{LogChange, LogControl, LogSettings, UnknownLogFormat};
-pub use metrics::{DEFAULT_INTERVAL, DEFAULT_QUANTILES, MetricsOptions};
+pub use edge::{BindError, Endpoint, GrpcConnections, Limits, ServerTls, TlsFiles};
+pub use inference::{HeaderPattern, InferenceOptions};
+pub use management::{LogChange, LogControl, LogSettings, UnknownLogFormat};
+pub use metrics::{DEFAULT_INTERVAL, DEFAULT_QUANTILES, MetricsPortOptions};
 pub use restrict::{RestrictionError, Restrictions};
 pub use server::{Addresses, Server, ServerOptions, StopOutcome};
 pub use skep_tls::{TlsError, TlsFile};

@@ -18,13 +18,16 @@ use tokio::{
 
 use crate::{
     access::AccessLog,
-    api,
-    edge::{self, BindError, Connections, Endpoint, GrpcConnections, Limits, Port, Protocol, Tls},
-    forms::Forms,
+    edge::{
+        self, BindError, Connections, Endpoint, GrpcConnections, Limits, ListenerContext, Protocol,
+        ServerTls,
+    },
     grpc, http,
-    logging::LogControl,
-    metrics::{self, Metrics, MetricsOptions},
+    inference::InferenceOptions,
+    management::{LogControl, metadata::DEFAULT_SERVER_NAME},
+    metrics::{self, Metrics, MetricsPortOptions},
     restrict::Restrictions,
+    state::ServerState,
 };
 
 /// Connections to the port of metrics: a scraper or a few, which must get through when clients fill their own ports.
@@ -40,7 +43,7 @@ pub struct ServerOptions {
     /// Metrics, if they are served.
     pub metrics: Option<Endpoint>,
     /// What the metrics port shows.
-    pub metrics_options: MetricsOptions,
+    pub metrics_options: MetricsPortOptions,
     /// Whoever logs.
     pub logs: Arc<dyn LogControl>,
     /// Groups of HTTP calls that ask for a header.
@@ -53,8 +56,8 @@ pub struct ServerOptions {
     pub max_json_bytes: usize,
     /// How long a stop waits for what is in flight.
     pub exit_timeout: Duration,
-    /// Forms of requests and answers.
-    pub forms: Forms,
+    /// What the operator chooses about inference calls.
+    pub inference: InferenceOptions,
     /// What clients may take.
     pub limits: Limits,
     /// gRPC's settings of connections.
@@ -83,36 +86,22 @@ pub struct StopOutcome {
     pub models_left: usize,
 }
 
-/// What the handlers of all protocols share.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) runtime: Arc<Runtime>,
-    pub(crate) server_name: String,
-    pub(crate) max_json_bytes: usize,
-    pub(crate) forms: Forms,
-    pub(crate) logs: Arc<dyn LogControl>,
-    pub(crate) http_restrictions: Restrictions,
-    pub(crate) grpc_restrictions: Restrictions,
-    /// The page at `/`.
-    pub(crate) page: String,
-}
-
 /// An open port, before anything is served on it.
-struct Opened {
+struct OpenPort {
     listener: TcpListener,
-    tls: Option<Tls>,
+    tls: Option<ServerTls>,
 }
 
 /// A server whose ports are open.
 pub struct Server {
-    shared: Arc<Shared>,
+    state: Arc<ServerState>,
     exit_timeout: Duration,
     limits: Limits,
     grpc_connections: GrpcConnections,
-    http: Option<Opened>,
-    grpc: Option<Opened>,
-    metrics: Option<Opened>,
-    metrics_options: MetricsOptions,
+    http: Option<OpenPort>,
+    grpc: Option<OpenPort>,
+    metrics: Option<OpenPort>,
+    metrics_options: MetricsPortOptions,
     access: Option<Arc<dyn AccessLog>>,
 }
 
@@ -124,7 +113,7 @@ impl Server {
     pub fn bind(options: &ServerOptions, runtime: Arc<Runtime>) -> Result<Self, BindError> {
         let open = |endpoint: &Option<Endpoint>, what| {
             let open = |endpoint: &Endpoint| {
-                Ok(Opened {
+                Ok(OpenPort {
                     listener: edge::listen(endpoint, what)?,
                     tls: endpoint.tls.clone(),
                 })
@@ -139,25 +128,25 @@ impl Server {
         let server_name = options
             .id
             .clone()
-            .unwrap_or_else(|| api::DEFAULT_SERVER_NAME.to_owned());
+            .unwrap_or_else(|| DEFAULT_SERVER_NAME.to_owned());
         let metrics_address = metrics
             .as_ref()
-            .map(|opened: &Opened| opened.listener.local_addr());
+            .map(|opened: &OpenPort| opened.listener.local_addr());
         let metrics_port = metrics_address
             .and_then(Result::ok)
             .map(|address| address.port());
-        let shared = Arc::new(Shared {
+        let state = Arc::new(ServerState {
             page: http::render_page(metrics_port),
             runtime,
             server_name,
             max_json_bytes: options.max_json_bytes,
-            forms: options.forms.clone(),
+            inference: options.inference.clone(),
             logs: Arc::clone(&options.logs),
             http_restrictions: options.http_restrictions.clone(),
             grpc_restrictions: options.grpc_restrictions.clone(),
         });
         Ok(Self {
-            shared,
+            state,
             exit_timeout: options.exit_timeout,
             limits: options.limits.clone(),
             grpc_connections: options.grpc_connections.clone(),
@@ -173,7 +162,7 @@ impl Server {
     #[must_use]
     pub fn addresses(&self) -> Addresses {
         let address =
-            |opened: &Option<Opened>| opened.as_ref().and_then(|o| o.listener.local_addr().ok());
+            |opened: &Option<OpenPort>| opened.as_ref().and_then(|o| o.listener.local_addr().ok());
         Addresses {
             http: address(&self.http),
             grpc: address(&self.grpc),
@@ -184,7 +173,7 @@ impl Server {
     /// Serves until `stop` is done. Then: not ready; no new connections; what is in flight finishes, idle connections
     /// are closed at once; models are unloaded. All within the exit timeout.
     pub async fn run(self, stop: impl Future<Output = ()> + Send) -> StopOutcome {
-        let (runtime, exit_timeout) = (Arc::clone(&self.shared.runtime), self.exit_timeout);
+        let (runtime, exit_timeout) = (Arc::clone(&self.state.runtime), self.exit_timeout);
         let connections = Arc::new(Connections::new(&self.limits));
         let sweeping = tokio::spawn({
             let connections = Arc::clone(&connections);
@@ -217,11 +206,11 @@ impl Server {
             self.limits.connections.min(Semaphore::MAX_PERMITS),
         ));
         let mut running = JoinSet::new();
-        let mut serve = |opened: Opened, protocol, routes, grpc, slots| {
+        let mut serve = |opened: OpenPort, protocol, routes, grpc, slots| {
             if let Some(tls) = &opened.tls {
                 running.spawn(tls.clone().keep_watching());
             }
-            let port = Port {
+            let port = ListenerContext {
                 protocol,
                 routes,
                 tls: opened.tls,
@@ -239,7 +228,7 @@ impl Server {
         };
         let plain = GrpcConnections::default;
         if let Some(opened) = self.http {
-            let routes = http::routes(&self.shared);
+            let routes = http::routes(&self.state);
             serve(
                 opened,
                 Protocol::Http,
@@ -249,7 +238,7 @@ impl Server {
             );
         }
         if let Some(opened) = self.grpc {
-            match grpc::routes(&self.shared) {
+            match grpc::routes(&self.state) {
                 Ok(routes) => {
                     let settings = self.grpc_connections;
                     serve(opened, Protocol::Grpc, routes, settings, clients);
@@ -259,7 +248,7 @@ impl Server {
         }
         if let Some(opened) = self.metrics {
             let metrics = Metrics::new(
-                Arc::clone(&self.shared.runtime),
+                Arc::clone(&self.state.runtime),
                 self.metrics_options,
                 Arc::clone(&self.limits.request_memory),
             );

@@ -18,8 +18,8 @@ use skep_runtime::{
     BackendEntry, Backends, Control, LoadOptions, Repository, Runtime, RuntimeOptions,
 };
 use skep_server::{
-    Addresses, Endpoint, Forms, GrpcConnections, Limits, LogChange, LogControl, LogSettings,
-    MetricsOptions, Restrictions, Server, ServerOptions, UnknownLogFormat,
+    Addresses, Endpoint, GrpcConnections, InferenceOptions, Limits, LogChange, LogControl,
+    LogSettings, MetricsPortOptions, Restrictions, Server, ServerOptions, UnknownLogFormat,
 };
 use skep_tensor::MemoryBudget;
 use tokio::{
@@ -109,14 +109,14 @@ fn serve(runtime: Arc<Runtime>) -> (Addresses, oneshot::Sender<()>) {
         http: endpoint.clone(),
         grpc: endpoint,
         metrics: None,
-        metrics_options: MetricsOptions::default(),
+        metrics_options: MetricsPortOptions::default(),
         logs: Arc::new(NoLogs),
         http_restrictions: Restrictions::default(),
         grpc_restrictions: Restrictions::default(),
         id: None,
         max_json_bytes: 1 << 20,
         exit_timeout: patience,
-        forms: Forms::default(),
+        inference: InferenceOptions::default(),
         limits: Limits {
             connections: 10,
             request_memory: MemoryBudget::new(1 << 30),

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use skep_sim::{
-    Arrivals, BatchPolicy, Contender, Decision, Figures, LatencyTable, Model, ObjectivePolicy,
-    OwnPolicy, Point, Waiting,
+    Arrivals, BatchPolicy, Contender, Decision, LatencyTable, ObjectivePolicy, OperatingPoint,
+    OwnPolicy, PolicyFigures, SimulatedModel, WaitingRequests,
 };
 
 /// What the policy knows: the model's latencies, as a warm-up measures them, and the objective.
@@ -18,7 +18,7 @@ struct HalfSlack {
 }
 
 impl BatchPolicy for HalfSlack {
-    fn decide(&mut self, waiting: &Waiting<'_>) -> Decision {
+    fn decide(&mut self, waiting: &WaitingRequests<'_>) -> Decision {
         let count = waiting.available();
         let latency = |requests: usize| self.table.latency(requests * self.request_size);
         let deadline = waiting.arrivals[0] + self.objective;
@@ -40,9 +40,9 @@ impl BatchPolicy for HalfSlack {
 }
 
 /// Answers in time of each policy, at each load.
-pub(crate) fn compare(loads: &[f64]) -> Vec<(f64, Vec<Figures>)> {
+pub(crate) fn compare(loads: &[f64]) -> Vec<(f64, Vec<PolicyFigures>)> {
     let table = LatencyTable::affine(1.87, 0.087, 64).expect("a valid table");
-    let model = Model::new(table, 1);
+    let model = SimulatedModel::new(table, 1);
     let own = OwnPolicy::new("half_slack", |model, objective| {
         Box::new(HalfSlack {
             table: model.table.clone(),
@@ -57,7 +57,7 @@ pub(crate) fn compare(loads: &[f64]) -> Vec<(f64, Vec<Figures>)> {
         Contender::Bound,
     ];
     let at = |&load: &f64| {
-        let point = Point {
+        let point = OperatingPoint {
             model: &model,
             objective: Duration::from_millis(10),
             arrivals: &Arrivals::Poisson,

@@ -1,17 +1,21 @@
-//! How many requests a second of wall time are simulated on one core: `cargo run --release -p skep-sim --example speed`.
+//! How many requests a second of wall time are simulated on one core: `cargo run --release -p skep-sim --example
+//! speed`.
 
 use std::time::{Duration, Instant};
 
 use skep_scheduler::{
     Objective, ObjectivePolicy, Policy, SchedulerOptions, TimeoutAction, TritonPolicy,
 };
-use skep_sim::{Arrivals, LatencyTable, Load, Model, Random, Setup, Stream, bound, simulate};
+use skep_sim::{
+    Arrivals, LatencyTable, RandomPurpose, RandomStream, Setup, SimulatedModel, Workload, bound,
+    simulate,
+};
 
 const REQUESTS: usize = 1_000_000;
 
 fn main() {
     let table = LatencyTable::affine(1.87, 0.087, 64).expect("a valid table");
-    let model = Model::new(table, 1);
+    let model = SimulatedModel::new(table, 1);
     let triton = |delay_ms| {
         Policy::Triton(TritonPolicy {
             max_queue_delay: Duration::from_millis(delay_ms),
@@ -40,7 +44,7 @@ fn main() {
     ];
     println!("| load | policy | million requests/s | mean batch |\n|---|---|---|---|");
     for load in [0.05, 0.5, 0.9, 1.2] {
-        let mut random = Random::new(1, Stream::Arrivals);
+        let mut random = RandomStream::new(1, RandomPurpose::Arrivals);
         let arrivals =
             Arrivals::Poisson.generate(load * model.capacity().rate, REQUESTS, &mut random);
         for (name, policy) in &policies {
@@ -56,7 +60,7 @@ fn main() {
                 seed: 1,
             };
             let begin = Instant::now();
-            let outcome = simulate(setup, Load::Open(&arrivals));
+            let outcome = simulate(setup, Workload::Open(&arrivals));
             report(load, name, REQUESTS, begin, outcome.mean_batch());
         }
         let few = &arrivals[..REQUESTS / 20];

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use skep_types::Time;
 
-use crate::{Random, Recording};
+use crate::{RandomStream, RecordedArrivals};
 
 /// A pattern of arrivals.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,27 +26,27 @@ pub enum Arrivals {
         period: Option<Duration>,
     },
     /// As recorded, in faster or slower motion; over again where more requests are wanted than were recorded.
-    Recorded(Recording),
+    Recorded(RecordedArrivals),
 }
 
 impl Arrivals {
     /// The moments at which `count` requests arrive, ascending, at this mean rate a second.
     #[must_use]
-    pub fn generate(&self, rate: f64, count: usize, random: &mut Random) -> Vec<Time> {
+    pub fn generate(&self, rate: f64, count: usize, random: &mut RandomStream) -> Vec<Time> {
         self.generate_after(0, rate, count, random)
     }
 
-    /// The same, where the first `warm_up` do not count, which are fewer than `count`: those of a recording are scaled so that
-    /// the others come at this rate, however dense the recording is where it is played.
+    /// The same, where the first `warm_up` do not count, which are fewer than `count`: those of a recording are scaled
+    /// so that the others come at this rate, however dense the recording is where it is played.
     pub(crate) fn generate_after(
         &self,
         warm_up: usize,
         rate: f64,
         count: usize,
-        random: &mut Random,
+        random: &mut RandomStream,
     ) -> Vec<Time> {
         let mut seconds = 0.0;
-        let mut next = |random: &mut Random| {
+        let mut next = |random: &mut RandomStream| {
             seconds += match self {
                 Self::Constant => 1.0 / rate,
                 Self::Poisson => random.exponential() / rate,
@@ -80,7 +80,7 @@ const SWINGS: f64 = 5.0;
 
 /// The gap after `from` where the rate swings, in seconds: of arrivals at the highest rate, each counts as probably as
 /// the rate at its moment is to the highest (Lewis and Shedler's thinning).
-fn thinned(from: f64, rate: f64, amplitude: f64, period: f64, random: &mut Random) -> f64 {
+fn thinned(from: f64, rate: f64, amplitude: f64, period: f64, random: &mut RandomStream) -> f64 {
     let highest = rate * (1.0 + amplitude);
     let mut at = from;
     loop {
@@ -95,10 +95,10 @@ fn thinned(from: f64, rate: f64, amplitude: f64, period: f64, random: &mut Rando
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Stream;
+    use crate::RandomPurpose;
 
     fn generate(arrivals: &Arrivals, count: usize) -> Vec<f64> {
-        let mut random = Random::new(3, Stream::Arrivals);
+        let mut random = RandomStream::new(3, RandomPurpose::Arrivals);
         let moments = arrivals.generate(1000.0, count, &mut random);
         assert!(moments.is_sorted());
         moments

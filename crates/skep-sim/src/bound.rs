@@ -3,8 +3,9 @@
 //! [`bound`] is an upper bound on the number of requests that are answered within the objective `S`, for every policy,
 //! even one that knows all arrivals beforehand, that executes whole requests in batches within the latency table.
 //! `r(i)` is the arrival of request `i`, `L(q)` what a batch of `q` requests takes at least: the table's latency, made
-//! monotone from above (the least of all batches of `q` *or more* requests, so that leaving late requests out of a batch
-//! never costs time), times the least factor of the jitter; stretch is left out. All requests are alike, so deadlines `r(i) + S` ascend.
+//! monotone from above (the least of all batches of `q` *or more* requests, so that leaving late requests out of a
+//! batch never costs time), times the least factor of the jitter; stretch is left out. All requests are alike, so
+//! deadlines `r(i) + S` ascend.
 //!
 //! # One instance: the optimum
 //!
@@ -29,8 +30,8 @@
 //!
 //! `m` instances are relaxed to one machine of speed `m` that can put requests aside and go on with them later. Each
 //! request costs its share of its batch, `L(q) / q`. Which batches can it be in? One that holds `q` requests in time
-//! begins after the last of them has arrived and ends before the deadline of the first, so `q` consecutive requests,
-//! it among them, arrive within `S - L(q)`. The request costs no less than the cheapest share of those batches. Being in
+//! begins after the last of them has arrived and ends before the deadline of the first, so `q` consecutive requests, it
+//! among them, arrive within `S - L(q)`. The request costs no less than the cheapest share of those batches. Being in
 //! time for these costs is necessary; with ascending arrivals and deadlines such a machine loses nothing by working in
 //! the order of arrival and never putting aside, so the same recursion, with `q = 1`, finds its optimum.
 
@@ -38,7 +39,7 @@ use std::time::Duration;
 
 use skep_types::Time;
 
-use crate::{Jitter, Model};
+use crate::{Jitter, SimulatedModel};
 
 /// How many of these requests, which arrive at ascending moments, can be answered within the objective at most. See the
 /// [source](self) for the proof.
@@ -46,7 +47,7 @@ use crate::{Jitter, Model};
 /// Takes time in proportion to the requests, to how many can be answered within one objective, and, with one instance,
 /// to how many fit a batch.
 #[must_use]
-pub fn bound(arrivals: &[Time], model: &Model, objective: Duration) -> usize {
+pub fn bound(arrivals: &[Time], model: &SimulatedModel, objective: Duration) -> usize {
     let objective = objective.as_nanos() as f64;
     let latencies = least_latencies(model);
     let arrivals: Vec<f64> = arrivals.iter().map(|at| at.as_nanos() as f64).collect();
@@ -58,7 +59,7 @@ pub fn bound(arrivals: &[Time], model: &Model, objective: Duration) -> usize {
 }
 
 /// `L(q)` in nanoseconds for `q` = 1, 2, ... requests.
-fn least_latencies(model: &Model) -> Vec<f64> {
+fn least_latencies(model: &SimulatedModel) -> Vec<f64> {
     let fit = model.requests_per_batch();
     let latency = |requests: usize| {
         let nanos = model

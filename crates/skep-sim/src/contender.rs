@@ -7,9 +7,9 @@ use skep_scheduler::{
 };
 use thiserror::Error;
 
-use crate::{InvalidStatic, Model, OwnPolicy, Static, setting::TRITON};
+use crate::{InvalidSetting, OwnPolicy, SimulatedModel, StaticSetting, setting::TRITON};
 
-/// Something that is compared at a [`Point`](crate::Point).
+/// Something that is compared at an [`OperatingPoint`](crate::OperatingPoint).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Contender {
     /// Requests run one by one.
@@ -23,7 +23,7 @@ pub enum Contender {
     /// the largest batch, or of one request, would be late.
     StaticTimeout,
     /// Triton's dynamic batcher with these settings.
-    Triton(Static),
+    Triton(StaticSetting),
     /// A policy that knows the objective, with executions of powers of two measured beforehand, as a warm-up does.
     Objective(ObjectivePolicy),
     /// What no policy can exceed: [`bound`](crate::bound).
@@ -41,7 +41,7 @@ pub enum UnknownContender {
     Name(String),
     /// It is Triton's dynamic batcher with settings that it does not have.
     #[error(transparent)]
-    Triton(#[from] InvalidStatic),
+    Triton(#[from] InvalidSetting),
 }
 
 impl Contender {
@@ -75,7 +75,11 @@ impl Contender {
     }
 
     /// What its scheduler is made with, where that is one thing.
-    pub(crate) fn scheduler(&self, model: &Model, objective: Duration) -> Option<SchedulerOptions> {
+    pub(crate) fn scheduler(
+        &self,
+        model: &SimulatedModel,
+        objective: Duration,
+    ) -> Option<SchedulerOptions> {
         let policy = match self {
             Self::Triton(setting) => return Some(setting.scheduler(model)),
             Self::None => Policy::OneByOne,
@@ -95,7 +99,7 @@ impl Contender {
 }
 
 /// What a warm-up measures.
-fn profile(model: &Model) -> Vec<(usize, Duration)> {
+fn profile(model: &SimulatedModel) -> Vec<(usize, Duration)> {
     let sizes = (0..usize::BITS).map(|power| 1usize << power);
     sizes
         .take_while(|size| *size <= model.table.max())

@@ -1,25 +1,25 @@
 //! The server's scheduler over virtual time.
 //!
-//! A discrete-event simulator that drives [`skep_scheduler::Scheduler`] itself, so that what it finds out about a
-//! policy is true of the very code that serves. There is no clock, no thread and no I/O here, and randomness is a seed:
+//! A discrete-event simulator that drives [`skep_scheduler::Scheduler`] itself, so that its findings about a
+//! policy hold for the code that serves. There is no clock, no thread and no I/O here, and randomness is a seed:
 //! the same arguments give the same outcome.
 //!
 //! ```text
-//!   Arrivals ----+                                 +---> Outcome     what became of the requests
+//!   Arrivals ----+                                 +---> TraceOutcome   what became of the requests
 //!   or clients   |     Scheduler (policy)          |
 //!                +--->   ^            |            |
 //!                        |            v            |
 //!                     finished    Dispatch --------+
 //!                        |            |
-//!                     Model: LatencyTable x instances, jitter, stretch
+//!            SimulatedModel: LatencyTable x instances, jitter, stretch
 //! ```
 //!
 //! [`simulate`] runs one policy on one trace of arrivals. [`bound`] says what no policy can exceed on that trace.
-//! [`Point::compare`] does both for several [`Contender`]s and seeds, and finds the best static setting of Triton's
-//! batcher on the way.
+//! [`OperatingPoint::compare`] does both for several [`Contender`]s and seeds, and finds the best static setting of
+//! Triton's batcher on the way.
 //!
-//! A policy of one's own is a [`BatchPolicy`]: [`simulate_own`] runs it, [`Contender::Own`] compares it with the others. A crate
-//! with such a policy depends on this one alone: what it needs of the scheduler's types is here too.
+//! A policy of one's own is a [`BatchPolicy`]: [`simulate_own`] runs it, [`Contender::Own`] compares it with the
+//! others. A crate with such a policy depends on this one alone: what it needs of the scheduler's types is here too.
 
 mod arrivals;
 mod bound;
@@ -36,13 +36,13 @@ mod simulation;
 pub use arrivals::Arrivals;
 pub use bound::bound;
 pub use contender::{Contender, UnknownContender};
-pub use model::{Capacity, InvalidTable, Jitter, LatencyTable, Model};
-pub use outcome::Outcome;
-pub use own::{BatchPolicy, Decision, OwnPolicy, Waiting};
-pub use point::{Figures, Point, Spread};
-pub use random::{Random, Stream};
-pub use recording::{InvalidRecording, Recording};
-pub use setting::{InvalidStatic, Static};
-pub use simulation::{Clients, Load, Setup, simulate, simulate_own};
+pub use model::{Capacity, InvalidTable, Jitter, LatencyTable, SimulatedModel};
+pub use outcome::TraceOutcome;
+pub use own::{BatchPolicy, Decision, OwnPolicy, WaitingRequests};
+pub use point::{OperatingPoint, PolicyFigures, Spread};
+pub use random::{RandomPurpose, RandomStream};
+pub use recording::{InvalidArrivals, RecordedArrivals};
+pub use setting::{InvalidSetting, StaticSetting};
+pub use simulation::{Clients, Setup, Workload, simulate, simulate_own};
 pub use skep_scheduler::ObjectivePolicy;
 pub use skep_types::Time;

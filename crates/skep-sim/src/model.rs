@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::Random;
+use crate::RandomStream;
 
 /// How long an execution takes, by batch size.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,8 +164,8 @@ pub enum Jitter {
     None,
     /// Uniform within one less and one more this share, which is above 0 and below 1.
     Uniform(f64),
-    /// Log-normal of median 1, where this is the standard deviation of the factor's logarithm, above 0: as computers have
-    /// it, seldom much faster and now and then much slower. Cut at three standard deviations.
+    /// Log-normal of median 1, where this is the standard deviation of the factor's logarithm, above 0: as computers
+    /// have it, seldom much faster and now and then much slower. Cut at three standard deviations.
     LogNormal(f64),
 }
 
@@ -174,7 +174,7 @@ const CUT: f64 = 3.0;
 
 impl Jitter {
     /// The next execution's factor.
-    pub(crate) fn factor(self, random: &mut Random) -> f64 {
+    pub(crate) fn factor(self, random: &mut RandomStream) -> f64 {
         match self {
             Self::None => 1.0,
             Self::Uniform(share) => 1.0 + share * (2.0 * random.uniform() - 1.0),
@@ -194,7 +194,7 @@ impl Jitter {
 
 /// A model, and what runs it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Model {
+pub struct SimulatedModel {
     /// What executions take.
     pub table: LatencyTable,
     /// How many can run at once, at least 1.
@@ -208,7 +208,7 @@ pub struct Model {
     pub stretch: f64,
 }
 
-impl Model {
+impl SimulatedModel {
     /// One that executes requests of one inference on some instances, without jitter or stretch.
     #[must_use]
     pub fn new(table: LatencyTable, instances: u32) -> Self {
@@ -244,7 +244,7 @@ impl Model {
         best
     }
 
-    /// What all instances carry in batches of so many requests.
+    /// What all instances carry in batches of this many requests.
     fn carried(&self, requests: usize) -> Capacity {
         let batch = requests * self.request_size;
         let seconds = self.table.latency(batch).as_secs_f64();
@@ -322,7 +322,7 @@ mod tests {
 
     #[test]
     fn capacity_is_that_of_the_best_batches_on_all_instances() {
-        let best = |model: &Model| {
+        let best = |model: &SimulatedModel| {
             let Capacity {
                 rate,
                 batch,
@@ -331,7 +331,7 @@ mod tests {
             (rate.round(), batch, is_full)
         };
         let table = LatencyTable::affine(1.0, 1.0, 9).expect("valid");
-        let mut model = Model::new(table, 2);
+        let mut model = SimulatedModel::new(table, 2);
         assert_eq!(best(&model), (1800.0, 9, true));
         model.request_size = 2;
         // Requests of two: eight inferences are all that fit.
@@ -339,12 +339,12 @@ mod tests {
         model.stretch = 0.5;
         assert_eq!(best(&model), (593.0, 8, true));
         let table = LatencyTable::measured("1,2\n2,3\n4,8\n8,24", 8).expect("valid");
-        let mut model = Model::new(table, 2);
+        let mut model = SimulatedModel::new(table, 2);
         assert_eq!(best(&model), (1333.0, 2, false));
         model.request_size = 4;
         assert_eq!(best(&model), (250.0, 4, false));
         // Every size carries as much, to a nanosecond.
         let third = LatencyTable::affine(0.0, 1.0 / 3.0, 7).expect("valid");
-        assert_eq!(best(&Model::new(third, 1)), (3000.0, 7, true));
+        assert_eq!(best(&SimulatedModel::new(third, 1)), (3000.0, 7, true));
     }
 }

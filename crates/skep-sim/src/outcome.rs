@@ -7,18 +7,18 @@ use skep_scheduler::BatchEnd;
 /// What became of the requests of a simulation, and of what batches they were part. Requests of the warm-up are not in
 /// it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Outcome {
+pub struct TraceOutcome {
     /// How many were sent.
     pub sent: usize,
     /// Within what time.
     pub span: Duration,
-    /// How many were answered within the objective; all that were answered, where there is none.
+    /// How many were answered within the objective; without an objective, all that were answered.
     pub good: usize,
     /// How many were answered, but too late.
     pub late: usize,
     /// How many were refused, or given up before they were executed.
     pub rejected: usize,
-    /// From arrival to answer of those that were answered, ascending, in nanoseconds.
+    /// Latencies of the answered requests from arrival to answer, ascending, in nanoseconds.
     latencies: Vec<u64>,
     /// Executions, by why their batches were not larger; in the order of [`BatchEnd::ALL`].
     batches: [usize; BatchEnd::ALL.len()],
@@ -28,7 +28,7 @@ pub struct Outcome {
     request_size: usize,
 }
 
-impl Outcome {
+impl TraceOutcome {
     pub(crate) fn new(request_size: usize) -> Self {
         Self {
             request_size,
@@ -94,7 +94,7 @@ impl Outcome {
         self.batches.iter().sum()
     }
 
-    /// The inferences an execution; none where there was no execution.
+    /// Inferences per execution; `None` without an execution.
     #[must_use]
     pub fn mean_batch(&self) -> Option<f64> {
         let executions = self.executions();

@@ -5,16 +5,17 @@ use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 use skep_scheduler::{Batch, BatchEnd, Input, InstanceId, Output, Outputs, RejectReason, Request};
 use skep_types::Time;
 
-use crate::{Model, simulation::Decides};
+use crate::{SimulatedModel, simulation::Decides};
 
-/// A batching policy: it says what a free instance does. It has no clock and no source of chance but what it is made with,
-/// so that equal seeds give equal outcomes.
+/// A batching policy: it says what a free instance does. It has no clock and no source of chance but what it is made
+/// with, so that equal seeds give equal outcomes.
 pub trait BatchPolicy {
-    /// What to do with what waits. The policy is asked when an instance is free and a request waits: at arrivals, at the ends
-    /// of executions, at the moment until which it waits, and again after each batch and each request given up.
-    fn decide(&mut self, waiting: &Waiting<'_>) -> Decision;
+    /// What to do with what waits. The policy is asked when an instance is free and a request waits: at arrivals, at
+    /// the ends of executions, at the moment until which it waits, and again after each batch and each request given
+    /// up.
+    fn decide(&mut self, waiting: &WaitingRequests<'_>) -> Decision;
 
-    /// An execution of so many inferences took so long.
+    /// An execution of this many inferences took this long.
     fn finished(&mut self, inferences: usize, took: Duration) {
         let _ = (inferences, took);
     }
@@ -22,7 +23,7 @@ pub trait BatchPolicy {
 
 /// What waits at one moment.
 #[derive(Debug, Clone, Copy)]
-pub struct Waiting<'a> {
+pub struct WaitingRequests<'a> {
     /// The moment.
     pub now: Time,
     /// When the requests arrived that wait, ascending; at least one.
@@ -33,7 +34,7 @@ pub struct Waiting<'a> {
     pub most: usize,
 }
 
-impl Waiting<'_> {
+impl WaitingRequests<'_> {
     /// How many requests a batch can have now.
     #[must_use]
     pub fn available(&self) -> usize {
@@ -44,29 +45,29 @@ impl Waiting<'_> {
 /// What a policy decides. Requests leave in the order of their arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
-    /// Run so many requests as a batch: from 1 to [`Waiting::available`].
+    /// Run this many requests as a batch: from 1 to [`WaitingRequests::available`].
     Run(usize),
-    /// Give up so many requests, at least 1: they are rejected.
+    /// Reject this many requests, at least 1.
     GiveUp(usize),
     /// Run nothing until something happens, or until this moment, which lies ahead.
     Wait(Option<Time>),
 }
 
 /// Makes a policy for a model and an objective.
-type Begin = dyn Fn(&Model, Duration) -> Box<dyn BatchPolicy> + Send + Sync;
+type PolicyMaker = dyn Fn(&SimulatedModel, Duration) -> Box<dyn BatchPolicy> + Send + Sync;
 
 /// A policy with a name, made again for each trace.
 #[derive(Clone)]
 pub struct OwnPolicy {
     name: Arc<str>,
-    begin: Arc<Begin>,
+    begin: Arc<PolicyMaker>,
 }
 
 impl OwnPolicy {
     /// A policy that `begin` makes for a model and an objective. No two policies of a comparison have the same name.
     pub fn new(
         name: &str,
-        begin: impl Fn(&Model, Duration) -> Box<dyn BatchPolicy> + Send + Sync + 'static,
+        begin: impl Fn(&SimulatedModel, Duration) -> Box<dyn BatchPolicy> + Send + Sync + 'static,
     ) -> Self {
         Self {
             name: name.into(),
@@ -80,7 +81,11 @@ impl OwnPolicy {
         &self.name
     }
 
-    pub(crate) fn begin(&self, model: &Model, objective: Duration) -> Box<dyn BatchPolicy> {
+    pub(crate) fn begin(
+        &self,
+        model: &SimulatedModel,
+        objective: Duration,
+    ) -> Box<dyn BatchPolicy> {
         (self.begin)(model, objective)
     }
 }
@@ -91,7 +96,7 @@ impl fmt::Debug for OwnPolicy {
     }
 }
 
-/// Names tell policies apart.
+/// Policies are equal if their names are.
 impl PartialEq for OwnPolicy {
     fn eq(&self, other: &Self) -> bool {
         self.name == other.name
@@ -101,7 +106,7 @@ impl PartialEq for OwnPolicy {
 impl Eq for OwnPolicy {}
 
 /// The queue of a simulation that such a policy decides about.
-pub(crate) struct Queue<'a, P: ?Sized> {
+pub(crate) struct PolicyQueue<'a, P: ?Sized> {
     policy: &'a mut P,
     /// What a panic calls the policy.
     name: String,
@@ -116,8 +121,8 @@ pub(crate) struct Queue<'a, P: ?Sized> {
     most: usize,
 }
 
-impl<'a, P: BatchPolicy + ?Sized> Queue<'a, P> {
-    pub(crate) fn new(policy: &'a mut P, name: Option<&str>, model: &Model) -> Self {
+impl<'a, P: BatchPolicy + ?Sized> PolicyQueue<'a, P> {
+    pub(crate) fn new(policy: &'a mut P, name: Option<&str>, model: &SimulatedModel) -> Self {
         let name = name.map_or_else(
             || "the policy".to_owned(),
             |name| format!("policy `{name}`"),
@@ -138,7 +143,7 @@ impl<'a, P: BatchPolicy + ?Sized> Queue<'a, P> {
     fn decide(&mut self, now: Time, outputs: &mut Outputs<()>) {
         self.until = None;
         while !self.idle.is_empty() && !self.waiting.is_empty() {
-            let waiting = Waiting {
+            let waiting = WaitingRequests {
                 now,
                 arrivals: self.arrivals.make_contiguous(),
                 idle: self.idle.len(),
@@ -200,7 +205,7 @@ impl<'a, P: BatchPolicy + ?Sized> Queue<'a, P> {
     }
 }
 
-impl<P: BatchPolicy + ?Sized> Decides for Queue<'_, P> {
+impl<P: BatchPolicy + ?Sized> Decides for PolicyQueue<'_, P> {
     fn handle_all(
         &mut self,
         now: Time,

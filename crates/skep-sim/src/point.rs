@@ -6,15 +6,15 @@ use skep_scheduler::{BatchEnd, SchedulerOptions};
 use skep_types::Time;
 
 use crate::{
-    Arrivals, Contender, Load, Model, Outcome, OwnPolicy, Random, Setup, Static, Stream, bound,
-    simulate, simulation::simulate_named,
+    Arrivals, Contender, OwnPolicy, RandomPurpose, RandomStream, Setup, SimulatedModel,
+    StaticSetting, TraceOutcome, Workload, bound, simulate, simulation::simulate_named,
 };
 
 /// Where policies are compared.
 #[derive(Debug, Clone)]
-pub struct Point<'a> {
+pub struct OperatingPoint<'a> {
     /// The model.
-    pub model: &'a Model,
+    pub model: &'a SimulatedModel,
     /// What an answer must not take longer than.
     pub objective: Duration,
     /// How requests arrive.
@@ -42,7 +42,7 @@ pub struct Spread {
 
 /// What a policy does at a point, over the seeds. A bound has a goodput alone.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Figures {
+pub struct PolicyFigures {
     /// Whose they are.
     pub contender: Contender,
     /// Requests a second.
@@ -75,14 +75,14 @@ const TRIAL_REQUESTS: usize = 3000;
 const SURVIVORS: usize = 5;
 
 /// What a contender did on one trace.
-struct Run {
+struct TraceRun {
     offered: f64,
     goodput: f64,
-    outcome: Option<Outcome>,
+    outcome: Option<TraceOutcome>,
 }
 
-impl Run {
-    fn of(outcome: Outcome) -> Self {
+impl TraceRun {
+    fn of(outcome: TraceOutcome) -> Self {
         Self {
             offered: outcome.offered(),
             goodput: outcome.goodput(),
@@ -91,15 +91,15 @@ impl Run {
     }
 }
 
-impl Point<'_> {
+impl OperatingPoint<'_> {
     /// Runs each contender on the same traces.
     ///
     /// # Panics
     ///
-    /// Without a seed; for a static setting that does not [fit](Static::fits) the model; where a policy does not keep its
-    /// word.
+    /// Without a seed; for a static setting that does not [fit](Static::fits) the model; where a policy does not keep
+    /// its word.
     #[must_use]
-    pub fn compare(&self, contenders: &[Contender]) -> Vec<Figures> {
+    pub fn compare(&self, contenders: &[Contender]) -> Vec<PolicyFigures> {
         let traces: Vec<Vec<Time>> = self.seeds.iter().map(|seed| self.trace(*seed)).collect();
         let figures = |contender: &Contender| match contender {
             Contender::Bound => {
@@ -124,29 +124,29 @@ impl Point<'_> {
     }
 
     fn trace(&self, seed: u64) -> Vec<Time> {
-        let mut random = Random::new(seed, Stream::Arrivals);
+        let mut random = RandomStream::new(seed, RandomPurpose::Arrivals);
         let warm_up = self.warm_up.min(self.requests - 1);
         self.arrivals
             .generate_after(warm_up, self.rate, self.requests, &mut random)
     }
 
-    fn runs(&self, traces: &[Vec<Time>], run: impl Fn(u64, &[Time]) -> Run) -> Vec<Run> {
+    fn runs(&self, traces: &[Vec<Time>], run: impl Fn(u64, &[Time]) -> TraceRun) -> Vec<TraceRun> {
         let traces = self.seeds.iter().zip(traces);
         traces.map(|(seed, trace)| run(*seed, trace)).collect()
     }
 
-    fn simulate(&self, scheduler: SchedulerOptions, seed: u64, trace: &[Time]) -> Run {
+    fn simulate(&self, scheduler: SchedulerOptions, seed: u64, trace: &[Time]) -> TraceRun {
         let setup = self.setup(scheduler, seed, trace);
-        Run::of(simulate(setup, Load::Open(trace)))
+        TraceRun::of(simulate(setup, Workload::Open(trace)))
     }
 
-    fn own(&self, policy: &OwnPolicy, seed: u64, trace: &[Time]) -> Run {
+    fn own(&self, policy: &OwnPolicy, seed: u64, trace: &[Time]) -> TraceRun {
         let mut decides = policy.begin(self.model, self.objective);
         let setup = self.setup(&mut *decides, seed, trace);
-        Run::of(simulate_named(
+        TraceRun::of(simulate_named(
             setup,
             Some(policy.name()),
-            Load::Open(trace),
+            Workload::Open(trace),
         ))
     }
 
@@ -160,7 +160,7 @@ impl Point<'_> {
         }
     }
 
-    fn bound(&self, trace: &[Time]) -> Run {
+    fn bound(&self, trace: &[Time]) -> TraceRun {
         let warm_up = self.warm_up.min(trace.len() - 1);
         let begin = warm_up
             .checked_sub(1)
@@ -168,7 +168,7 @@ impl Point<'_> {
         let span = trace[trace.len() - 1].since(begin).as_secs_f64().max(1e-9);
         // A policy that had nothing else to do could do no worse.
         let counted = &trace[warm_up..];
-        Run {
+        TraceRun {
             offered: counted.len() as f64 / span,
             goodput: bound(counted, self.model, self.objective) as f64 / span,
             outcome: None,
@@ -176,15 +176,15 @@ impl Point<'_> {
     }
 
     /// Tries every setting on a part of one trace, and the best of them on all.
-    fn best(&self, contender: &Contender, traces: &[Vec<Time>]) -> Figures {
+    fn best(&self, contender: &Contender, traces: &[Vec<Time>]) -> PolicyFigures {
         let timeouts = *contender == Contender::StaticTimeout;
-        let grid = Static::grid(self.model, self.objective, timeouts);
+        let grid = StaticSetting::grid(self.model, self.objective, timeouts);
         let trial = &traces[0][..TRIAL_REQUESTS.min(traces[0].len())];
-        let part = Point {
+        let part = OperatingPoint {
             warm_up: self.warm_up.min(trial.len() / 10),
             ..self.clone()
         };
-        let mut tried: Vec<(f64, Duration, Static)> = grid
+        let mut tried: Vec<(f64, Duration, StaticSetting)> = grid
             .into_iter()
             .map(|setting| {
                 let run = part.simulate(setting.scheduler(self.model), self.seeds[0], trial);
@@ -194,8 +194,9 @@ impl Point<'_> {
             .collect();
         // Where nothing is in time any more, what is least late.
         tried.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        let survives =
-            |(rank, setting): (usize, &Static)| rank < SURVIVORS || setting.is_default(self.model);
+        let survives = |(rank, setting): (usize, &StaticSetting)| {
+            rank < SURVIVORS || setting.is_default(self.model)
+        };
         let settings = tried.iter().map(|(_, _, setting)| setting).enumerate();
         let survivors = settings.filter(|tried| survives(*tried));
         let figures = survivors.map(|(_, setting)| {
@@ -204,9 +205,9 @@ impl Point<'_> {
             });
             Self::figures(contender, &runs, Some(setting.to_string()))
         });
-        // By the share that is shown, since traces differ in what they offer: the median of the shares need not belong to
-        // the trace of the median goodput. Then by goodput; of equals the one that did better in the trial.
-        let rank = |figures: &Figures| (figures.in_time.median, figures.goodput.median);
+        // By the share that is shown, since traces differ in what they offer: the median of the shares need not belong
+        // to the trace of the median goodput. Then by goodput; of equals the one that did better in the trial.
+        let rank = |figures: &PolicyFigures| (figures.in_time.median, figures.goodput.median);
         let best = figures.reduce(|best, other| {
             if rank(&other) > rank(&best) {
                 other
@@ -217,20 +218,20 @@ impl Point<'_> {
         best.expect("Triton's default is in the grid")
     }
 
-    fn figures(contender: &Contender, runs: &[Run], setting: Option<String>) -> Figures {
+    fn figures(contender: &Contender, runs: &[TraceRun], setting: Option<String>) -> PolicyFigures {
         let ms = |share: f64| {
             spread_of(runs, |o| {
                 o.quantile(share).map(|latency| latency.as_secs_f64() * 1e3)
             })
         };
-        let share = |count: fn(&Outcome) -> usize| {
+        let share = |count: fn(&TraceOutcome) -> usize| {
             spread_of(runs, |o| Some(count(o) as f64 / o.sent.max(1) as f64))
         };
-        let of = |figure: fn(&Run) -> f64| {
+        let of = |figure: fn(&TraceRun) -> f64| {
             let figures = runs.iter().map(figure).collect();
             spread(figures).unwrap_or_default()
         };
-        Figures {
+        PolicyFigures {
             contender: contender.clone(),
             offered: of(|run| run.offered),
             goodput: of(|run| run.goodput),
@@ -240,19 +241,19 @@ impl Point<'_> {
             p99_ms: ms(0.99),
             rejected: share(|o| o.rejected),
             late: share(|o| o.late),
-            mean_batch: spread_of(runs, Outcome::mean_batch),
+            mean_batch: spread_of(runs, TraceOutcome::mean_batch),
             ends: ends(runs),
             setting,
         }
     }
 }
 
-fn ends(runs: &[Run]) -> Vec<(BatchEnd, f64)> {
+fn ends(runs: &[TraceRun]) -> Vec<(BatchEnd, f64)> {
     let outcomes = || runs.iter().filter_map(|run| run.outcome.as_ref());
-    let all: usize = outcomes().map(Outcome::executions).sum();
+    let all: usize = outcomes().map(TraceOutcome::executions).sum();
     let of = |end| {
         outcomes()
-            .flat_map(Outcome::batches)
+            .flat_map(TraceOutcome::batches)
             .filter(move |(other, _)| *other == end)
     };
     let share = |end| of(end).map(|(_, count)| count).sum::<usize>() as f64 / all.max(1) as f64;
@@ -260,7 +261,7 @@ fn ends(runs: &[Run]) -> Vec<(BatchEnd, f64)> {
     ends.filter(|(_, share)| *share > 0.0).collect()
 }
 
-fn spread_of(runs: &[Run], value: impl Fn(&Outcome) -> Option<f64>) -> Option<Spread> {
+fn spread_of(runs: &[TraceRun], value: impl Fn(&TraceOutcome) -> Option<f64>) -> Option<Spread> {
     let outcomes = runs.iter().filter_map(|run| run.outcome.as_ref());
     spread(outcomes.filter_map(value).collect())
 }

@@ -10,7 +10,7 @@ use rand_chacha::{
 
 /// What random numbers are for. Those of one purpose do not depend on how many another takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stream {
+pub enum RandomPurpose {
     /// When requests arrive.
     Arrivals,
     /// How much longer or shorter executions take.
@@ -19,16 +19,16 @@ pub enum Stream {
 
 /// A stream of random numbers.
 #[derive(Debug, Clone)]
-pub struct Random(ChaCha8Rng);
+pub struct RandomStream(ChaCha8Rng);
 
-impl Random {
+impl RandomStream {
     /// The stream of a seed for a purpose.
     #[must_use]
-    pub fn new(seed: u64, stream: Stream) -> Self {
+    pub fn new(seed: u64, stream: RandomPurpose) -> Self {
         let mut generator = ChaCha8Rng::seed_from_u64(seed);
         generator.set_stream(match stream {
-            Stream::Arrivals => 0,
-            Stream::Executions => 1,
+            RandomPurpose::Arrivals => 0,
+            RandomPurpose::Executions => 1,
         });
         Self(generator)
     }
@@ -75,8 +75,8 @@ mod tests {
     use super::*;
 
     /// Mean and coefficient of variation of 200,000 values.
-    fn moments(mut value: impl FnMut(&mut Random) -> f64) -> (f64, f64) {
-        let mut random = Random::new(7, Stream::Arrivals);
+    fn moments(mut value: impl FnMut(&mut RandomStream) -> f64) -> (f64, f64) {
+        let mut random = RandomStream::new(7, RandomPurpose::Arrivals);
         let values: Vec<f64> = (0..200_000).map(|_| value(&mut random)).collect();
         let mean = values.iter().sum::<f64>() / values.len() as f64;
         let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / values.len() as f64;
@@ -89,8 +89,8 @@ mod tests {
             assert!((mean / expected.0 - 1.0).abs() < 0.03, "mean {mean}");
             assert!((cv / expected.1 - 1.0).abs() < 0.03, "variation {cv}");
         };
-        near(moments(Random::uniform), (0.5, 1.0 / 3f64.sqrt()));
-        near(moments(Random::exponential), (1.0, 1.0));
+        near(moments(RandomStream::uniform), (0.5, 1.0 / 3f64.sqrt()));
+        near(moments(RandomStream::exponential), (1.0, 1.0));
         for shape in [0.0625, 0.5, 1.0, 4.0] {
             near(moments(|r| r.gamma(shape)), (shape, 1.0 / shape.sqrt()));
         }
@@ -98,10 +98,13 @@ mod tests {
 
     #[test]
     fn streams_and_seeds_differ_and_repeat() {
-        let first = |seed, stream| Random::new(seed, stream).uniform();
-        let value = first(1, Stream::Arrivals);
-        assert_eq!(value.to_bits(), first(1, Stream::Arrivals).to_bits());
-        assert_ne!(value.to_bits(), first(1, Stream::Executions).to_bits());
-        assert_ne!(value.to_bits(), first(2, Stream::Arrivals).to_bits());
+        let first = |seed, stream| RandomStream::new(seed, stream).uniform();
+        let value = first(1, RandomPurpose::Arrivals);
+        assert_eq!(value.to_bits(), first(1, RandomPurpose::Arrivals).to_bits());
+        assert_ne!(
+            value.to_bits(),
+            first(1, RandomPurpose::Executions).to_bits()
+        );
+        assert_ne!(value.to_bits(), first(2, RandomPurpose::Arrivals).to_bits());
     }
 }

@@ -10,29 +10,29 @@
 //! | none | a request a line, whose moment is in the first column |
 //!
 //! A moment is a number, of any unit, since it is brought to a rate; or a date and time, `2023-11-16 18:17:03.9799600`.
-//! Without a heading they have to ascend, since a list of rates or gaps looks like them. Rates have a form of their own,
-//! [`Recording::rates`].
+//! Without a heading they have to ascend, since a list of rates or gaps looks like them. Rates have a form of their
+//! own, [`RecordedArrivals::rates`].
 
 use thiserror::Error;
 
-use crate::Random;
+use crate::RandomStream;
 
 /// Recorded arrivals: how they lie, not how fast they follow each other.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Recording(Kind);
+pub struct RecordedArrivals(ArrivalPattern);
 
 #[derive(Debug, Clone, PartialEq)]
-enum Kind {
+enum ArrivalPattern {
     /// Seconds after the first, ascending; at least two that differ.
     Moments(Vec<f64>),
     /// Requests in each of equal spans, within which they arrive independently; not all zero.
     Counts(Vec<u64>),
 }
 
-/// Text that is no recording.
+/// Why a text is not a recording.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
-pub enum InvalidRecording {
+pub enum InvalidArrivals {
     /// A line cannot be read.
     #[error("line {line}: expected {expected}, got `{text}`")]
     Line {
@@ -43,7 +43,7 @@ pub enum InvalidRecording {
         /// The line.
         text: String,
     },
-    /// Without a heading: numbers that are no moments in their order.
+    /// Without a heading: numbers that are not ascending moments.
     #[error(
         "line {line}: `{text}` follows `{before}`, expected ascending moments in seconds, or a heading that names their column; a file of rates is read as rates:FILE:STEP_SECONDS"
     )]
@@ -73,13 +73,13 @@ const MOMENT: &str = "a number, or a date and time as in `2023-11-16 18:17:03.97
 const FUNCTIONS_2021: &str = "app,func,end_timestamp,duration";
 const FUNCTIONS_2019: &str = "HashOwner,HashApp,HashFunction,Trigger,";
 
-impl Recording {
+impl RecordedArrivals {
     /// Reads the text of a recording.
     ///
     /// # Errors
     ///
     /// If a line has another form than the heading says, or there are less than two moments.
-    pub fn parse(text: &str) -> Result<Self, InvalidRecording> {
+    pub fn parse(text: &str) -> Result<Self, InvalidArrivals> {
         let text = text.trim_start_matches('\u{feff}');
         let heading = text.lines().next().unwrap_or_default().trim();
         if heading.starts_with(FUNCTIONS_2019) {
@@ -110,7 +110,7 @@ impl Recording {
             };
             let read = read.ok_or_else(|| invalid(index, expected, line))?;
             if ordered && moments.last().is_some_and(|last| read < *last) {
-                return Err(InvalidRecording::Descends {
+                return Err(InvalidArrivals::Descends {
                     line: index + 1,
                     text: start(line),
                     before: start(before),
@@ -123,18 +123,19 @@ impl Recording {
         match (moments.first().copied(), moments.last().copied()) {
             (Some(first), Some(last)) if last - first > 0.0 && (last - first).is_finite() => {
                 moments.iter_mut().for_each(|moment| *moment -= first);
-                Ok(Self(Kind::Moments(moments)))
+                Ok(Self(ArrivalPattern::Moments(moments)))
             }
-            _ => Err(InvalidRecording::TooFew),
+            _ => Err(InvalidArrivals::TooFew),
         }
     }
 
-    /// Reads rates, one a line in requests a second, each of which holds for so many seconds. A heading of letters is left out.
+    /// Reads rates, one a line in requests a second, each of which holds for `step` seconds. A heading of letters is
+    /// left out.
     ///
     /// # Errors
     ///
-    /// If a line is no number from 0, gives more than 1e9 requests, or all together are less than two requests.
-    pub fn rates(text: &str, step_seconds: f64) -> Result<Self, InvalidRecording> {
+    /// If a line is not a number from 0, gives more than 1e9 requests, or all together are less than two requests.
+    pub fn rates(text: &str, step_seconds: f64) -> Result<Self, InvalidArrivals> {
         const EXPECTED: &str = "requests a second from 0, at most 1e9 in a step";
         let mut counts: Vec<u64> = Vec::new();
         let (mut exact, mut whole) = (0.0, 0.0);
@@ -153,12 +154,12 @@ impl Recording {
             counts.push(count as u64);
         }
         if counts.iter().fold(0, |sum: u64, n| sum.saturating_add(*n)) < 2 {
-            return Err(InvalidRecording::TooFew);
+            return Err(InvalidArrivals::TooFew);
         }
-        Ok(Self(Kind::Counts(counts)))
+        Ok(Self(ArrivalPattern::Counts(counts)))
     }
 
-    fn counts(text: &str) -> Result<Self, InvalidRecording> {
+    fn counts(text: &str) -> Result<Self, InvalidArrivals> {
         const EXPECTED: &str = "four names and a whole number a minute";
         let mut counts: Vec<u64> = Vec::new();
         for (index, line) in text.lines().enumerate().skip(1) {
@@ -175,9 +176,9 @@ impl Recording {
             }
         }
         if counts.iter().sum::<u64>() < 2 {
-            return Err(InvalidRecording::TooFew);
+            return Err(InvalidArrivals::TooFew);
         }
-        Ok(Self(Kind::Counts(counts)))
+        Ok(Self(ArrivalPattern::Counts(counts)))
     }
 
     /// `count` ascending moments in seconds, from anywhere in the recording on: so that seeds differ, and all of a long
@@ -187,13 +188,13 @@ impl Recording {
         rate: f64,
         count: usize,
         warm_up: usize,
-        random: &mut Random,
+        random: &mut RandomStream,
     ) -> Vec<f64> {
         let length = match &self.0 {
-            Kind::Moments(recorded) => recorded.len(),
-            Kind::Counts(counts) => counts.len(),
+            ArrivalPattern::Moments(recorded) => recorded.len(),
+            ArrivalPattern::Counts(counts) => counts.len(),
         };
-        // Below the length but for a draw of 1, which begins anew.
+        // Below the length, unless the draw is 1, which starts over.
         #[expect(clippy::cast_sign_loss, reason = "a share of a length")]
         let start = (random.uniform() * length as f64) as usize % length;
         self.moments_from(start, rate, count, warm_up, random)
@@ -206,13 +207,13 @@ impl Recording {
         rate: f64,
         count: usize,
         warm_up: usize,
-        random: &mut Random,
+        random: &mut RandomStream,
     ) -> Vec<f64> {
         // The request after which time counts.
         let begin = warm_up.saturating_sub(1);
         let mut moments = Vec::with_capacity(count);
         match &self.0 {
-            Kind::Moments(recorded) => {
+            ArrivalPattern::Moments(recorded) => {
                 // What counts needs a span.
                 let length = recorded.len();
                 let counted = (start + begin) % length;
@@ -226,7 +227,7 @@ impl Recording {
                 let all = all.skip(start).map(|at| at - recorded[start]);
                 moments.extend(all.take(count));
             }
-            Kind::Counts(counts) => {
+            ArrivalPattern::Counts(counts) => {
                 let minutes = counts.iter().cycle().skip(start);
                 'minutes: for (index, requests) in minutes.enumerate() {
                     // Uniform moments in their order, one by one: the least of those that are left comes next.
@@ -254,16 +255,16 @@ impl Recording {
     }
 }
 
-/// Where to begin instead of at `start`, so that not all of `count` requests come at one moment, which no scaling brings to
-/// a rate: as little later as it takes.
+/// Where to begin instead of at `start`, so that not all of `count` requests come at one moment, which no scaling
+/// brings to a rate: as little later as it takes.
 fn start_with_span(recorded: &[f64], start: usize, count: usize) -> usize {
     // The first that comes later; behind the last it is the next round's.
     let later = recorded.partition_point(|at| *at <= recorded[start]);
     start.max((later + 1).saturating_sub(count.max(2)))
 }
 
-fn invalid(index: usize, expected: &'static str, text: &str) -> InvalidRecording {
-    InvalidRecording::Line {
+fn invalid(index: usize, expected: &'static str, text: &str) -> InvalidArrivals {
+    InvalidArrivals::Line {
         line: index + 1,
         expected,
         text: start(text),
@@ -328,11 +329,17 @@ fn date(stamp: &str) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Stream;
+    use crate::RandomPurpose;
 
     fn moments(text: &str, count: usize) -> Vec<f64> {
-        let recording = Recording::parse(text).expect("valid");
-        recording.moments_from(0, 1.0, count, 0, &mut Random::new(1, Stream::Arrivals))
+        let recording = RecordedArrivals::parse(text).expect("valid");
+        recording.moments_from(
+            0,
+            1.0,
+            count,
+            0,
+            &mut RandomStream::new(1, RandomPurpose::Arrivals),
+        )
     }
 
     /// Gaps over the first, which no scaling changes.
@@ -368,7 +375,7 @@ mod tests {
     fn a_rate_needs_two_moments() {
         let recording = |lines: &[(&str, usize)]| {
             let text: String = lines.iter().map(|(at, n)| at.repeat(*n)).collect();
-            Recording::parse(&text).expect("valid")
+            RecordedArrivals::parse(&text).expect("valid")
         };
         for (lines, starts) in [
             (&[("0\n", 1), ("5\n", 300), ("6\n", 1)][..], 0..302),
@@ -378,7 +385,7 @@ mod tests {
             let recording = recording(lines);
             for start in starts {
                 for count in [2, 3, 200] {
-                    let mut random = Random::new(1, Stream::Arrivals);
+                    let mut random = RandomStream::new(1, RandomPurpose::Arrivals);
                     let moments = recording.moments_from(start, 1.0, count, 0, &mut random);
                     assert!(moments.is_sorted());
                     assert_eq!(moments.len(), count);
@@ -405,14 +412,14 @@ mod tests {
             &format!("{}{}", "0\n".repeat(300), sparse),
             minutes,
         ] {
-            let recording = Recording::parse(text).expect("valid");
+            let recording = RecordedArrivals::parse(text).expect("valid");
             let length = match &recording.0 {
-                Kind::Moments(recorded) => recorded.len(),
-                Kind::Counts(counts) => counts.len(),
+                ArrivalPattern::Moments(recorded) => recorded.len(),
+                ArrivalPattern::Counts(counts) => counts.len(),
             };
             for start in 0..length {
                 for (count, warm_up) in [(100, 10), (20, 2), (3, 2), (10, 0)] {
-                    let mut random = Random::new(1, Stream::Arrivals);
+                    let mut random = RandomStream::new(1, RandomPurpose::Arrivals);
                     let moments = recording.moments_from(start, 50.0, count, warm_up, &mut random);
                     assert!(moments.is_sorted());
                     let from = if warm_up == 0 {
@@ -429,8 +436,12 @@ mod tests {
 
     #[test]
     fn rates_hold_for_their_step() {
-        let recording = Recording::rates("rate\n0.4\n0.4\n0.4\n\n0\n3\n", 2.0).expect("valid");
-        assert_eq!(recording, Recording(Kind::Counts(vec![1, 1, 0, 0, 6])));
+        let recording =
+            RecordedArrivals::rates("rate\n0.4\n0.4\n0.4\n\n0\n3\n", 2.0).expect("valid");
+        assert_eq!(
+            recording,
+            RecordedArrivals(ArrivalPattern::Counts(vec![1, 1, 0, 0, 6]))
+        );
         for (text, words) in [
             (
                 "1\n-1\n",
@@ -439,16 +450,23 @@ mod tests {
             ("1\nx\n", "line 2: expected requests a second"),
             ("0\n0.1\n", "two moments"),
         ] {
-            let error = Recording::rates(text, 1.0).expect_err(text).to_string();
+            let error = RecordedArrivals::rates(text, 1.0)
+                .expect_err(text)
+                .to_string();
             assert!(error.contains(words), "{error}");
         }
     }
 
     #[test]
     fn each_seed_begins_elsewhere() {
-        let recording = Recording::parse("0\n1\n3\n7\n").expect("valid");
+        let recording = RecordedArrivals::parse("0\n1\n3\n7\n").expect("valid");
         let begin = |seed| {
-            let moments = recording.moments(1.0, 5, 0, &mut Random::new(seed, Stream::Arrivals));
+            let moments = recording.moments(
+                1.0,
+                5,
+                0,
+                &mut RandomStream::new(seed, RandomPurpose::Arrivals),
+            );
             assert_eq!(moments[0].to_bits(), 0f64.to_bits());
             // The last of five is a round, 28/3 seconds, after the first.
             (moments[1] / moments[4] * 28.0 / 3.0).round()
@@ -475,8 +493,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_recording_is_refused() {
-        let error = |text| Recording::parse(text).expect_err("invalid").to_string();
+    fn invalid_recordings_are_refused() {
+        let error = |text| {
+            RecordedArrivals::parse(text)
+                .expect_err("invalid")
+                .to_string()
+        };
         assert_eq!(
             error("1\nx\n"),
             format!("line 2: expected {MOMENT}, got `x`")
@@ -485,7 +507,7 @@ mod tests {
             error("5\n5.7\n5.6\n"),
             "line 3: `5.6` follows `5.7`, expected ascending moments in seconds, or a heading that names their column; a file of rates is read as rates:FILE:STEP_SECONDS"
         );
-        assert!(Recording::parse("time\n5.7\n5.6\n").is_ok());
+        assert!(RecordedArrivals::parse("time\n5.7\n5.6\n").is_ok());
         assert!(error("when,what\n1,a\n").starts_with("line 1: expected a number, or a date"));
         assert_eq!(
             error("TIMESTAMP\n2024-13-01 00:00:00\n"),
@@ -495,7 +517,7 @@ mod tests {
         let counts = "HashOwner,HashApp,HashFunction,Trigger,1\na,b,c,d,-1\n";
         assert!(error(counts).contains("a whole number a minute, got `a,b,c,d,-1`"));
         for text in ["", "1", "1\n1\n", "nan\n1", "1e300\n-1e300"] {
-            assert!(Recording::parse(text).is_err(), "{text:?}");
+            assert!(RecordedArrivals::parse(text).is_err(), "{text:?}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr, time::Duration};
 use skep_scheduler::{Policy, SchedulerOptions, TritonPolicy};
 use thiserror::Error;
 
-use crate::{Model, contender::options};
+use crate::{SimulatedModel, contender::options};
 
 /// What a written setting begins with.
 pub(crate) const TRITON: &str = "triton:";
@@ -22,7 +22,7 @@ const MAX_MICROS: u64 = 3_600_000_000;
 /// | `max` | `max_batch_size`; the table's maximum without it |
 /// | `timeout` | `default_timeout_microseconds` above 0, where the request is rejected; no time-out without it |
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Static {
+pub struct StaticSetting {
     /// As it was written; empty for a setting of the grid.
     name: String,
     preferred: Vec<usize>,
@@ -34,7 +34,7 @@ pub struct Static {
 /// The text is not a static setting.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
-pub enum InvalidStatic {
+pub enum InvalidSetting {
     /// A part has no `=`, or a key that there is not.
     #[error(
         "`{0}` is not a setting of `triton:`, expected preferred=SIZE+SIZE, delay=MICROSECONDS, max=SIZE or timeout=MICROSECONDS"
@@ -75,13 +75,13 @@ pub enum InvalidStatic {
     },
 }
 
-impl FromStr for Static {
-    type Err = InvalidStatic;
+impl FromStr for StaticSetting {
+    type Err = InvalidSetting;
 
-    fn from_str(text: &str) -> Result<Self, InvalidStatic> {
+    fn from_str(text: &str) -> Result<Self, InvalidSetting> {
         const SIZE: &str = "batch sizes from 1 to 65536, as in preferred=4+8";
         const DIFFERENT: &str = "each batch size once, as in preferred=4+8";
-        // Triton's 0 is no time-out, which reads as the opposite here.
+        // Triton's 0 means no time-out; here it would read as the opposite.
         const TIMEOUT: &str = "whole microseconds from 1; leave `timeout` out for no time-out";
         const TIME: &str = "whole microseconds from 0 to 3600000000 (an hour), as in delay=500";
         let mut setting = Self {
@@ -90,16 +90,16 @@ impl FromStr for Static {
         };
         let mut seen: Vec<&'static str> = Vec::new();
         for part in text.strip_prefix(TRITON).unwrap_or(text).split(',') {
-            let unknown = || InvalidStatic::Key(part.to_owned());
+            let unknown = || InvalidSetting::Key(part.to_owned());
             let (key, value) = part.split_once('=').ok_or_else(unknown)?;
             let known = ["preferred", "delay", "max", "timeout"].into_iter();
             let key = known.into_iter().find(|known| *known == key.trim());
             let key = key.ok_or_else(unknown)?;
             if seen.contains(&key) {
-                return Err(InvalidStatic::Twice(key));
+                return Err(InvalidSetting::Twice(key));
             }
             seen.push(key);
-            let expected = |expected| InvalidStatic::Value {
+            let expected = |expected| InvalidSetting::Value {
                 key,
                 value: value.to_owned(),
                 expected,
@@ -137,7 +137,7 @@ impl FromStr for Static {
     }
 }
 
-impl Static {
+impl StaticSetting {
     /// As it was written.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -149,17 +149,17 @@ impl Static {
     /// # Errors
     ///
     /// Which of its sizes is too large or too small.
-    pub fn fits(&self, largest: usize, request: usize) -> Result<(), InvalidStatic> {
+    pub fn fits(&self, largest: usize, request: usize) -> Result<(), InvalidSetting> {
         let own = self.max_batch_size.unwrap_or(largest);
         let name = || self.name.clone();
         let sizes = self.max_batch_size.iter().map(|&size| (size, largest));
         let preferred = self.preferred.iter().map(|&size| (size, own));
         if let Some((size, max)) = sizes.chain(preferred).find(|(size, max)| size > max) {
             let name = name();
-            return Err(InvalidStatic::TooLarge { name, size, max });
+            return Err(InvalidSetting::TooLarge { name, size, max });
         }
         if own < request {
-            return Err(InvalidStatic::TooSmall {
+            return Err(InvalidSetting::TooSmall {
                 name: name(),
                 size: own,
                 request,
@@ -170,7 +170,7 @@ impl Static {
 
     /// The grid: powers of two, what lies halfway between them, and the maximum for batches; shares of the objective
     /// for delays. Triton's default is the last batch size without a delay.
-    pub(crate) fn grid(model: &Model, objective: Duration, timeouts: bool) -> Vec<Self> {
+    pub(crate) fn grid(model: &SimulatedModel, objective: Duration, timeouts: bool) -> Vec<Self> {
         let max = model.table.max();
         let powers = (0..usize::BITS).map(|power| 1usize << power);
         let mut sizes: Vec<usize> = powers
@@ -209,17 +209,17 @@ impl Static {
         grid
     }
 
-    /// Whether it is what Triton does unless told.
-    pub(crate) fn is_default(&self, model: &Model) -> bool {
+    /// Whether it is Triton's default.
+    pub(crate) fn is_default(&self, model: &SimulatedModel) -> bool {
         let batches = self.max(model) == model.table.max() && self.delay.is_zero();
         batches && self.timeout.is_none() && self.preferred.is_empty()
     }
 
-    fn max(&self, model: &Model) -> usize {
+    fn max(&self, model: &SimulatedModel) -> usize {
         self.max_batch_size.unwrap_or(model.table.max())
     }
 
-    pub(crate) fn scheduler(&self, model: &Model) -> SchedulerOptions {
+    pub(crate) fn scheduler(&self, model: &SimulatedModel) -> SchedulerOptions {
         let triton = TritonPolicy {
             preferred_batch_sizes: self.preferred.clone(),
             max_queue_delay: self.delay,
@@ -230,7 +230,7 @@ impl Static {
     }
 }
 
-impl fmt::Display for Static {
+impl fmt::Display for StaticSetting {
     /// By the names of Triton's configuration, as far as a grid goes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let delay = self.delay.as_micros();
@@ -253,9 +253,9 @@ mod tests {
     #[test]
     fn settings_are_read_as_triton_has_them() {
         let table = LatencyTable::affine(1.0, 0.1, 16).expect("valid");
-        let model = Model::new(table, 1);
+        let model = SimulatedModel::new(table, 1);
         let text = "triton:preferred=8+4,delay=500,max=12,timeout=2000";
-        let setting: Static = text.parse().expect("valid");
+        let setting: StaticSetting = text.parse().expect("valid");
         assert_eq!(setting.name(), text);
         let options = setting.scheduler(&model);
         let triton = TritonPolicy {
@@ -265,7 +265,7 @@ mod tests {
         assert_eq!(options.policy, Policy::Triton(triton));
         assert_eq!(options.max_batch_size, 12);
         assert_eq!(options.levels[0].timeout, Some(Duration::from_millis(2)));
-        let setting: Static = "triton:delay=0".parse().expect("valid");
+        let setting: StaticSetting = "triton:delay=0".parse().expect("valid");
         let options = setting.scheduler(&model);
         assert_eq!(options.max_batch_size, 16);
         assert_eq!(options.levels[0].timeout, None);
@@ -308,10 +308,10 @@ mod tests {
                 "`preferred=4+8+4`: expected each batch size once",
             ),
         ] {
-            let error = text.parse::<Static>().expect_err(text).to_string();
+            let error = text.parse::<StaticSetting>().expect_err(text).to_string();
             assert!(error.contains(words), "{text}: {error}");
         }
-        let fits = |text: &str| text.parse::<Static>().expect("valid").fits(16, 4);
+        let fits = |text: &str| text.parse::<StaticSetting>().expect("valid").fits(16, 4);
         assert_eq!(fits("triton:preferred=4+16"), Ok(()));
         for (text, words) in [
             (
@@ -339,12 +339,12 @@ mod tests {
     #[test]
     fn the_grid_holds_the_default_and_fits_requests() {
         let table = LatencyTable::affine(1.0, 0.1, 24).expect("valid");
-        let mut model = Model::new(table, 1);
+        let mut model = SimulatedModel::new(table, 1);
         model.request_size = 4;
         let model = &model;
         let objective = Duration::from_millis(2);
         for timeouts in [false, true] {
-            let grid = Static::grid(model, objective, timeouts);
+            let grid = StaticSetting::grid(model, objective, timeouts);
             let mut sizes: Vec<usize> = grid.iter().map(|s| s.max(model)).collect();
             sizes.dedup();
             assert_eq!(sizes, [4, 6, 8, 12, 16, 24]);

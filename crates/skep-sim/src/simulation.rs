@@ -7,16 +7,18 @@ use skep_scheduler::{
 };
 use skep_types::Time;
 
-use crate::{BatchPolicy, Model, Outcome, Random, Stream, own::Queue};
+use crate::{
+    BatchPolicy, RandomPurpose, RandomStream, SimulatedModel, TraceOutcome, own::PolicyQueue,
+};
 
-/// What is simulated.
+/// The setup of a simulation.
 #[derive(Debug, Clone)]
 pub struct Setup<'a, S = SchedulerOptions> {
-    /// What the scheduler is made with, or what decides instead of it. Its `max_batch_size` lies within the model's table, and
-    /// it needs no slots.
+    /// What the scheduler is made with, or what decides instead of it. Its `max_batch_size` lies within the model's
+    /// table, and it needs no slots.
     pub scheduler: S,
     /// What it schedules.
-    pub model: &'a Model,
+    pub model: &'a SimulatedModel,
     /// What an answer must not take longer than to count as good; none where all count.
     pub objective: Option<Duration>,
     /// How many requests come before the first that counts.
@@ -25,10 +27,10 @@ pub struct Setup<'a, S = SchedulerOptions> {
     pub seed: u64,
 }
 
-/// Who sends the requests.
+/// How requests are sent.
 #[derive(Debug, Clone, Copy)]
-pub enum Load<'a> {
-    /// Nobody waits for anything: they arrive at these moments, which ascend.
+pub enum Workload<'a> {
+    /// Requests arrive at these moments, which ascend, whatever happens to earlier ones.
     Open(&'a [Time]),
     /// Each client sends the next request when it has the answer to its last.
     Closed(Clients),
@@ -39,8 +41,8 @@ pub enum Load<'a> {
 pub struct Clients {
     /// How many.
     pub count: usize,
-    /// Whether all begin at once. Otherwise they begin spread over one execution of a single request, as clients do that
-    /// do not know each other. Where a policy waits for more requests, it can decide for ever whether they meet.
+    /// Whether all begin at once. Otherwise they begin spread over one execution of a single request, as clients do
+    /// that do not know each other. Where a policy waits for more requests, it can decide for ever whether they meet.
     pub together: bool,
     /// How many requests they send in all.
     pub requests: usize,
@@ -53,14 +55,14 @@ pub struct Clients {
 const PAUSE_AFTER_REJECT: Duration = Duration::from_millis(1);
 
 /// What runs on an instance.
-struct Running {
+struct RunningBatch {
     finished: Time,
     duration: Duration,
     requests: Vec<Request<()>>,
 }
 
 /// When requests are sent.
-enum Source<'a> {
+enum RequestSource<'a> {
     Open(&'a [Time]),
     Closed {
         clients: Clients,
@@ -77,10 +79,10 @@ enum Source<'a> {
 ///
 /// # Panics
 ///
-/// If the scheduler does not keep its word: a batch on an instance that is busy, a request that never leaves, a time-out
-/// that changes nothing.
+/// If the scheduler does not keep its word: a batch on an instance that is busy, a request that never leaves, a
+/// time-out that changes nothing.
 #[must_use]
-pub fn simulate(setup: Setup<'_>, load: Load<'_>) -> Outcome {
+pub fn simulate(setup: Setup<'_>, load: Workload<'_>) -> TraceOutcome {
     assert!(
         setup.scheduler.max_batch_size <= setup.model.table.max(),
         "batches lie within the table"
@@ -89,15 +91,18 @@ pub fn simulate(setup: Setup<'_>, load: Load<'_>) -> Outcome {
     run(&setup, scheduler, load)
 }
 
-/// Runs a policy that is not the scheduler's, in the same way: requests wait in one queue, in the order of their arrival,
-/// and the policy says what of them runs whenever an instance is free.
+/// Runs a policy that is not the scheduler's, in the same way: requests wait in one queue, in the order of their
+/// arrival, and the policy says what of them runs whenever an instance is free.
 ///
 /// # Panics
 ///
 /// If the policy runs or gives up no request, or more than there are or fit a batch; waits until a moment that is not
 /// ahead; or leaves requests in the queue for ever.
 #[must_use]
-pub fn simulate_own<P: BatchPolicy + ?Sized>(setup: Setup<'_, &mut P>, load: Load<'_>) -> Outcome {
+pub fn simulate_own<P: BatchPolicy + ?Sized>(
+    setup: Setup<'_, &mut P>,
+    load: Workload<'_>,
+) -> TraceOutcome {
     simulate_named(setup, None, load)
 }
 
@@ -105,8 +110,8 @@ pub fn simulate_own<P: BatchPolicy + ?Sized>(setup: Setup<'_, &mut P>, load: Loa
 pub(crate) fn simulate_named<P: BatchPolicy + ?Sized>(
     setup: Setup<'_, &mut P>,
     name: Option<&str>,
-    load: Load<'_>,
-) -> Outcome {
+    load: Workload<'_>,
+) -> TraceOutcome {
     let Setup {
         scheduler,
         model,
@@ -121,7 +126,7 @@ pub(crate) fn simulate_named<P: BatchPolicy + ?Sized>(
         warm_up,
         seed,
     };
-    run(&setup, Queue::new(scheduler, name, model), load)
+    run(&setup, PolicyQueue::new(scheduler, name, model), load)
 }
 
 /// What decides in a simulation.
@@ -134,7 +139,7 @@ pub(crate) trait Decides {
     );
     fn handle_timeout(&mut self, now: Time, outputs: &mut Outputs<()>);
     fn next_timeout(&self) -> Option<Time>;
-    /// What it did wrong where so many requests are left and nothing happens any more.
+    /// The policy's mistake, when this many requests are left and nothing happens any more.
     fn stuck(&self, left: usize) -> String;
     fn recycle(&mut self, requests: Vec<Request<()>>);
 }
@@ -166,7 +171,7 @@ impl Decides for Scheduler<()> {
     }
 }
 
-fn run<D: Decides, S>(setup: &Setup<'_, S>, scheduler: D, load: Load<'_>) -> Outcome {
+fn run<D: Decides, S>(setup: &Setup<'_, S>, scheduler: D, load: Workload<'_>) -> TraceOutcome {
     let model = setup.model;
     assert!(
         model.request_size <= model.table.max(),
@@ -175,15 +180,15 @@ fn run<D: Decides, S>(setup: &Setup<'_, S>, scheduler: D, load: Load<'_>) -> Out
     let mut simulation = Simulation {
         now: Time::ZERO,
         scheduler,
-        source: Source::new(load, model),
+        source: RequestSource::new(load, model),
         next: 0,
         running: (0..model.instances).map(|_| None).collect(),
         busy: 0,
         model,
         objective: setup.objective.map_or(u64::MAX, nanos),
         warm_up: setup.warm_up,
-        random: Random::new(setup.seed, Stream::Executions),
-        outcome: Outcome::new(model.request_size),
+        random: RandomStream::new(setup.seed, RandomPurpose::Executions),
+        outcome: TraceOutcome::new(model.request_size),
         left: 0,
         inputs: (0..model.instances)
             .map(|index| Input::InstanceReady(InstanceId(index)))
@@ -202,18 +207,18 @@ fn run<D: Decides, S>(setup: &Setup<'_, S>, scheduler: D, load: Load<'_>) -> Out
 struct Simulation<'a, D> {
     now: Time,
     scheduler: D,
-    source: Source<'a>,
+    source: RequestSource<'a>,
     /// The id of the next request, which is how many were sent.
     next: usize,
-    running: Vec<Option<Running>>,
+    running: Vec<Option<RunningBatch>>,
     /// How many instances run something.
     busy: u32,
-    model: &'a Model,
+    model: &'a SimulatedModel,
     /// In nanoseconds.
     objective: u64,
     warm_up: usize,
-    random: Random,
-    outcome: Outcome,
+    random: RandomStream,
+    outcome: TraceOutcome,
     /// How many requests were answered or rejected.
     left: usize,
     inputs: Vec<Input<()>>,
@@ -316,7 +321,7 @@ impl<D: Decides> Simulation<'_, D> {
         }
         let slot = &mut self.running[instance.0 as usize];
         assert!(slot.is_none(), "{instance:?} is busy");
-        *slot = Some(Running {
+        *slot = Some(RunningBatch {
             finished: self.now + duration,
             duration,
             requests: batch.requests,
@@ -324,7 +329,7 @@ impl<D: Decides> Simulation<'_, D> {
         self.busy += 1;
     }
 
-    fn finish(mut self) -> Outcome {
+    fn finish(mut self) -> TraceOutcome {
         let left = self.next - self.left;
         assert!(left == 0, "{}", self.scheduler.stuck(left));
         self.outcome.sent = self.next.saturating_sub(self.warm_up);
@@ -334,19 +339,19 @@ impl<D: Decides> Simulation<'_, D> {
         };
         let end = match self.source {
             // Which lasts as long for every policy.
-            Source::Open(moments) => moments.last().copied().unwrap_or(begin),
-            Source::Closed { .. } => self.now,
+            RequestSource::Open(moments) => moments.last().copied().unwrap_or(begin),
+            RequestSource::Closed { .. } => self.now,
         };
         self.outcome.finish(end.since(begin));
         self.outcome
     }
 }
 
-impl<'a> Source<'a> {
-    fn new(load: Load<'a>, model: &Model) -> Self {
+impl<'a> RequestSource<'a> {
+    fn new(load: Workload<'a>, model: &SimulatedModel) -> Self {
         match load {
-            Load::Open(moments) => Self::Open(moments),
-            Load::Closed(clients) => {
+            Workload::Open(moments) => Self::Open(moments),
+            Workload::Closed(clients) => {
                 let whole = model.table.latency(model.request_size);
                 let begin = |index: usize| {
                     let share = if clients.together {

@@ -6,7 +6,7 @@ use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 use skep_scheduler::{
     Objective, ObjectivePolicy, Policy, QueuePolicy, SchedulerOptions, TimeoutAction, TritonPolicy,
 };
-use skep_sim::{Jitter, LatencyTable, Load, Model, Setup, bound, simulate};
+use skep_sim::{Jitter, LatencyTable, Setup, SimulatedModel, Workload, bound, simulate};
 use skep_types::Time;
 
 /// A case in whole milliseconds.
@@ -23,13 +23,13 @@ struct Case {
 }
 
 impl Case {
-    fn model(&self) -> Model {
+    fn model(&self) -> SimulatedModel {
         let lines: Vec<String> = (1..)
             .zip(&self.latencies)
             .map(|(batch, ms)| format!("{batch},{ms}"))
             .collect();
         let table = LatencyTable::measured(&lines.join("\n"), self.latencies.len());
-        Model {
+        SimulatedModel {
             table: table.expect("a valid table"),
             instances: self.instances,
             request_size: self.request_size.min(self.latencies.len()),
@@ -236,13 +236,14 @@ proptest! {
         };
         let objective = Some(millis(case.objective));
         let setup = Setup { scheduler, model: &model, objective, warm_up: 0, seed };
-        let good = simulate(setup, Load::Open(&arrivals)).good;
+        let good = simulate(setup, Workload::Open(&arrivals)).good;
         let bound = case.bound();
         prop_assert!(good <= bound, "{good} of {bound}");
     }
 }
 
-/// How far above the optimum the relaxation of two instances lies, over 2,000 small cases: a figure of the documentation.
+/// How far above the optimum the relaxation of two instances lies, over 2,000 small cases: a figure of the
+/// documentation.
 #[test]
 fn the_relaxation_is_close() {
     let (mut exact, mut bounds, mut optima) = (0, 0, 0);

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use skep_sim::{
-    Arrivals, BatchPolicy, Contender, Decision, LatencyTable, Load, Model, Outcome, OwnPolicy,
-    Point, Setup, Waiting, simulate_own,
+    Arrivals, BatchPolicy, Contender, Decision, LatencyTable, OperatingPoint, OwnPolicy, Setup,
+    SimulatedModel, TraceOutcome, WaitingRequests, Workload, simulate_own,
 };
 use skep_types::Time;
 
@@ -29,8 +29,8 @@ fn the_example_stays_between_nothing_and_the_bound() {
 /// A policy as a function.
 struct Scripted<F>(F, Vec<(usize, Duration)>);
 
-impl<F: FnMut(&Waiting<'_>) -> Decision> BatchPolicy for Scripted<F> {
-    fn decide(&mut self, waiting: &Waiting<'_>) -> Decision {
+impl<F: FnMut(&WaitingRequests<'_>) -> Decision> BatchPolicy for Scripted<F> {
+    fn decide(&mut self, waiting: &WaitingRequests<'_>) -> Decision {
         (self.0)(waiting)
     }
 
@@ -40,9 +40,11 @@ impl<F: FnMut(&Waiting<'_>) -> Decision> BatchPolicy for Scripted<F> {
 }
 
 /// Requests of two inferences at 0, 1, 2, 3 ms, on one instance; a batch of b takes 1 + b ms, of eight at most.
-fn run(decide: impl FnMut(&Waiting<'_>) -> Decision) -> (Outcome, Vec<(usize, Duration)>) {
+fn run(
+    decide: impl FnMut(&WaitingRequests<'_>) -> Decision,
+) -> (TraceOutcome, Vec<(usize, Duration)>) {
     let table = LatencyTable::affine(1.0, 1.0, 8).expect("valid");
-    let mut model = Model::new(table, 1);
+    let mut model = SimulatedModel::new(table, 1);
     model.request_size = 2;
     let arrivals = [0, 1, 2, 3].map(|ms| Time::ZERO + Duration::from_millis(ms));
     let mut policy = Scripted(decide, Vec::new());
@@ -53,7 +55,7 @@ fn run(decide: impl FnMut(&Waiting<'_>) -> Decision) -> (Outcome, Vec<(usize, Du
         warm_up: 0,
         seed: 0,
     };
-    let outcome = simulate_own(setup, Load::Open(&arrivals));
+    let outcome = simulate_own(setup, Workload::Open(&arrivals));
     (outcome, policy.1)
 }
 
@@ -111,7 +113,7 @@ fn nothing_given_up() {
 
 #[test]
 #[should_panic(expected = "expected a moment after")]
-fn a_moment_that_is_over() {
+fn waiting_until_a_past_moment() {
     run(|waiting| Decision::Wait(Some(waiting.now)));
 }
 
@@ -127,8 +129,8 @@ fn requests_left_for_ever() {
 #[should_panic(expected = "policy `lazy` answered `Wait(None)` with 20 requests in the queue")]
 fn a_comparison_names_the_policy() {
     let table = LatencyTable::affine(1.0, 1.0, 8).expect("valid");
-    let point = Point {
-        model: &Model::new(table, 1),
+    let point = OperatingPoint {
+        model: &SimulatedModel::new(table, 1),
         objective: Duration::from_millis(9),
         arrivals: &Arrivals::Constant,
         rate: 100.0,
@@ -137,7 +139,7 @@ fn a_comparison_names_the_policy() {
         seeds: &[0],
     };
     let lazy = OwnPolicy::new("lazy", |_, _| {
-        let waits = |_: &Waiting<'_>| Decision::Wait(None);
+        let waits = |_: &WaitingRequests<'_>| Decision::Wait(None);
         Box::new(Scripted(waits, Vec::new()))
     });
     let _ = point.compare(&[Contender::Own(lazy)]);

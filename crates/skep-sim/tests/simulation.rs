@@ -7,8 +7,8 @@ use skep_scheduler::{
     ObjectivePolicy, Policy, QueuePolicy, SchedulerOptions, TimeoutAction, TritonPolicy,
 };
 use skep_sim::{
-    Arrivals, Clients, Contender, Jitter, LatencyTable, Load, Model, Outcome, Point, Random, Setup,
-    Stream, simulate,
+    Arrivals, Clients, Contender, Jitter, LatencyTable, OperatingPoint, RandomPurpose,
+    RandomStream, Setup, SimulatedModel, TraceOutcome, Workload, simulate,
 };
 use skep_types::Time;
 
@@ -28,7 +28,7 @@ fn triton(max: usize, delay_ms: f64) -> SchedulerOptions {
     }
 }
 
-fn run(scheduler: SchedulerOptions, model: &Model, load: Load<'_>) -> Outcome {
+fn run(scheduler: SchedulerOptions, model: &SimulatedModel, load: Workload<'_>) -> TraceOutcome {
     let setup = Setup {
         scheduler,
         model,
@@ -44,7 +44,7 @@ fn at(ms: &[f64]) -> Vec<Time> {
     ms.iter().map(time).collect()
 }
 
-fn show(outcome: &Outcome) -> String {
+fn show(outcome: &TraceOutcome) -> String {
     let mut text = format!(
         "sent {} in {:?}: {} good, {} late, {} rejected\n",
         outcome.sent, outcome.span, outcome.good, outcome.late, outcome.rejected
@@ -65,9 +65,9 @@ fn show(outcome: &Outcome) -> String {
 /// and has waited for longer than its 4 ms when the instance is free again.
 #[test]
 fn a_batch_by_hand() {
-    let model = Model::new(affine(10.0, 0.0001, 8), 1);
+    let model = SimulatedModel::new(affine(10.0, 0.0001, 8), 1);
     let arrivals = at(&[0.0, 1.0, 3.0, 6.0]);
-    let outcome = run(triton(8, 4.0), &model, Load::Open(&arrivals));
+    let outcome = run(triton(8, 4.0), &model, Workload::Open(&arrivals));
     expect![[r#"
         sent 4 in 6ms: 4 good, 0 late, 0 rejected
         p50: 13.0003ms
@@ -82,11 +82,11 @@ fn a_batch_by_hand() {
 /// done, again beside one.
 #[test]
 fn executions_stretch_each_other_by_hand() {
-    let mut model = Model::new(affine(4.0, 0.0, 1), 2);
+    let mut model = SimulatedModel::new(affine(4.0, 0.0, 1), 2);
     model.stretch = 0.5;
     let arrivals = at(&[1.0, 1.0, 1.0]);
     let options = SchedulerOptions::one_by_one(usize::MAX);
-    let outcome = run(options, &model, Load::Open(&arrivals));
+    let outcome = run(options, &model, Workload::Open(&arrivals));
     let latency = |rank: f64| outcome.quantile(rank / 3.0);
     assert_eq!(latency(1.0), Some(Duration::from_millis(4)));
     assert_eq!(latency(2.0), Some(Duration::from_millis(6)));
@@ -111,7 +111,7 @@ fn jitter_has_its_quantiles() {
 }
 
 fn check_jitter(jitter: Jitter, quantiles: &[(f64, f64)]) {
-    let mut model = Model::new(affine(1.0, 0.0, 1), 1);
+    let mut model = SimulatedModel::new(affine(1.0, 0.0, 1), 1);
     model.jitter = jitter;
     let clients = Clients {
         count: 1,
@@ -120,7 +120,7 @@ fn check_jitter(jitter: Jitter, quantiles: &[(f64, f64)]) {
         pause: Duration::ZERO,
     };
     let options = SchedulerOptions::one_by_one(1);
-    let outcome = run(options, &model, Load::Closed(clients));
+    let outcome = run(options, &model, Workload::Closed(clients));
     for &(share, expected) in quantiles {
         let latency = outcome.quantile(share).expect("answers").as_secs_f64() * 1e3;
         assert!((latency - expected).abs() < 0.01, "{share}: {latency} ms");
@@ -131,18 +131,18 @@ fn check_jitter(jitter: Jitter, quantiles: &[(f64, f64)]) {
 /// scheduler does in detail (Pollaczek and Khinchine).
 #[test]
 fn one_by_one_is_an_m_d_1_queue() {
-    let model = Model::new(affine(1.0, 0.0001, 1), 1);
-    let mut random = Random::new(5, Stream::Arrivals);
+    let model = SimulatedModel::new(affine(1.0, 0.0001, 1), 1);
+    let mut random = RandomStream::new(5, RandomPurpose::Arrivals);
     let rate = 0.8 * model.capacity().rate;
     let arrivals = Arrivals::Poisson.generate(rate, 400_000, &mut random);
     let options = SchedulerOptions::one_by_one(usize::MAX);
-    let outcome = run(options, &model, Load::Open(&arrivals));
+    let outcome = run(options, &model, Workload::Open(&arrivals));
     let mean_waiting = mean_ms(&outcome) - 1.0001;
     assert!((mean_waiting - 2.0).abs() < 0.06, "{mean_waiting} ms");
 }
 
 /// The mean, from quantiles at equal distances.
-fn mean_ms(outcome: &Outcome) -> f64 {
+fn mean_ms(outcome: &TraceOutcome) -> f64 {
     let ranks = 20_000;
     let quantile = |rank: i32| {
         let share = (f64::from(rank) + 0.5) / f64::from(ranks);
@@ -154,8 +154,8 @@ fn mean_ms(outcome: &Outcome) -> f64 {
 /// `c` clients with requests of 2 inferences, and one instance: while one batch runs the answers to the batch before it
 /// come back as requests, so two batches alternate and all clients are served once in the time of both.
 #[test]
-fn closed_loop_throughput_is_that_of_two_batches_in_turn() {
-    let mut model = Model::new(affine(1.87, 0.087, 8), 1);
+fn a_closed_loop_runs_two_batches_in_turn() {
+    let mut model = SimulatedModel::new(affine(1.87, 0.087, 8), 1);
     model.request_size = 2;
     for count in 2..=8 {
         let clients = Clients {
@@ -164,7 +164,7 @@ fn closed_loop_throughput_is_that_of_two_batches_in_turn() {
             requests: 20_000,
             pause: Duration::ZERO,
         };
-        let outcome = run(triton(8, 0.0), &model, Load::Closed(clients));
+        let outcome = run(triton(8, 0.0), &model, Workload::Closed(clients));
         let inferences_per_ms = 2.0 * outcome.throughput() / 1e3;
         let all = 2.0 * count as f64;
         let expected = all / (2.0 * 1.87 + 0.087 * all);
@@ -175,11 +175,11 @@ fn closed_loop_throughput_is_that_of_two_batches_in_turn() {
     }
 }
 
-/// With a delay that lets them, clients that begin together stay together: each batch is of all of them, and between two
-/// of them lies what the clients pause and the delay. Those that begin apart wait for each other's batch for ever.
+/// With a delay that lets them, clients that begin together stay together: each batch is of all of them, and between
+/// two of them lies what the clients pause and the delay. Those that begin apart wait for each other's batch for ever.
 #[test]
 fn a_delay_keeps_clients_together() {
-    let mut model = Model::new(affine(1.87, 0.087, 8), 1);
+    let mut model = SimulatedModel::new(affine(1.87, 0.087, 8), 1);
     model.request_size = 2;
     for (together, inferences, ms) in [
         (true, 4.0, 1.87 + 0.087 * 4.0 + 1.0 + 0.25),
@@ -191,7 +191,7 @@ fn a_delay_keeps_clients_together() {
             requests: 20_000,
             pause: Duration::from_micros(250),
         };
-        let outcome = run(triton(8, 1.0), &model, Load::Closed(clients));
+        let outcome = run(triton(8, 1.0), &model, Workload::Closed(clients));
         let ratio = 2.0 * outcome.throughput() / 1e3 / (inferences / ms);
         assert!((ratio - 1.0).abs() < 0.002, "together {together}: {ratio}");
     }
@@ -200,23 +200,24 @@ fn a_delay_keeps_clients_together() {
 /// A client's pause counts: one client, one request after the other.
 #[test]
 fn a_client_pauses() {
-    let model = Model::new(affine(1.0, 1.0, 4), 1);
+    let model = SimulatedModel::new(affine(1.0, 1.0, 4), 1);
     let clients = Clients {
         count: 1,
         together: false,
         requests: 1000,
         pause: Duration::from_millis(3),
     };
-    let outcome = run(triton(4, 0.0), &model, Load::Closed(clients));
+    let outcome = run(triton(4, 0.0), &model, Workload::Closed(clients));
     assert!((outcome.throughput() - 200.0).abs() < 1.0);
     assert_eq!(outcome.quantile(1.0), Some(Duration::from_millis(2)));
 }
 
-/// The textbook's problem: a batch of b takes 1 + b/4 ms, and four of them are always under way, so that a request takes
-/// four batches' time. Throughput grows with b, and so does latency: of an objective of 20 ms the last b leaves nothing.
+/// The textbook's problem: a batch of b takes 1 + b/4 ms, and four of them are always under way, so that a request
+/// takes four batches' time. Throughput grows with b, and so does latency: of an objective of 20 ms the last b leaves
+/// nothing.
 #[test]
 fn larger_batches_carry_more_and_take_longer() {
-    let model = Model::new(affine(1.0, 0.25, 16), 1);
+    let model = SimulatedModel::new(affine(1.0, 0.25, 16), 1);
     let mut outcomes = Vec::new();
     for max in [1, 2, 4, 8, 16] {
         let clients = Clients {
@@ -225,7 +226,7 @@ fn larger_batches_carry_more_and_take_longer() {
             requests: 50_000,
             pause: Duration::ZERO,
         };
-        let outcome = run(triton(max, 0.0), &model, Load::Closed(clients));
+        let outcome = run(triton(max, 0.0), &model, Workload::Closed(clients));
         // Four batches wait or run at any time.
         let batch_ms = 1.0 + 0.25 * max as f64;
         let p50 = outcome.quantile(0.5).expect("answers").as_secs_f64() * 1e3;
@@ -242,11 +243,11 @@ fn larger_batches_carry_more_and_take_longer() {
 /// Jitter, stretch, several instances, rejections: the same seed gives the same outcome, another one another.
 #[test]
 fn the_same_seed_gives_the_same_outcome() {
-    let mut model = Model::new(affine(1.87, 0.087, 16), 3);
+    let mut model = SimulatedModel::new(affine(1.87, 0.087, 16), 3);
     model.jitter = Jitter::Uniform(0.2);
     model.stretch = 0.1;
     let outcome = |seed: u64| {
-        let mut random = Random::new(seed, Stream::Arrivals);
+        let mut random = RandomStream::new(seed, RandomPurpose::Arrivals);
         let rate = 1.1 * model.capacity().rate;
         let bursty = Arrivals::Bursty { variation: 4.0 };
         let arrivals = bursty.generate(rate, 5000, &mut random);
@@ -263,7 +264,7 @@ fn the_same_seed_gives_the_same_outcome() {
             warm_up: 500,
             seed,
         };
-        simulate(setup, Load::Open(&arrivals))
+        simulate(setup, Workload::Open(&arrivals))
     };
     assert_eq!(outcome(1), outcome(1));
     assert_ne!(outcome(1), outcome(2));
@@ -277,7 +278,8 @@ fn the_same_seed_gives_the_same_outcome() {
     .assert_eq(&show(&outcome(1)));
 }
 
-/// `auto` does as well as whichever of `edf` and `deferred` is better, and better than both where the load stays too high.
+/// `auto` does as well as whichever of `edf` and `deferred` is better, and better than both where the load stays too
+/// high.
 #[test]
 fn auto_finds_the_better_way() {
     let [edf, deferred, auto] = [
@@ -296,8 +298,8 @@ fn auto_finds_the_better_way() {
         (1, 5.0, &Arrivals::Poisson, 1.0, ..1.1, 1.05),
         (1, 2.0, &bursty, 0.5, ..0.9, 0.98),
     ] {
-        let model = Model::new(affine(1.87, 0.087, 64), instances);
-        let point = Point {
+        let model = SimulatedModel::new(affine(1.87, 0.087, 64), instances);
+        let point = OperatingPoint {
             model: &model,
             objective: model.table.latency(1).mul_f64(times),
             arrivals,
@@ -317,7 +319,7 @@ fn auto_finds_the_better_way() {
 /// Rejected clients come back, but not at the same moment.
 #[test]
 fn rejected_clients_do_not_stop_time() {
-    let model = Model::new(affine(5.0, 1.0, 1), 1);
+    let model = SimulatedModel::new(affine(5.0, 1.0, 1), 1);
     let options = SchedulerOptions::one_by_one(1);
     let clients = Clients {
         count: 5,
@@ -325,21 +327,21 @@ fn rejected_clients_do_not_stop_time() {
         requests: 500,
         pause: Duration::ZERO,
     };
-    let outcome = run(options, &model, Load::Closed(clients));
+    let outcome = run(options, &model, Workload::Closed(clients));
     assert!(outcome.rejected > 100);
     assert_eq!(outcome.good + outcome.late + outcome.rejected, 500);
 }
 
-/// Traces of bursts offer different rates, so that the median of the goodputs and that of the shares are those of different
-/// traces. The share is what tables show.
+/// Traces of bursts offer different rates, so that the median of the goodputs and that of the shares are those of
+/// different traces. The share is what tables show.
 #[test]
 fn the_best_static_setting_is_not_below_the_default() {
     let table = LatencyTable::affine(1.87, 0.087, 64).expect("valid");
-    let mut model = Model::new(table, 1);
+    let mut model = SimulatedModel::new(table, 1);
     model.jitter = Jitter::LogNormal(0.2);
     for load in [0.5, 0.8] {
         for ms in [10, 20] {
-            let point = Point {
+            let point = OperatingPoint {
                 model: &model,
                 objective: Duration::from_millis(ms),
                 arrivals: &Arrivals::Bursty { variation: 4.0 },

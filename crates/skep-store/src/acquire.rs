@@ -1,4 +1,4 @@
-//! How tensors are got, from a store in this process or in another one.
+//! Acquires tensors from a store in this process or in a daemon.
 
 use std::{
     collections::HashMap,
@@ -8,47 +8,35 @@ use std::{
 };
 
 use crate::{
-    Acquired, Digest, FillError, LoadOrder, StoreError, Wanted,
-    digest::check_size,
+    Acquired, Digest, FillError, LoadOrder, MAX_DIMS, MAX_LAYOUT_BYTES, StoreError, Wanted,
+    availability::Availability,
+    layout::room,
     ledger::SegmentId,
     order::{MAX_TENSORS, chunks},
-    segment::{Draft, Segment, room},
+    segment::{Segment, SegmentDraft},
 };
 
-/// How a question is meant.
+/// What a holder asks of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// What is there?
+    /// Report what is there.
     Look,
-    /// The rest I fill, where nobody else does.
+    /// The same, and give me tickets for the rest, except what others fill.
     Claim,
-    /// The same, and I wait a while if somebody else fills all of it.
+    /// The same, and wait a while if others fill all of it.
     Wait,
 }
 
 /// Where a tensor lies.
 #[derive(Debug, Clone)]
 pub(crate) struct Spot {
-    /// The store's number of the segment.
+    /// The store's number for the segment.
     pub(crate) id: SegmentId,
     pub(crate) segment: Arc<Segment>,
     pub(crate) offset: u64,
 }
 
-/// What the store says of a tensor.
-#[derive(Debug, Clone)]
-pub(crate) enum Found {
-    /// It is there, and leased.
-    Here(Spot),
-    /// It is the asker's to fill.
-    Fill,
-    /// Somebody else fills it.
-    Wait,
-    /// It is not there.
-    Absent,
-}
-
-/// A tensor in a segment that is handed over.
+/// A tensor in a segment that a holder hands over.
 #[derive(Debug)]
 pub(crate) struct Offered<'a> {
     pub(crate) wanted: &'a Wanted,
@@ -56,58 +44,62 @@ pub(crate) struct Offered<'a> {
 }
 
 /// A store, as one acquire sees it.
-pub(crate) trait Port {
-    /// What there is of each of at most [`MAX_TENSORS`] tensors; what is there is leased.
-    fn take(&mut self, wanted: &[&Wanted], mode: Mode) -> Result<Vec<Found>, StoreError>;
+pub(crate) trait StoreAccess {
+    /// Says what is there of at most [`MAX_TENSORS`] tensors, and leases it.
+    fn take(
+        &mut self,
+        wanted: &[&Wanted],
+        mode: Mode,
+    ) -> Result<Vec<Availability<Spot>>, StoreError>;
 
-    /// Hands a sealed segment over. Each tensor is leased, where it was handed over or where the store has it already.
+    /// Hands a sealed segment over. Leases each tensor: in this segment, or in the one that the store already has.
     fn publish(
         &mut self,
         segment: Arc<Segment>,
         offered: &[Offered<'_>],
     ) -> Result<Vec<Spot>, StoreError>;
 
-    /// Leaves to others what was to be filled.
+    /// Gives tickets back, so that others can fill these tensors.
     fn give_back(&mut self, digests: &[Digest]);
 }
 
-/// The tensors of one acquire: each distinct one once.
+/// The tensors of one acquire, each distinct one once.
 #[derive(Debug)]
-pub(crate) struct Got {
+pub(crate) struct AcquiredTensors {
     /// Where each distinct tensor lies.
     pub(crate) spots: Vec<Spot>,
-    /// Which of these each of those wanted is.
+    /// For each tensor that was asked for, its index in `spots`.
     pub(crate) distinct: Vec<usize>,
     pub(crate) figures: Acquired,
 }
 
-/// What writes the bytes of the tensor at an index of those wanted.
+/// Writes the bytes of the tensor at an index of what was asked for.
 pub type Fill<'a> = &'a mut dyn FnMut(usize, &mut [u8]) -> Result<(), FillError>;
 
-/// Gets all of these: those that are there at once, then chunk by chunk what nobody fills yet, last what others fill.
+/// Acquires all of these: first what is there, then chunk by chunk what nobody fills yet, last what others fill.
 pub(crate) fn acquire(
-    port: &mut impl Port,
+    port: &mut impl StoreAccess,
     wanted: &[Wanted],
     order: LoadOrder,
     fill: Fill<'_>,
-) -> Result<Got, StoreError> {
-    let (mut run, distinct) = Run::new(port, wanted, fill)?;
+) -> Result<AcquiredTensors, StoreError> {
+    let (mut run, distinct) = Acquiring::new(port, wanted, fill)?;
     run.get_all(order)?;
     run.end(distinct)
 }
 
-/// What writes nothing.
+/// A filler for acquires that fill nothing.
 fn no_fill(_: usize, _: &mut [u8]) -> Result<(), FillError> {
     Err(FillError::new("nothing is filled"))
 }
 
-/// Those of these that are there, in their order, and which of them each one is.
+/// Leases those tensors that are there, in their order. Also returns the index of each one among them.
 pub(crate) fn look(
-    port: &mut impl Port,
+    port: &mut impl StoreAccess,
     wanted: &[Wanted],
-) -> Result<(Got, Vec<Option<usize>>), StoreError> {
+) -> Result<(AcquiredTensors, Vec<Option<usize>>), StoreError> {
     let mut fill = no_fill;
-    let (mut run, distinct) = Run::new(port, wanted, &mut fill)?;
+    let (mut run, distinct) = Acquiring::new(port, wanted, &mut fill)?;
     run.look()?;
     let mut spots = Vec::new();
     let places: Vec<Option<usize>> = run
@@ -126,7 +118,7 @@ pub(crate) fn look(
             Some(distinct_of_present.len() - 1)
         })
         .collect();
-    let got = Got {
+    let got = AcquiredTensors {
         spots,
         distinct: distinct_of_present,
         figures: run.figures,
@@ -134,13 +126,35 @@ pub(crate) fn look(
     Ok((got, indices))
 }
 
-/// The index of the first of each distinct tensor, and which of these each one is.
+/// Whether a tensor's description fits into messages, and into the memory that the store has for it.
+fn check_description(wanted: &Wanted) -> Result<(), StoreError> {
+    let checks = [
+        (wanted.description.dims.len(), MAX_DIMS, "dims"),
+        (
+            wanted.description.layout.len(),
+            MAX_LAYOUT_BYTES,
+            "bytes of its layout's name",
+        ),
+    ];
+    for (got, limit, what) in checks {
+        if got > limit {
+            return Err(StoreError::Oversized {
+                digest: wanted.digest,
+                what: format!("{got} {what}"),
+                limit: limit as u64,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The index at which each distinct tensor is first asked for, and for each tensor its position among those.
 fn distinct(wanted: &[Wanted]) -> Result<(Vec<usize>, Vec<usize>), StoreError> {
     let mut firsts = Vec::new();
     let mut known: HashMap<Digest, usize> = HashMap::new();
     let mut distinct = Vec::with_capacity(wanted.len());
     for (index, tensor) in wanted.iter().enumerate() {
-        check_size(tensor)?;
+        check_description(tensor)?;
         let position = *known.entry(tensor.digest).or_insert_with(|| {
             firsts.push(index);
             firsts.len() - 1
@@ -154,21 +168,21 @@ fn distinct(wanted: &[Wanted]) -> Result<(Vec<usize>, Vec<usize>), StoreError> {
     Ok((firsts, distinct))
 }
 
-struct Run<'a, 'f, P> {
+struct Acquiring<'a, 'f, P> {
     port: &'a mut P,
-    /// Distinct tensors; positions below are in here.
+    /// Distinct tensors. Positions in the methods below index this list.
     wanted: Vec<&'a Wanted>,
-    /// The index of each in what the caller gave.
+    /// The index of each in what the caller asked for.
     firsts: Vec<usize>,
     spots: Vec<Option<Spot>>,
-    /// Which were somebody else's to fill.
+    /// Which of them others were filling.
     waits: Vec<bool>,
     fill: Fill<'f>,
     figures: Acquired,
 }
 
-impl<'a, 'f, P: Port> Run<'a, 'f, P> {
-    /// A run for each distinct one of these once, and which of them each one is.
+impl<'a, 'f, P: StoreAccess> Acquiring<'a, 'f, P> {
+    /// Starts for the distinct tensors. Also returns the position of each tensor among them.
     fn new(
         port: &'a mut P,
         wanted: &'a [Wanted],
@@ -187,16 +201,17 @@ impl<'a, 'f, P: Port> Run<'a, 'f, P> {
         Ok((run, distinct))
     }
 
-    fn end(self, distinct: Vec<usize>) -> Result<Got, StoreError> {
+    fn end(self, distinct: Vec<usize>) -> Result<AcquiredTensors, StoreError> {
         let spots = self.spots.into_iter().collect::<Option<Vec<Spot>>>();
-        Ok(Got {
-            spots: spots.ok_or_else(|| StoreError::protocol("a tensor was not answered for"))?,
+        Ok(AcquiredTensors {
+            spots: spots
+                .ok_or_else(|| StoreError::protocol("an answer is missing for a tensor"))?,
             distinct,
             figures: self.figures,
         })
     }
 
-    /// Takes what is there; the positions of the rest.
+    /// Leases what is there, and returns the positions of the rest.
     fn look(&mut self) -> Result<Vec<usize>, StoreError> {
         let all: Vec<usize> = (0..self.wanted.len()).collect();
         let mut missing = Vec::new();
@@ -226,20 +241,20 @@ impl<'a, 'f, P: Port> Run<'a, 'f, P> {
         Ok(())
     }
 
-    /// Asks for some positions, and takes what is there.
-    fn ask(&mut self, positions: &[usize], mode: Mode) -> Result<Asked, StoreError> {
+    /// Asks for some positions, and leases what is there.
+    fn ask(&mut self, positions: &[usize], mode: Mode) -> Result<Remaining, StoreError> {
         let wanted: Vec<&Wanted> = positions.iter().map(|p| self.wanted[*p]).collect();
         let found = self.port.take(&wanted, mode)?;
-        let mut asked = Asked::default();
+        let mut asked = Remaining::default();
         for (position, found) in positions.iter().zip(found) {
             match found {
-                Found::Here(spot) => self.found(*position, spot),
-                Found::Fill => asked.fills.push(*position),
-                Found::Wait => {
+                Availability::Here(spot) => self.found(*position, spot),
+                Availability::Fill => asked.fills.push(*position),
+                Availability::Wait => {
                     self.waits[*position] = true;
                     asked.left.push(*position);
                 }
-                Found::Absent => asked.left.push(*position),
+                Availability::Absent => asked.left.push(*position),
             }
         }
         Ok(asked)
@@ -257,7 +272,8 @@ impl<'a, 'f, P: Port> Run<'a, 'f, P> {
         self.spots[position] = Some(spot);
     }
 
-    /// Fills a segment with what this run has the tickets for, and hands it over; or gives the tickets back.
+    /// Fills a segment with the tensors whose tickets this holder has, and hands it over. Gives the tickets back if
+    /// that fails.
     fn fill(&mut self, positions: &[usize]) -> Result<(), StoreError> {
         if positions.is_empty() {
             return Ok(());
@@ -281,7 +297,7 @@ impl<'a, 'f, P: Port> Run<'a, 'f, P> {
             });
             size = size.saturating_add(room(wanted.length));
         }
-        let mut draft = Draft::new(size)?;
+        let mut draft = SegmentDraft::new(size)?;
         for (position, tensor) in positions.iter().zip(&offered) {
             let bytes = draft.part(tensor.offset, tensor.wanted.length)?;
             let index = self.firsts[*position];
@@ -298,9 +314,9 @@ impl<'a, 'f, P: Port> Run<'a, 'f, P> {
     }
 }
 
-/// What an answer leaves to be done.
+/// What remains to be done after an answer.
 #[derive(Debug, Default)]
-struct Asked {
+struct Remaining {
     /// Positions to fill.
     fills: Vec<usize>,
     /// Positions that are not there.

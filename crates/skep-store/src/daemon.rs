@@ -10,7 +10,7 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -23,25 +23,26 @@ use rustix::{
     net::sockopt::socket_peercred,
     process::geteuid,
 };
+use skep_host::lock;
 
 use crate::{
     StoreError, StoreOptions, Tenant,
-    local::Local,
+    local::LocalStores,
     rights::Rights,
     server::{STACK_BYTES, refuse, serve},
-    shelf::{Session, Shelf},
+    tenant_store::{HolderSession, TenantStore},
     wire::Connection,
 };
 
-/// How long nobody is let in after the system had no descriptor, or no thread, for somebody.
+/// The pause before new connections are accepted after the system had no descriptor or thread for one.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Gives up idle tensors of a daemon, from any thread: see [`Store::relieve`](crate::Store::relieve).
+/// Drops idle tensors of a daemon, from any thread: see [`Store::relieve`](crate::Store::relieve).
 #[derive(Debug, Clone)]
-pub struct Reliever(Arc<Local>);
+pub struct Reliever(Arc<LocalStores>);
 
 impl Reliever {
-    /// Memory is short. Bytes that went.
+    /// Drops idle tensors because memory is short. Returns their bytes.
     pub fn relieve(&self) -> u64 {
         self.0.relieve()
     }
@@ -50,8 +51,8 @@ impl Reliever {
 /// Stores of tenants, behind sockets in a directory.
 #[derive(Debug)]
 pub struct Daemon {
-    doors: Vec<Door>,
-    local: Arc<Local>,
+    sockets: Vec<TenantSocket>,
+    local: Arc<LocalStores>,
     stopper: Stopper,
     stopped: UnixStream,
 }
@@ -61,10 +62,10 @@ pub struct Daemon {
 pub struct Stopper(Arc<(AtomicBool, UnixStream)>);
 
 impl Stopper {
-    /// Lets nobody in any more and ends every connection; [`Daemon::run`] returns then.
+    /// Accepts no more connections and ends the existing ones; [`Daemon::run`] then returns.
     pub fn stop(&self) {
         self.0.0.store(true, Ordering::Release);
-        // Whoever polls the other end sees that this one is shut.
+        // The accepting thread polls the other end.
         let _ = self.0.1.shutdown(std::net::Shutdown::Both);
     }
 
@@ -75,27 +76,27 @@ impl Stopper {
 
 /// A tenant's socket.
 #[derive(Debug)]
-struct Door {
-    shelf: Arc<Shelf>,
+struct TenantSocket {
+    store: Arc<TenantStore>,
     listener: UnixListener,
     path: PathBuf,
-    /// Locked for as long as the daemon lives: whoever has it owns the socket.
+    /// Locked for as long as the daemon lives: the holder of the lock owns the socket.
     _lock: File,
 }
 
-impl Drop for Door {
+impl Drop for TenantSocket {
     fn drop(&mut self) {
-        // Somebody may have tidied up.
+        // It may have been removed already.
         let _ = fs::remove_file(&self.path);
     }
 }
 
 impl Daemon {
-    /// Opens a socket for each tenant in `directory`, which is made if it is not there. Clients wait until [`Self::run`].
+    /// Opens a socket for each tenant in `directory`, which is created if necessary. Clients wait until [`Self::run`].
     ///
     /// # Errors
-    /// [`StoreError::Serve`] if the directory is not this user's alone, or if a daemon serves one of the tenants there.
-    /// The socket of one that died is replaced.
+    /// [`StoreError::Serve`] if others can use the directory, or if a daemon serves one of the tenants there. The
+    /// socket of a dead daemon is replaced.
     pub fn bind(
         directory: &Path,
         tenants: &[Tenant],
@@ -103,21 +104,21 @@ impl Daemon {
     ) -> Result<Self, StoreError> {
         own_directory(directory)?;
         let window = options.adoption_window;
-        let local = Local::new(options, window);
-        let doors = tenants.iter().map(|tenant| {
+        let local = LocalStores::new(options, window);
+        let sockets = tenants.iter().map(|tenant| {
             let path = tenant.socket(directory);
             let (lock, listener) = open(&path)?;
-            Ok(Door {
-                shelf: local.shelf(tenant)?,
+            Ok(TenantSocket {
+                store: local.store(tenant)?,
                 listener,
                 path,
                 _lock: lock,
             })
         });
-        let doors = doors.collect::<Result<Vec<Door>, StoreError>>()?;
+        let sockets = sockets.collect::<Result<Vec<TenantSocket>, StoreError>>()?;
         let (stop, stopped) = UnixStream::pair().map_err(|e| cannot(directory, e))?;
         Ok(Self {
-            doors,
+            sockets,
             local,
             stopper: Stopper(Arc::new((AtomicBool::new(false), stop))),
             stopped,
@@ -127,16 +128,16 @@ impl Daemon {
     /// The sockets.
     #[must_use]
     pub fn sockets(&self) -> Vec<&Path> {
-        self.doors.iter().map(|door| &*door.path).collect()
+        self.sockets.iter().map(|socket| &*socket.path).collect()
     }
 
-    /// What gives memory back when it is short.
+    /// A handle that drops idle tensors when memory is short.
     #[must_use]
     pub fn reliever(&self) -> Reliever {
         Reliever(Arc::clone(&self.local))
     }
 
-    /// What ends it.
+    /// A handle that ends the daemon.
     #[must_use]
     pub fn stopper(&self) -> Stopper {
         self.stopper.clone()
@@ -147,14 +148,14 @@ impl Daemon {
     /// # Errors
     /// [`StoreError::Serve`] if the system does not let it wait for clients.
     pub fn run(self) -> Result<(), StoreError> {
-        let guests = Guests::default();
+        let guests = Connections::default();
         thread::scope(|scope| {
-            let outcome = self.let_in(|session, stream| {
+            let outcome = self.accept(|session, stream| {
                 let stream = Arc::new(Connection::new(stream));
                 let number = guests.enter(&stream);
                 let guest = &guests;
                 let serving = move || {
-                    // The client was told what was wrong.
+                    // The client was told about errors.
                     let _ = serve(&session, &stream, Rights::All);
                     guest.leave(number);
                 };
@@ -167,28 +168,28 @@ impl Daemon {
                 }
                 started
             });
-            guests.send_away();
+            guests.shut_down_all();
             outcome
         })
     }
 
-    fn let_in(
+    fn accept(
         &self,
-        mut guest: impl FnMut(Session, UnixStream) -> io::Result<()>,
+        mut serve: impl FnMut(HolderSession, UnixStream) -> io::Result<()>,
     ) -> Result<(), StoreError> {
         while !self.stopper.is_stopped() {
             let mut watched: Vec<PollFd<'_>> = self
-                .doors
+                .sockets
                 .iter()
-                .map(|door| PollFd::new(&door.listener, PollFlags::IN))
+                .map(|socket| PollFd::new(&socket.listener, PollFlags::IN))
                 .collect();
             watched.push(PollFd::new(&self.stopped, PollFlags::IN));
             match poll(&mut watched, None) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(cannot(Path::new("poll"), error)),
             }
-            for door in &self.doors {
-                if door.open(&mut guest).is_err() {
+            for socket in &self.sockets {
+                if socket.accept(&mut serve).is_err() {
                     thread::sleep(PAUSE);
                 }
             }
@@ -197,11 +198,11 @@ impl Daemon {
     }
 }
 
-impl Door {
-    /// Lets one client in, if there is one.
-    fn open(
+impl TenantSocket {
+    /// Accepts one client, if there is one.
+    fn accept(
         &self,
-        guest: &mut impl FnMut(Session, UnixStream) -> io::Result<()>,
+        serve: &mut impl FnMut(HolderSession, UnixStream) -> io::Result<()>,
     ) -> io::Result<()> {
         let stream = match self.listener.accept() {
             Ok((stream, _)) => stream,
@@ -209,12 +210,13 @@ impl Door {
             Err(error) => return Err(error),
         };
         stream.set_nonblocking(false)?;
-        // The socket's mode says the same; of another user's root, or after a change of modes, this is what holds.
+        // The socket's mode says the same; this check also holds against another user's root, and after a change of
+        // modes.
         if socket_peercred(&stream)?.uid != geteuid() {
             return Ok(());
         }
-        match self.shelf.join() {
-            Ok(session) => guest(session, stream),
+        match self.store.join() {
+            Ok(session) => serve(session, stream),
             Err(error) => {
                 refuse(&Connection::new(stream), &error);
                 Ok(())
@@ -223,13 +225,13 @@ impl Door {
     }
 }
 
-/// Connections that are being served, for ending them.
+/// The connections that are being served.
 #[derive(Debug, Default)]
-struct Guests(Mutex<(u64, HashMap<u64, Arc<Connection>>)>);
+struct Connections(Mutex<(u64, HashMap<u64, Arc<Connection>>)>);
 
-impl Guests {
+impl Connections {
     fn enter(&self, connection: &Arc<Connection>) -> u64 {
-        let mut guests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guests = lock(&self.0);
         guests.0 += 1;
         let number = guests.0;
         guests.1.insert(number, Arc::clone(connection));
@@ -237,12 +239,12 @@ impl Guests {
     }
 
     fn leave(&self, number: u64) {
-        let mut guests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guests = lock(&self.0);
         guests.1.remove(&number);
     }
 
-    fn send_away(&self) {
-        let guests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    fn shut_down_all(&self) {
+        let guests = lock(&self.0);
         guests.1.values().for_each(|guest| guest.shut_down());
     }
 }
@@ -254,7 +256,7 @@ fn cannot(path: &Path, reason: impl ToString) -> StoreError {
     }
 }
 
-/// Makes the directory, or makes sure that it is nobody else's.
+/// Creates the directory, or checks that only this user can use it.
 fn own_directory(directory: &Path) -> Result<(), StoreError> {
     let mut builder = DirBuilder::new();
     builder.recursive(true).mode(0o700);
@@ -282,7 +284,7 @@ fn own_directory(directory: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Takes a socket's lock and opens the socket; one that lies there is a dead daemon's.
+/// Takes a socket's lock and opens the socket. An existing socket belongs to a dead daemon.
 fn open(path: &Path) -> Result<(File, UnixListener), StoreError> {
     let lock_path = path.with_extension("lock");
     let lock = File::create(&lock_path).map_err(|e| cannot(&lock_path, e))?;

@@ -1,4 +1,4 @@
-//! What a tensor is called: a digest of everything that makes it the tensor it is.
+//! The identity of a tensor: a digest of its description and bytes.
 
 use std::{
     borrow::Cow,
@@ -9,14 +9,12 @@ use std::{
 
 use skep_types::DataType;
 
-use crate::StoreError;
-
-/// What a tensor's bytes mean: two tensors of equal bytes and another description are two tensors.
+/// What a tensor's bytes mean. Equal bytes with different descriptions are different tensors.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Description {
-    /// Of its elements.
+    /// The datatype of the elements.
     pub datatype: DataType,
-    /// Elements along each axis, outermost first; none for a scalar. At most [`MAX_DIMS`].
+    /// Elements along each axis, outermost first; empty for a scalar. At most [`MAX_DIMS`].
     pub dims: Vec<u64>,
     /// How the elements lie: `plain`, or the name of a packed form. At most [`MAX_LAYOUT_BYTES`] bytes.
     pub layout: Cow<'static, str>,
@@ -28,15 +26,16 @@ pub const MAX_DIMS: usize = 64;
 /// Bytes that a layout's name may have.
 pub const MAX_LAYOUT_BYTES: usize = 255;
 
-/// BLAKE3 over datatype, dims, layout and bytes of a tensor.
+/// BLAKE3 over a tensor's datatype, dims, layout and bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest(pub [u8; 32]);
 
 impl Digest {
     /// The digest of a tensor.
     ///
-    /// Each field goes in behind its length (of dims: their count), as eight bytes, little endian, so that no two
-    /// tensors are the same text: the datatype by the protocol's name, each of the dims as eight bytes.
+    /// Each field is preceded by its length (for dims, their count) as eight bytes, little-endian, so that two
+    /// different tensors never hash the same input. The datatype is hashed by its protocol name, each of the dims as
+    /// eight bytes.
     #[must_use]
     pub fn of(description: &Description, bytes: &[u8]) -> Self {
         let mut hasher = Self::before_bytes(description, bytes.len() as u64);
@@ -44,17 +43,17 @@ impl Digest {
         Self(*hasher.finalize().as_bytes())
     }
 
-    /// [`Digest::of`] of the first `length` bytes of a file, read piece by piece. One that is shorter has another digest.
+    /// [`Digest::of`] for the first `length` bytes of a file, read piece by piece. A shorter file has another digest.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// If the file cannot be read.
     pub fn of_file(description: &Description, file: &File, length: u64) -> io::Result<Self> {
         let mut hasher = Self::before_bytes(description, length);
         hasher.update_reader(file.take(length))?;
         Ok(Self(*hasher.finalize().as_bytes()))
     }
 
-    /// What goes before a tensor's bytes.
+    /// A hasher that has hashed everything before a tensor's bytes.
     fn before_bytes(description: &Description, length: u64) -> blake3::Hasher {
         let mut hasher = blake3::Hasher::new();
         let mut field = |bytes: &[u8], length: usize| {
@@ -99,10 +98,10 @@ impl fmt::Display for Description {
     }
 }
 
-/// A tensor that somebody wants: what it is, and of how many bytes.
+/// A tensor that a holder asks for or a form consists of: its digest, description and length.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
-    /// Of its description and bytes.
+    /// The digest of its description and bytes.
     pub digest: Digest,
     /// What its bytes mean.
     pub description: Description,
@@ -111,7 +110,7 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// A tensor whose bytes are at hand.
+    /// A tensor by its bytes.
     #[must_use]
     pub fn of(description: Description, bytes: &[u8]) -> Self {
         Self {
@@ -120,28 +119,6 @@ impl Wanted {
             length: bytes.len() as u64,
         }
     }
-}
-
-/// Whether a tensor's description is as small as messages and the store's own memory take it.
-pub(crate) fn check_size(wanted: &Wanted) -> Result<(), StoreError> {
-    let checks = [
-        (wanted.description.dims.len(), MAX_DIMS, "dims"),
-        (
-            wanted.description.layout.len(),
-            MAX_LAYOUT_BYTES,
-            "bytes of its layout's name",
-        ),
-    ];
-    for (got, limit, what) in checks {
-        if got > limit {
-            return Err(StoreError::Oversized {
-                digest: wanted.digest,
-                what: format!("{got} {what}"),
-                limit: limit as u64,
-            });
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -157,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_that_makes_a_tensor_is_in_its_digest() {
+    fn a_digest_depends_on_description_and_bytes() {
         let bytes = [0; 24];
         let base = Digest::of(&description(DataType::Fp32, &[2, 3], "plain"), &bytes);
         let others = [
@@ -172,9 +149,9 @@ mod tests {
         }
     }
 
-    /// Digests are in caches on disk and meet those of other processes: they never change.
+    /// Digests are stored in caches on disk and compared between processes: they must never change.
     #[test]
-    fn digests_stay_what_they_are() {
+    fn digests_are_stable() {
         let digest = Digest::of(&description(DataType::Fp32, &[2], "plain"), &[1; 8]);
         assert_eq!(
             digest.to_string(),

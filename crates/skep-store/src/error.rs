@@ -1,4 +1,4 @@
-//! What can go wrong with a store.
+//! The errors of a store.
 
 use std::{io, path::PathBuf};
 
@@ -6,132 +6,132 @@ use thiserror::Error;
 
 use crate::{Digest, Tenant, Wanted};
 
-/// Why a filler could not fill a tensor, in its own words.
+/// The error of a filler.
 #[derive(Debug, Error)]
 #[error("{0}")]
 pub struct FillError(pub Box<dyn std::error::Error + Send + Sync>);
 
 impl FillError {
-    /// Of a text or an error.
+    /// Wraps a text or an error.
     pub fn new(reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self(reason.into())
     }
 }
 
-/// Why the store did not do what it was asked.
+/// Why a store did not do what it was asked to.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// A tensor could not be filled; whoever else wants it may now.
+    /// A tensor could not be filled. Others that want it may fill it now.
     #[error("tensor {index} could not be filled: {cause}")]
     Fill {
-        /// Which of those wanted.
+        /// Its index in what was asked for.
         index: usize,
         /// Why.
         cause: FillError,
     },
-    /// A tensor was filled with something else than it was said to be.
+    /// A tensor was filled with bytes that do not have its digest.
     #[error("tensor `{wanted}` was filled with bytes whose digest is `{got}`")]
     Content {
-        /// What was said.
+        /// The digest that was asked for.
         wanted: Digest,
-        /// What the bytes are.
+        /// The digest of the bytes.
         got: Digest,
     },
-    /// Two descriptions of one digest: one of them is not what was hashed.
+    /// One digest with two descriptions: one of them is not what was hashed.
     #[error("tensor `{digest}` is {stored}, expected {wanted}")]
     Description {
-        /// Whose.
+        /// The digest.
         digest: Digest,
         /// In the store, with its length.
         stored: String,
         /// As asked for, with its length.
         wanted: String,
     },
-    /// A tensor that no store takes.
+    /// A tensor whose description is too large for any store.
     #[error("tensor `{digest}` has {what}, expected at most {limit}")]
     Oversized {
-        /// Whose.
+        /// The tensor's digest.
         digest: Digest,
-        /// How many of what.
+        /// What there is too much of, with its number.
         what: String,
-        /// How many may be.
+        /// The largest number.
         limit: u64,
     },
-    /// More than a bound allows.
+    /// A bound would be exceeded.
     #[error("{bound} of tenant `{tenant}` would be {would_be}, expected at most {limit}")]
     Bound {
-        /// Which.
+        /// What is bounded.
         bound: &'static str,
-        /// Whose store.
+        /// The tenant of the store.
         tenant: Tenant,
-        /// What there would be.
+        /// The amount that there would be.
         would_be: u64,
-        /// What there may be.
+        /// The bound.
         limit: u64,
     },
-    /// The system gives no memory, or no descriptor for it.
+    /// The system has no memory, or no descriptor for it.
     #[error("no memory file of {bytes} bytes ({step}): {cause}")]
     Memory {
-        /// What was asked for.
+        /// The size that was asked for.
         bytes: u64,
-        /// At which step.
+        /// The step that failed.
         step: &'static str,
-        /// In the system's words.
+        /// The system's error.
         cause: io::Error,
     },
-    /// A descriptor that is no sealed segment.
+    /// A descriptor that is not a sealed segment.
     #[error("not a segment: {reason}")]
     Segment {
         /// What is wrong with it.
         reason: String,
     },
-    /// No daemon can be reached.
+    /// The daemon cannot be reached.
     #[error("no tensor store at `{}`: {cause}\nis `skep store serve` running?", path.display())]
     Connect {
         /// The socket.
         path: PathBuf,
-        /// In the system's words.
+        /// The system's error.
         cause: io::Error,
     },
     /// The daemon is gone.
     #[error("the connection to the tensor store was lost: {reason}")]
     Disconnected {
-        /// What is known of it.
+        /// What happened.
         reason: String,
     },
-    /// The other side breaks the protocol.
+    /// The other side broke the protocol.
     #[error("malformed message: {reason}")]
     Protocol {
         /// What is wrong.
         reason: String,
     },
-    /// The daemon will not, or cannot.
+    /// The daemon refused the request.
     #[error("{message}")]
     Refused {
-        /// The kind that it has there.
+        /// The kind of the daemon's error.
         kind: ErrorKind,
-        /// The daemon's words.
+        /// The daemon's message.
         message: String,
     },
-    /// The connection is another tenant's.
+    /// The connection belongs to another tenant.
     #[error("the connection is tenant `{connected}`'s, expected `{wanted}`'s")]
     Tenant {
-        /// Whose it is.
+        /// The tenant of the connection.
         connected: Tenant,
-        /// Whose it should be.
+        /// The tenant that was asked for.
         wanted: Tenant,
     },
-    /// A connection that was handed to this process is the only one that it has.
+    /// This process inherited its connection, and has no other.
     #[error("an inherited connection to a tensor store cannot be passed on")]
     Inherited,
-    /// A restricted connection asked for more than it may.
+    /// A restricted connection asked for something that it may not have.
     #[error("this connection may not ask for {what}")]
     NotAllowed {
         /// What it asked for.
         what: String,
     },
-    /// A daemon cannot begin.
+    /// A daemon cannot start.
     #[error("cannot serve at `{}`: {reason}", path.display())]
     Serve {
         /// The directory or socket.
@@ -147,7 +147,7 @@ pub enum StoreError {
 pub enum ErrorKind {
     /// [`StoreError::Fill`].
     Fill,
-    /// [`StoreError::Content`], [`StoreError::Description`]: bytes are not what they were said to be.
+    /// [`StoreError::Content`], [`StoreError::Description`]: the bytes do not match their digest or description.
     Content,
     /// [`StoreError::Bound`], [`StoreError::Oversized`].
     Bound,
@@ -157,7 +157,8 @@ pub enum ErrorKind {
     Protocol,
     /// [`StoreError::Connect`], [`StoreError::Disconnected`].
     Unreachable,
-    /// [`StoreError::Tenant`], [`StoreError::Inherited`], [`StoreError::NotAllowed`]: not through this connection.
+    /// [`StoreError::Tenant`], [`StoreError::Inherited`], [`StoreError::NotAllowed`]: this connection does not allow
+    /// it.
     Tenant,
     /// [`StoreError::Serve`].
     Serve,
@@ -193,11 +194,10 @@ impl StoreError {
     }
 
     pub(crate) fn description(stored: &Wanted, wanted: &Wanted) -> Self {
-        let text = |tensor: &Wanted| format!("{} of {} bytes", tensor.description, tensor.length);
         Self::Description {
             digest: wanted.digest,
-            stored: text(stored),
-            wanted: text(wanted),
+            stored: described(stored),
+            wanted: described(wanted),
         }
     }
 
@@ -206,4 +206,8 @@ impl StoreError {
             reason: reason.to_string(),
         }
     }
+}
+
+fn described(tensor: &Wanted) -> String {
+    format!("{} of {} bytes", tensor.description, tensor.length)
 }

@@ -1,4 +1,4 @@
-//! Clients that break off, lie, or talk nonsense: what the daemon makes of them, and that nobody else notices.
+//! Clients that die, lie or send nonsense: how the daemon answers, and that no other client notices.
 
 use std::{
     io::{Read, Write},
@@ -15,20 +15,21 @@ use crate::{
     Daemon, Description, Digest, ErrorKind, FillError, LoadOrder, Stat, Stopper, Store, StoreError,
     StoreOptions, Tenant, Wanted,
     acquire::Mode,
-    segment::Draft,
-    wire::{Connection, Reply, Request, WireAnswer},
+    availability::Availability,
+    segment::SegmentDraft,
+    wire::{Connection, StoreReply, StoreRequest, WireLocation},
 };
 
 const GENERAL: Tenant = Tenant::GENERAL;
 
-struct Node {
+struct TestDaemon {
     path: PathBuf,
     stopper: Stopper,
     running: Option<JoinHandle<Result<(), StoreError>>>,
     _directory: tempfile::TempDir,
 }
 
-impl Node {
+impl TestDaemon {
     fn start(options: StoreOptions) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("run");
@@ -56,7 +57,7 @@ impl Node {
     }
 }
 
-impl Drop for Node {
+impl Drop for TestDaemon {
     fn drop(&mut self) {
         self.stopper.stop();
         if let Some(running) = self.running.take() {
@@ -65,7 +66,7 @@ impl Drop for Node {
     }
 }
 
-/// A client that says what it likes.
+/// A client that keeps to no rule.
 struct Rogue(Connection);
 
 impl Rogue {
@@ -76,11 +77,14 @@ impl Rogue {
 
     fn welcomed(path: &Path) -> Self {
         let rogue = Self::connect(path);
-        assert_eq!(rogue.ask(&Request::Hello, None), Reply::Welcome(GENERAL));
+        assert_eq!(
+            rogue.ask(&StoreRequest::Hello, None),
+            StoreReply::Welcome(GENERAL)
+        );
         rogue
     }
 
-    fn ask(&self, request: &Request, descriptor: Option<&OwnedFd>) -> Reply {
+    fn ask(&self, request: &StoreRequest, descriptor: Option<&OwnedFd>) -> StoreReply {
         self.say(&request.encode(), descriptor);
         self.hear()
     }
@@ -93,31 +97,34 @@ impl Rogue {
     }
 
     /// The next answer, without its segments.
-    fn hear(&self) -> Reply {
+    fn hear(&self) -> StoreReply {
         loop {
-            let (body, _) = self.0.receive().expect("an answer").expect("an answer");
-            match Reply::decode(&body).expect("an answer") {
-                Reply::Segment(_) => {}
+            let received = self.0.receive(StoreReply::decode).expect("an answer");
+            match received.expect("an answer").0 {
+                StoreReply::Segment(_) => {}
                 reply => return reply,
             }
         }
     }
 
-    fn claim(&self, wanted: &[Wanted]) -> Vec<WireAnswer> {
+    fn claim(&self, wanted: &[Wanted]) -> Vec<Availability<WireLocation>> {
         let wanted = wanted.to_vec();
         let mode = Mode::Claim;
-        match self.ask(&Request::Take { mode, wanted }, None) {
-            Reply::Answers(answers) => answers,
+        match self.ask(&StoreRequest::Take { mode, wanted }, None) {
+            StoreReply::Answers(answers) => answers,
             other => panic!("{other:?}"),
         }
     }
 
-    /// What the daemon says last.
+    /// The daemon's last message before it ends the connection.
     fn last_words(&self) -> String {
-        let Reply::Refused(ErrorKind::Protocol, text) = self.hear() else {
-            panic!("no refusal");
+        let StoreReply::Refused(ErrorKind::Protocol, text) = self.hear() else {
+            panic!("not a refusal");
         };
-        assert!(matches!(self.0.receive(), Ok(None)), "it goes on");
+        assert!(
+            matches!(self.0.receive(StoreReply::decode), Ok(None)),
+            "it goes on"
+        );
         text
     }
 }
@@ -139,7 +146,7 @@ fn two_tensors() -> (Vec<Vec<u8>>, Vec<Wanted>) {
 
 /// A sealed segment of two tensors, a page and two pages long.
 fn segment(contents: &[Vec<u8>]) -> OwnedFd {
-    let mut draft = Draft::new(3 * 4096).expect("memory");
+    let mut draft = SegmentDraft::new(3 * 4096).expect("memory");
     for (bytes, offset) in contents.iter().zip([0, 4096]) {
         let part = draft.part(offset, bytes.len() as u64).expect("room");
         part.copy_from_slice(bytes);
@@ -151,12 +158,12 @@ fn segment(contents: &[Vec<u8>]) -> OwnedFd {
         .expect("a descriptor")
 }
 
-fn publication(wanted: &[Wanted]) -> Request {
-    Request::Publish(wanted.iter().cloned().zip([0, 4096]).collect())
+fn publication(wanted: &[Wanted]) -> StoreRequest {
+    StoreRequest::Publish(wanted.iter().cloned().zip([0, 4096]).collect())
 }
 
-/// An honest client gets what it wants, and nothing is left when it goes.
-fn all_is_well(node: &Node) {
+/// An honest client acquires tensors, and leaves nothing behind.
+fn all_is_well(node: &TestDaemon) {
     let (contents, list) = two_tensors();
     let lease = node
         .store()
@@ -170,14 +177,14 @@ fn all_is_well(node: &Node) {
     node.wait_for(|stat| stat.leases == 0 && stat.holders == 1);
 }
 
-/// What a client has said and heard when it is killed; the last step is everything.
+/// The client dies after each step of a conversation; the last step is a complete one.
 #[test]
 fn a_client_that_dies_at_any_step_leaves_nothing_behind() {
     let (contents, list) = two_tensors();
     for step in 0..8 {
-        let node = Node::start(StoreOptions::default());
-        let hello = Request::Hello.encode();
-        let take = Request::Take {
+        let node = TestDaemon::start(StoreOptions::default());
+        let hello = StoreRequest::Hello.encode();
+        let take = StoreRequest::Take {
             mode: Mode::Claim,
             wanted: list.clone(),
         };
@@ -199,7 +206,7 @@ fn a_client_that_dies_at_any_step_leaves_nothing_behind() {
             4 => Rogue::welcomed(&node.path).say(&take.encode(), None),
             5 => {
                 let answers = Rogue::welcomed(&node.path).claim(&list);
-                assert_eq!(answers, [WireAnswer::Fill; 2]);
+                assert_eq!(answers, [Availability::Fill; 2]);
             }
             // A publication whose answer nobody hears; leases.
             6 => {
@@ -211,7 +218,7 @@ fn a_client_that_dies_at_any_step_leaves_nothing_behind() {
                 let rogue = Rogue::welcomed(&node.path);
                 rogue.claim(&list);
                 let published = rogue.ask(&publication(&list), Some(&segment(&contents)));
-                assert!(matches!(published, Reply::Answers(_)));
+                assert!(matches!(published, StoreReply::Answers(_)));
                 node.wait_for(|stat| stat.leases == 2);
             }
         }
@@ -226,11 +233,11 @@ fn a_client_that_dies_at_any_step_leaves_nothing_behind() {
 
 /// A filler dies while another one waits: that one fills.
 #[test]
-fn a_filler_that_dies_is_followed_by_one_that_waits() {
-    let node = Node::start(StoreOptions::default());
+fn a_waiting_holder_fills_when_the_filler_dies() {
+    let node = TestDaemon::start(StoreOptions::default());
     let (contents, list) = two_tensors();
     let rogue = Rogue::welcomed(&node.path);
-    assert_eq!(rogue.claim(&list), [WireAnswer::Fill; 2]);
+    assert_eq!(rogue.claim(&list), [Availability::Fill; 2]);
     thread::scope(|scope| {
         let waiting = scope.spawn(|| {
             let fill = &mut |index: usize, bytes: &mut [u8]| -> Result<(), FillError> {
@@ -248,10 +255,10 @@ fn a_filler_that_dies_is_followed_by_one_that_waits() {
     });
 }
 
-/// What is wrong with a message ends its connection, with words, and no other.
+/// A malformed message ends its connection with an error, and no other connection.
 #[test]
-fn nonsense_ends_its_connection_alone() {
-    let node = Node::start(StoreOptions::default());
+fn a_malformed_message_ends_only_its_connection() {
+    let node = TestDaemon::start(StoreOptions::default());
     let witness = Rogue::welcomed(&node.path);
     let cases: [(&[u8], &str); 4] = [
         (
@@ -269,17 +276,17 @@ fn nonsense_ends_its_connection_alone() {
         let mut stream = UnixStream::connect(GENERAL.socket(&node.path)).expect("a socket");
         stream.write_all(bytes).expect("sent");
         let rogue = Rogue(Connection::new(stream));
-        let Reply::Refused(ErrorKind::Protocol, said) = rogue.hear() else {
-            panic!("no refusal");
+        let StoreReply::Refused(ErrorKind::Protocol, said) = rogue.hear() else {
+            panic!("not a refusal");
         };
         assert_eq!(said, format!("malformed message: {text}"));
-        // What was not read of it is the system's to drop, with or without an error.
+        // The system drops the unread rest, with or without an error.
         let mut rest = Vec::new();
         let _ = rogue.0.stream().read_to_end(&mut rest);
         assert!(rest.is_empty());
     }
     let rogue = Rogue::welcomed(&node.path);
-    rogue.say(&Request::Hello.encode(), None);
+    rogue.say(&StoreRequest::Hello.encode(), None);
     assert_eq!(rogue.last_words(), "malformed message: a second hello");
     let rogue = Rogue::welcomed(&node.path);
     rogue.say(&[2, 0, 1, 0, 7], None);
@@ -287,12 +294,15 @@ fn nonsense_ends_its_connection_alone() {
         rogue.last_words(),
         "malformed message: it ends early: expected 32 more bytes, got 1"
     );
-    assert!(matches!(witness.ask(&Request::Stat, None), Reply::Stat(_)));
+    assert!(matches!(
+        witness.ask(&StoreRequest::Stat, None),
+        StoreReply::Stat(_)
+    ));
     all_is_well_beside(&node, 1);
 }
 
 /// As [`all_is_well`], beside other connections.
-fn all_is_well_beside(node: &Node, others: u64) {
+fn all_is_well_beside(node: &TestDaemon, others: u64) {
     let (contents, list) = two_tensors();
     let lease = node
         .store()
@@ -304,12 +314,12 @@ fn all_is_well_beside(node: &Node, others: u64) {
     node.wait_for(|stat| stat.holders == 1 + others);
 }
 
-/// Everything that could come instead of a sealed segment.
+/// Everything that a client could send instead of a sealed segment.
 #[test]
 fn other_descriptors_are_refused() {
-    let node = Node::start(StoreOptions::default());
+    let node = TestDaemon::start(StoreOptions::default());
     let (contents, list) = two_tensors();
-    let refused = |descriptor: Option<&OwnedFd>, request: &Request| {
+    let refused = |descriptor: Option<&OwnedFd>, request: &StoreRequest| {
         let rogue = Rogue::welcomed(&node.path);
         rogue.say(&request.encode(), descriptor);
         let text = rogue.last_words();
@@ -351,11 +361,11 @@ fn other_descriptors_are_refused() {
         "malformed message: expected one descriptor with a publication, and none otherwise";
     assert_eq!(refused(None, &request), one_descriptor);
     assert_eq!(
-        refused(Some(&segment(&contents)), &Request::Stat),
+        refused(Some(&segment(&contents)), &StoreRequest::Stat),
         one_descriptor
     );
 
-    let at = |offsets: [u64; 2]| Request::Publish(list.iter().cloned().zip(offsets).collect());
+    let at = |offsets: [u64; 2]| StoreRequest::Publish(list.iter().cloned().zip(offsets).collect());
     let file = segment(&contents);
     for (offsets, text) in [
         (
@@ -380,17 +390,17 @@ fn other_descriptors_are_refused() {
     all_is_well(&node);
 }
 
-/// A segment as it should be, whose bytes are not what they are said to be: nobody ever gets them.
+/// A valid segment whose bytes do not have their digests: no holder ever gets them.
 #[test]
-fn bytes_that_are_not_what_they_are_called_are_never_published() {
-    let node = Node::start(StoreOptions::default());
+fn bytes_without_their_digest_are_never_published() {
+    let node = TestDaemon::start(StoreOptions::default());
     let (mut contents, list) = two_tensors();
     contents[1][4999] ^= 1;
     let rogue = Rogue::welcomed(&node.path);
-    assert_eq!(rogue.claim(&list), [WireAnswer::Fill; 2]);
-    let Reply::Refused(kind, text) = rogue.ask(&publication(&list), Some(&segment(&contents)))
+    assert_eq!(rogue.claim(&list), [Availability::Fill; 2]);
+    let StoreReply::Refused(kind, text) = rogue.ask(&publication(&list), Some(&segment(&contents)))
     else {
-        panic!("no refusal");
+        panic!("not a refusal");
     };
     assert_eq!(kind, ErrorKind::Content);
     let got = Digest::of(&list[1].description, &contents[1]);
@@ -402,17 +412,17 @@ fn bytes_that_are_not_what_they_are_called_are_never_published() {
     let stat = node.store().stat(&GENERAL).expect("figures");
     assert_eq!((stat.tensors, stat.segments, stat.leases), (0, 0, 0));
     // It may try again, and still has the tickets.
-    assert_eq!(rogue.claim(&list), [WireAnswer::Fill; 2]);
+    assert_eq!(rogue.claim(&list), [Availability::Fill; 2]);
     contents[1][4999] ^= 1;
     let published = rogue.ask(&publication(&list), Some(&segment(&contents)));
-    assert!(matches!(published, Reply::Answers(_)));
+    assert!(matches!(published, StoreReply::Answers(_)));
     all_is_well_beside(&node, 1);
 }
 
-/// Whoever has a lease has the descriptor, and can do nothing with it but read.
+/// A client that has a lease has the descriptor, and can only read through it.
 #[test]
 fn a_client_cannot_write_what_it_has_leased() {
-    let node = Node::start(StoreOptions::default());
+    let node = TestDaemon::start(StoreOptions::default());
     let (contents, list) = two_tensors();
     let lease = node
         .store()
@@ -421,17 +431,17 @@ fn a_client_cannot_write_what_it_has_leased() {
             Ok(())
         });
     let lease = lease.expect("a lease");
-    let file = lease.place(1).descriptor;
+    let file = lease.file_range(1).descriptor;
     assert!(rustix::io::pwrite(file, b"x", 4096).is_err());
     assert!(rustix::fs::ftruncate(file, 0).is_err());
     assert!(fcntl_add_seals(file, SealFlags::FUTURE_WRITE).is_err());
     assert_eq!(lease.bytes(1), contents[1]);
 }
 
-/// Bounds hold against clients that keep to no rule but the protocol's.
+/// Bounds hold against clients that keep to the protocol alone.
 #[test]
-fn bounds_hold_against_whoever_ignores_them() {
-    let node = Node::start(StoreOptions {
+fn bounds_hold_against_clients_that_ignore_them() {
+    let node = TestDaemon::start(StoreOptions {
         max_tenant_bytes: 2 * 4096,
         max_holder_leases: 3,
         max_holder_tickets: 1,
@@ -440,25 +450,25 @@ fn bounds_hold_against_whoever_ignores_them() {
     let (contents, list) = two_tensors();
     // More than it is let fill; it gets nothing of it, and the connection goes on.
     let rogue = Rogue::welcomed(&node.path);
-    let take = Request::Take {
+    let take = StoreRequest::Take {
         mode: Mode::Claim,
         wanted: list.clone(),
     };
-    let Reply::Refused(ErrorKind::Bound, text) = rogue.ask(&take, None) else {
-        panic!("no refusal");
+    let StoreReply::Refused(ErrorKind::Bound, text) = rogue.ask(&take, None) else {
+        panic!("not a refusal");
     };
     assert_eq!(
         text,
         "tensors that one holder is to fill of tenant `general` would be 2, expected at most 1"
     );
     let other = Rogue::welcomed(&node.path);
-    assert_eq!(other.claim(&list[1..]), [WireAnswer::Fill]);
+    assert_eq!(other.claim(&list[1..]), [Availability::Fill]);
     drop(other);
     node.wait_for(|stat| stat.holders == 2);
     // Without tickets, three pages at once.
-    let Reply::Refused(kind, text) = rogue.ask(&publication(&list), Some(&segment(&contents)))
+    let StoreReply::Refused(kind, text) = rogue.ask(&publication(&list), Some(&segment(&contents)))
     else {
-        panic!("no refusal");
+        panic!("not a refusal");
     };
     assert_eq!(kind, ErrorKind::Bound);
     assert_eq!(
@@ -467,7 +477,7 @@ fn bounds_hold_against_whoever_ignores_them() {
     );
     // One lease over and over.
     let small = [list[0].clone()];
-    let mut draft = Draft::new(4096).expect("memory");
+    let mut draft = SegmentDraft::new(4096).expect("memory");
     draft
         .part(0, 100)
         .expect("room")
@@ -480,17 +490,17 @@ fn bounds_hold_against_whoever_ignores_them() {
     let file = file.expect("a descriptor");
     assert!(matches!(
         rogue.ask(&publication(&small), Some(&file)),
-        Reply::Answers(_)
+        StoreReply::Answers(_)
     ));
     for _ in 0..2 {
-        assert!(matches!(rogue.claim(&small)[..], [WireAnswer::Here(..)]));
+        assert!(matches!(rogue.claim(&small)[..], [Availability::Here(..)]));
     }
-    let take = Request::Take {
+    let take = StoreRequest::Take {
         mode: Mode::Look,
         wanted: small.to_vec(),
     };
-    let Reply::Refused(ErrorKind::Bound, text) = rogue.ask(&take, None) else {
-        panic!("no refusal");
+    let StoreReply::Refused(ErrorKind::Bound, text) = rogue.ask(&take, None) else {
+        panic!("not a refusal");
     };
     assert_eq!(
         text,
@@ -499,21 +509,21 @@ fn bounds_hold_against_whoever_ignores_them() {
     // A release of what it does not have, and of more than it has, changes nothing for others.
     let other = Rogue::welcomed(&node.path);
     assert_eq!(
-        other.ask(&Request::Release(vec![small[0].digest]), None),
-        Reply::Done(0)
+        other.ask(&StoreRequest::Release(vec![small[0].digest]), None),
+        StoreReply::Done(0)
     );
     assert_eq!(node.store().stat(&GENERAL).expect("figures").leases, 3);
-    let all = Request::Release(vec![small[0].digest; 9]);
-    assert_eq!(rogue.ask(&all, None), Reply::Done(0));
+    let all = StoreRequest::Release(vec![small[0].digest; 9]);
+    assert_eq!(rogue.ask(&all, None), StoreReply::Done(0));
     assert_eq!(node.store().stat(&GENERAL).expect("figures").leases, 0);
 }
 
-/// What a process does to widen a restriction that was made before it got the connection.
+/// A process cannot widen a restriction that was made before it got the connection.
 #[test]
-fn a_restriction_holds_whatever_is_said_after_it() {
-    let node = Node::start(StoreOptions::default());
+fn a_restriction_is_final() {
+    let node = TestDaemon::start(StoreOptions::default());
     let (contents, list) = two_tensors();
-    let restrict = |tensors: &[Wanted], more| Request::Restrict {
+    let restrict = |tensors: &[Wanted], more| StoreRequest::Restrict {
         tensors: tensors.iter().map(|tensor| tensor.digest).collect(),
         more,
     };
@@ -521,7 +531,7 @@ fn a_restriction_holds_whatever_is_said_after_it() {
         let rogue = Rogue::connect(&node.path);
         for (tensor, more) in [(0, true), (1, false)] {
             let part = restrict(&list[tensor..=tensor], more);
-            assert_eq!(rogue.ask(&part, None), Reply::Done(0));
+            assert_eq!(rogue.ask(&part, None), StoreReply::Done(0));
         }
         rogue
     };
@@ -530,10 +540,13 @@ fn a_restriction_holds_whatever_is_said_after_it() {
     assert!(rogue.last_words().contains("restricted already"));
 
     let rogue = restricted();
-    assert_eq!(rogue.ask(&Request::Hello, None), Reply::Welcome(GENERAL));
-    assert_eq!(rogue.claim(&list), [WireAnswer::Fill; 2]);
+    assert_eq!(
+        rogue.ask(&StoreRequest::Hello, None),
+        StoreReply::Welcome(GENERAL)
+    );
+    assert_eq!(rogue.claim(&list), [Availability::Fill; 2]);
     // A file with much more memory than its tensors take.
-    let mut draft = Draft::new(4 << 20).expect("memory");
+    let mut draft = SegmentDraft::new(4 << 20).expect("memory");
     draft
         .part(0, 100)
         .expect("room")
@@ -543,12 +556,15 @@ fn a_restriction_holds_whatever_is_said_after_it() {
         .descriptor()
         .try_clone_to_owned()
         .expect("a descriptor");
-    let publish = Request::Publish(vec![(list[0].clone(), 0)]);
-    let Reply::Refused(ErrorKind::Tenant, text) = rogue.ask(&publish, Some(&large)) else {
-        panic!("no refusal");
+    let publish = StoreRequest::Publish(vec![(list[0].clone(), 0)]);
+    let StoreReply::Refused(ErrorKind::Tenant, text) = rogue.ask(&publish, Some(&large)) else {
+        panic!("not a refusal");
     };
     assert!(text.contains("for tensors of 4096"), "{text}");
-    assert!(matches!(rogue.0.receive(), Ok(None)), "it goes on");
+    assert!(
+        matches!(rogue.0.receive(StoreReply::decode), Ok(None)),
+        "it goes on"
+    );
 
     // Welcomed, it cannot be restricted any more, and nothing was.
     let rogue = Rogue::welcomed(&node.path);

@@ -1,10 +1,10 @@
-//! What a store says of itself.
+//! The figures of a store.
 
 use std::{iter::Sum, ops, time::Duration};
 
 use crate::{Description, Digest};
 
-/// Figures of a tenant's store, or of several together.
+/// Figures of a tenant's store, or the sum over several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Stat {
     /// Sealed mappings.
@@ -13,34 +13,37 @@ pub struct Stat {
     pub tensors: u64,
     /// Bytes of these tensors.
     pub bytes_stored: u64,
-    /// Bytes of segments behind tensors, up to the next page.
+    /// Bytes between the end of each tensor and the next page.
     pub bytes_padding: u64,
-    /// Bytes of tensors summed over leases: what the holders would have without the store.
+    /// Bytes of tensors, summed over leases: what the holders would use without the store.
     pub bytes_leased: u64,
-    /// Rights of holders to tensors.
+    /// Leases of all holders.
     pub leases: u64,
-    /// Connections, and leases in process.
+    /// Holders: connections, and leases in process.
     pub holders: u64,
-    /// Tensors asked for that were there, since the start.
+    /// Requests for tensors that were there, since the start.
     pub hits: u64,
-    /// Tensors asked for that whoever asked was to fill.
+    /// Requests for tensors that the holder then filled.
     pub misses: u64,
-    /// Tensors asked for that somebody else was filling.
+    /// Requests for tensors that another holder was filling.
     pub waits: u64,
-    /// Tensors that were dropped because nobody had a lease.
+    /// Idle tensors that were dropped.
     pub reclaimed: u64,
-    /// Nanoseconds that acquires did nothing but wait for tensors that somebody else was filling, summed over them.
+    /// Nanoseconds that acquires spent waiting for tensors that others were filling, summed over acquires.
     pub wait_ns: u64,
 }
 
 impl Stat {
-    /// Bytes that sharing saves: those leased, summed over leases, less those stored; negative while tensors are kept
-    /// that nobody has a lease to.
+    /// Bytes that sharing saves: those leased, summed over leases, minus those stored. Negative while idle tensors are
+    /// kept.
     #[must_use]
     pub fn bytes_saved(&self) -> i64 {
-        let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         signed(self.bytes_leased) - signed(self.bytes_stored)
     }
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 impl ops::Add for Stat {
@@ -72,16 +75,16 @@ impl Sum for Stat {
 
 /// A tensor in a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
-    /// What it is called.
+pub struct StoredTensor {
+    /// Its digest.
     pub digest: Digest,
-    /// What it is.
+    /// Its description.
     pub description: Description,
-    /// Bytes.
+    /// Its size in bytes.
     pub length: u64,
-    /// Holders.
+    /// Its leases.
     pub leases: u64,
-    /// For how long it has had no holder; none while it has one.
+    /// How long it has been without a lease; `None` while it has one.
     pub idle: Option<Duration>,
 }
 
@@ -96,10 +99,10 @@ pub struct Acquired {
     pub filled: u64,
     /// Bytes of these.
     pub filled_bytes: u64,
-    /// Tensors that somebody else was filling.
+    /// Tensors that others were filling.
     pub waited: u64,
     /// Bytes of these.
     pub waited_bytes: u64,
-    /// How long this call did nothing but wait for them.
+    /// How long this call waited for them.
     pub wait: Duration,
 }

@@ -1,19 +1,19 @@
-//! What the fuzz target in `fuzz/` runs of this crate's private decoder. **Not for use elsewhere**: it is here only in
-//! tests and with the feature `fuzzing`.
+//! The private decoder, for the fuzz target in `fuzz/`. **Not for use elsewhere**: it exists only in tests and with the
+//! feature `fuzzing`.
 
 #![allow(
     clippy::missing_panics_doc,
     reason = "panics are what this function is for"
 )]
 
-use crate::wire::{Reply, Request};
+use crate::wire::{StoreReply, StoreRequest};
 
-/// Messages of clients and daemons. There is one way to write each: what is read is written as it came.
+/// Decodes a message of a client or a daemon. Each message has one encoding: what decodes encodes to the same bytes.
 pub fn store_messages(data: &[u8]) {
-    if let Ok(request) = Request::decode(data) {
+    if let Ok(request) = StoreRequest::decode(data) {
         assert_eq!(request.encode(), data);
     }
-    if let Ok(reply) = Reply::decode(data) {
+    if let Ok(reply) = StoreReply::decode(data) {
         assert_eq!(reply.encode(), data);
     }
 }
@@ -22,7 +22,7 @@ pub fn store_messages(data: &[u8]) {
 mod tests {
     use std::{fs, path::Path};
 
-    /// Feeds what is worth keeping to the target again.
+    /// Runs the target on the committed corpus.
     #[test]
     fn the_corpus_holds() {
         let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/store_messages");

@@ -1,49 +1,67 @@
-//! A holder's right to tensors, and the way to their bytes.
+//! A holder's right to tensors, and access to their bytes.
 
 use std::{fmt, os::fd::BorrowedFd, sync::Arc};
 
 use bytes::Bytes;
 
-use crate::{Acquired, StoreError, acquire::Got, segment::Segment};
+use crate::{Acquired, StoreError, Wanted, acquire::AcquiredTensors, segment::Segment};
 
-/// A right to tensors: they stay where they are, and as they are, for as long as anyone has it, a clone of it, or
-/// [bytes](Self::bytes) out of it.
+/// Those of some tensors that a store has.
+#[derive(Debug, Clone)]
+pub struct Present {
+    /// A lease to those that are there, in their order.
+    pub lease: Lease,
+    /// For each tensor that was asked for, its index in the lease; `None` if it is not there.
+    pub indices: Vec<Option<usize>>,
+}
+
+/// The lengths of the tensors that are there, in their order.
+pub(crate) fn lengths(wanted: &[Wanted], indices: &[Option<usize>]) -> Vec<u64> {
+    let present = wanted.iter().zip(indices);
+    present
+        .filter(|(_, index)| index.is_some())
+        .map(|(wanted, _)| wanted.length)
+        .collect()
+}
+
+/// A right to tensors. Their bytes neither move nor change while the lease, a clone of it or any [bytes](Self::bytes)
+/// from it exist.
 ///
 /// Indices are those of what was asked for.
 #[derive(Clone)]
 pub struct Lease(Arc<Inner>);
 
 struct Inner {
-    parts: Vec<Part>,
-    /// Which part each tensor is.
+    parts: Vec<LeasedTensor>,
+    /// For each tensor, its index in `parts`.
     distinct: Vec<usize>,
     figures: Acquired,
-    /// Ends with the lease: what the store knows of it.
+    /// Tells the store, when dropped, that the lease has ended.
     _hold: Box<dyn fmt::Debug + Send + Sync>,
 }
 
-struct Part {
+struct LeasedTensor {
     segment: Arc<Segment>,
     offset: u64,
     length: u64,
 }
 
-/// Where a tensor lies, for mapping it elsewhere.
+/// The range of a file that holds a tensor, to map it elsewhere.
 #[derive(Debug, Clone, Copy)]
-pub struct Place<'a> {
-    /// A sealed memory file: it can be mapped for reading, shared or (before Linux 6.7) private. To be duplicated if it is
-    /// needed for longer than the lease.
+pub struct FileRange<'a> {
+    /// The file. A sealed memory file of the store can be mapped for reading, shared or (before Linux 6.7) private.
+    /// Duplicate the descriptor to use it for longer than the lease.
     pub descriptor: BorrowedFd<'a>,
-    /// Where the tensor begins in it, in bytes; a multiple of the page size.
+    /// Where the tensor begins, in bytes; a multiple of the page size.
     pub offset: u64,
     /// Bytes of the tensor. What follows up to the next page is zero.
     pub length: u64,
 }
 
 impl Lease {
-    /// A lease to what an acquire got, each segment mapped.
+    /// A lease to what an acquire got. Maps the segments.
     pub(crate) fn new(
-        got: Got,
+        got: AcquiredTensors,
         lengths: impl Fn(usize) -> u64,
         hold: Box<dyn fmt::Debug + Send + Sync>,
     ) -> Result<Self, StoreError> {
@@ -61,7 +79,7 @@ impl Lease {
                     spot.segment.size()
                 )));
             }
-            parts.push(Part {
+            parts.push(LeasedTensor {
                 segment: spot.segment,
                 offset: spot.offset,
                 length,
@@ -75,7 +93,7 @@ impl Lease {
         })))
     }
 
-    /// How many tensors, those wanted twice counted twice.
+    /// The number of tensors; one that was asked for twice counts twice.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.distinct.len()
@@ -87,26 +105,26 @@ impl Lease {
         self.0.distinct.is_empty()
     }
 
-    /// A tensor's bytes where they lie, at a page's start. They keep the lease.
+    /// A tensor's bytes, without a copy; they begin at a page. They keep the lease alive.
     ///
     /// # Panics
     /// If there is no tensor of this index, as a slice does.
     #[must_use]
     pub fn bytes(&self, index: usize) -> Bytes {
-        Bytes::from_owner(Kept {
+        Bytes::from_owner(LeasedBytes {
             lease: self.clone(),
             part: self.0.distinct[index],
         })
     }
 
-    /// Where a tensor lies.
+    /// The range of the file that holds a tensor.
     ///
     /// # Panics
     /// If there is no tensor of this index, as a slice does.
     #[must_use]
-    pub fn place(&self, index: usize) -> Place<'_> {
+    pub fn file_range(&self, index: usize) -> FileRange<'_> {
         let part = &self.0.parts[self.0.distinct[index]];
-        Place {
+        FileRange {
             descriptor: part.segment.descriptor(),
             offset: part.offset,
             length: part.length,
@@ -129,16 +147,16 @@ impl fmt::Debug for Lease {
     }
 }
 
-/// The owner of bytes that were given away.
-struct Kept {
+/// The owner of the bytes that [`Lease::bytes`] gives out.
+struct LeasedBytes {
     lease: Lease,
     part: usize,
 }
 
-impl AsRef<[u8]> for Kept {
+impl AsRef<[u8]> for LeasedBytes {
     fn as_ref(&self) -> &[u8] {
         let part = &self.lease.0.parts[self.part];
-        // They were there when the lease was made, and mappings do not shrink.
+        // The lease checked the range when it was made, and mappings do not shrink.
         part.segment
             .bytes(part.offset, part.length)
             .unwrap_or_default()

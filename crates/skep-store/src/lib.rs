@@ -1,24 +1,25 @@
-//! The per-node tensor store: every weight once in memory, however many instances, models and processes use it.
+//! The per-node tensor store: each weight is in memory once, however many instances, models and processes use it.
 //!
 //! ```text
 //! Store::acquire(tenant, wanted, order, fill)
 //!   there already?      lease, at once
-//!   nobody fills it?    ticket: fill a memory file, seal it, hand it over; verified, published, leased
-//!   somebody fills it?  wait; lease, or the ticket if the filler is gone
-//! -> Lease: bytes(i), place(i); ends with its last clone
+//!   not being filled?   ticket: fill a memory file, seal it, hand it over; verified, published, leased
+//!   being filled?       wait; lease, or the ticket if the filler is gone
+//! -> Lease: bytes(i), file_range(i); ends with its last clone
 //! ```
 //!
-//! A tensor is called by a [`Digest`] of its datatype, dims, layout and bytes. Tensors lie in *segments*: memory files
-//! that are sealed before anybody but their maker sees them, so that nobody can write them, whoever has the descriptor and
-//! whoever made them. What is handed over is checked (its seals, its size, each tensor's digest) before it is published.
+//! A tensor is identified by a [`Digest`] of its datatype, dims, layout and bytes. Tensors lie in *segments*: memory
+//! files that their maker seals before it shares them, so that no process can write them any more. The store checks a
+//! segment (its seals, its size, each tensor's digest) before it publishes it.
 //!
-//! The decisions are a pure state machine, `ledger`; around it `shelf` holds segments and those who wait, `acquire` is
-//! what a user of the store does, be the store in this process or a daemon.
+//! The decisions are a pure state machine, `ledger`. Around it, `tenant_store` holds the segments and the waiting
+//! holders. `acquire` is the user's side, the same for a store in this process and for a daemon.
 //!
-//! Each [`Tenant`] has a ledger, segments and bounds of its own: nothing of one store shows in another, not even as
-//! something that is there already.
+//! Each [`Tenant`] has its own ledger, segments and bounds. A tenant cannot even learn whether another one has a
+//! tensor.
 
 mod acquire;
+mod availability;
 mod client;
 mod daemon;
 mod digest;
@@ -26,6 +27,7 @@ mod error;
 mod figures;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+mod layout;
 mod lease;
 mod ledger;
 mod local;
@@ -34,9 +36,9 @@ mod order;
 mod rights;
 mod segment;
 mod server;
-mod shelf;
 mod store;
 mod tenant;
+mod tenant_store;
 mod wire;
 
 #[cfg(test)]
@@ -46,9 +48,9 @@ pub use acquire::Fill;
 pub use daemon::{Daemon, Reliever, Stopper};
 pub use digest::{Description, Digest, MAX_DIMS, MAX_LAYOUT_BYTES, Wanted};
 pub use error::{ErrorKind, FillError, StoreError};
-pub use figures::{Acquired, Listed, Stat};
-pub use lease::{Lease, Place};
+pub use figures::{Acquired, Stat, StoredTensor};
+pub use lease::{FileRange, Lease, Present};
 pub use options::StoreOptions;
 pub use order::LoadOrder;
-pub use store::{Present, Store};
+pub use store::Store;
 pub use tenant::{InvalidTenant, Tenant, default_directory};

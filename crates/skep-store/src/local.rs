@@ -1,20 +1,21 @@
-//! Stores in this process: a shelf for each tenant, and one thread that sweeps them.
+//! The stores of this process: one for each tenant, and a thread that sweeps them all.
 
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         mpsc::{SyncSender, sync_channel},
     },
     thread,
     time::Duration,
 };
 
+use skep_host::lock;
 use skep_types::Time;
 
 use crate::{
     StoreError, StoreOptions, Tenant,
-    shelf::{Clock, Shelf, sweep_while_there},
+    tenant_store::{StoreClock, TenantStore, sweep_while_there},
 };
 
 /// Tenants that a process may have stores for.
@@ -22,29 +23,29 @@ const MAX_TENANTS: u64 = 1024;
 
 /// The stores of all tenants.
 #[derive(Debug)]
-pub(crate) struct Local {
+pub(crate) struct LocalStores {
     options: StoreOptions,
-    clock: Clock,
+    clock: StoreClock,
     fills_from: Time,
-    shelves: Mutex<BTreeMap<Tenant, Arc<Shelf>>>,
+    stores: Mutex<BTreeMap<Tenant, Arc<TenantStore>>>,
     idle: SyncSender<()>,
 }
 
-impl Local {
-    /// Stores in which nobody may fill before `adoption_window` is over. Without a sweeper (the system gives no thread)
-    /// idle tensors go when something else happens.
+impl LocalStores {
+    /// Stores that give out no tickets before `adoption_window` is over. If the system has no thread for the sweeper,
+    /// idle tensors are dropped at the next request.
     pub(crate) fn new(options: StoreOptions, adoption_window: Duration) -> Arc<Self> {
         let (idle, told) = sync_channel(1);
         let local = Arc::new(Self {
             options,
-            clock: Clock::start(),
+            clock: StoreClock::start(),
             fills_from: Time::ZERO + adoption_window,
-            shelves: Mutex::default(),
+            stores: Mutex::default(),
             idle,
         });
         let weak = Arc::downgrade(&local);
         let sweeper = move || {
-            sweep_while_there(&told, || Some(weak.upgrade()?.shelves()));
+            sweep_while_there(&told, || Some(weak.upgrade()?.stores()));
         };
         let _ = thread::Builder::new()
             .name("store sweeper".to_owned())
@@ -52,13 +53,13 @@ impl Local {
         local
     }
 
-    /// The tenant's store, new if nobody asked for it before.
-    pub(crate) fn shelf(&self, tenant: &Tenant) -> Result<Arc<Shelf>, StoreError> {
-        let mut shelves = self.shelves.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(shelf) = shelves.get(tenant) {
-            return Ok(Arc::clone(shelf));
+    /// The tenant's store; created at the first call.
+    pub(crate) fn store(&self, tenant: &Tenant) -> Result<Arc<TenantStore>, StoreError> {
+        let mut stores = lock(&self.stores);
+        if let Some(store) = stores.get(tenant) {
+            return Ok(Arc::clone(store));
         }
-        let tenants = shelves.len() as u64 + 1;
+        let tenants = stores.len() as u64 + 1;
         if tenants > MAX_TENANTS {
             return Err(StoreError::Bound {
                 bound: "tenants, with the store",
@@ -67,25 +68,25 @@ impl Local {
                 limit: MAX_TENANTS,
             });
         }
-        let shelf = Arc::new(Shelf::new(
+        let store = Arc::new(TenantStore::new(
             tenant.clone(),
             self.options.clone(),
             self.clock,
             self.fills_from,
             self.idle.clone(),
         ));
-        shelves.insert(tenant.clone(), Arc::clone(&shelf));
-        Ok(shelf)
+        stores.insert(tenant.clone(), Arc::clone(&store));
+        Ok(store)
     }
 
-    /// Memory is short: gives up idle tensors of every tenant. Their bytes.
+    /// Drops idle tensors of every tenant because memory is short. Returns their bytes.
     pub(crate) fn relieve(&self) -> u64 {
-        self.shelves().iter().map(|shelf| shelf.relieve()).sum()
+        self.stores().iter().map(|store| store.relieve()).sum()
     }
 
     /// Every tenant's store.
-    pub(crate) fn shelves(&self) -> Vec<Arc<Shelf>> {
-        let shelves = self.shelves.lock().unwrap_or_else(PoisonError::into_inner);
-        shelves.values().cloned().collect()
+    pub(crate) fn stores(&self) -> Vec<Arc<TenantStore>> {
+        let stores = lock(&self.stores);
+        stores.values().cloned().collect()
     }
 }

@@ -1,27 +1,27 @@
-//! In which order tensors that are not there are asked for.
+//! The order in which an acquire asks for tensors that are not there.
 
 use crate::{
     Wanted,
-    segment::{SEGMENT_BYTES, room},
+    layout::{SEGMENT_BYTES, room},
 };
 
-/// In which order an acquire asks for, and so fills, what is not there.
+/// The order in which an acquire asks for, and so fills, what is not there.
 ///
-/// Tensors are taken in chunks of consecutive ones, each of about a segment. Of many that start at once each is given the
-/// chunks that nobody has begun; with orders that differ they meet late, so that what one fills the others find.
+/// It asks for chunks of consecutive tensors, each about a segment. Acquires that start at once each get the chunks
+/// that no other has begun. With different orders they meet late, so that each finds what the others have filled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LoadOrder {
-    /// As they are given.
+    /// In the given order.
     #[default]
     Fixed,
-    /// Chunks in an order that follows from this seed.
+    /// Chunks shuffled by this seed.
     Random(u64),
 }
 
 /// Tensors that one message may name.
 pub(crate) const MAX_TENSORS: usize = 2048;
 
-/// Cuts positions of `wanted` into chunks, in the order in which they are asked for.
+/// Cuts positions of `wanted` into chunks, in the order in which an acquire asks for them.
 pub(crate) fn chunks(wanted: &[&Wanted], positions: &[usize], order: LoadOrder) -> Vec<Vec<usize>> {
     let mut chunks = Vec::new();
     let mut chunk = Vec::new();
@@ -48,7 +48,7 @@ pub(crate) fn chunks(wanted: &[&Wanted], positions: &[usize], order: LoadOrder) 
     chunks
 }
 
-/// Fisher and Yates' shuffle with the generator SplitMix64.
+/// The Fisher-Yates shuffle with the generator SplitMix64.
 fn shuffle<T>(items: &mut [T], seed: u64) {
     let mut state = seed;
     for last in (1..items.len()).rev() {
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_random_order_has_every_chunk_once_and_follows_from_its_seed() {
+    fn a_random_order_has_every_chunk_once_and_depends_on_its_seed_alone() {
         let lengths = [SEGMENT_BYTES; 20];
         let first = cut(&lengths, LoadOrder::Random(1));
         assert_eq!(first, cut(&lengths, LoadOrder::Random(1)));

@@ -1,22 +1,19 @@
 //! What a connection may ask for.
 //!
-//! A server hands connections to processes that it does not trust, each of which runs one model. Such a connection is
-//! *restricted* before it is handed over: it may get, fill and let go of the tensors of that model and nothing else. It
-//! cannot list tensors, read figures, drop idle tensors, or learn whether a tensor of another model is there.
+//! A server hands connections to processes that it does not trust, each of which runs one model. It *restricts* such a
+//! connection first: through it the process can acquire, fill and release the tensors of that model. It cannot list
+//! tensors, read figures, drop idle tensors, or learn whether a tensor of another model is there.
 
 use std::collections::{HashMap, HashSet};
 
 use crate::{
-    Digest, StoreError,
-    acquire::Offered,
-    segment::{Segment, room},
-    wire::Request,
+    Digest, StoreError, acquire::Offered, layout::room, segment::Segment, wire::StoreRequest,
 };
 
-/// Tensors that a restricted connection may name: as many as one holder may lease by default.
+/// The tensors that a restricted connection may name: as many as one holder may lease by default.
 pub(crate) const MAX_RESTRICTED: usize = 1 << 16;
 
-/// A memory file of huge pages takes up to one of them more than its bytes.
+/// A memory file of huge pages takes up to one huge page more than its bytes.
 const HUGE_PAGE_BYTES: u64 = 2 << 20;
 
 /// What one connection may ask for.
@@ -30,34 +27,32 @@ pub(crate) enum Rights {
 }
 
 impl Rights {
-    /// Whether a request is within them.
+    /// Checks a request.
     ///
     /// # Errors
     /// [`StoreError::NotAllowed`], which ends the connection.
-    pub(crate) fn check(&self, request: &Request) -> Result<(), StoreError> {
+    pub(crate) fn check(&self, request: &StoreRequest) -> Result<(), StoreError> {
         let Self::These(tensors) = self else {
             return Ok(());
         };
-        let all = |digests: &mut dyn Iterator<Item = Digest>| {
-            let mut foreign = digests.filter(|digest| !tensors.contains(digest));
-            foreign.next().map_or(Ok(()), |digest| {
-                Err(not_allowed(format!("tensor `{digest}`")))
-            })
-        };
         match request {
-            Request::Hello | Request::Restrict { .. } => Ok(()),
-            Request::Take { wanted, .. } => all(&mut wanted.iter().map(|tensor| tensor.digest)),
-            Request::Publish(offered) => all(&mut offered.iter().map(|(tensor, _)| tensor.digest)),
-            Request::GiveBack(digests) | Request::Release(digests) => {
-                all(&mut digests.iter().copied())
+            StoreRequest::Hello | StoreRequest::Restrict { .. } => Ok(()),
+            StoreRequest::Take { wanted, .. } => {
+                check_all(tensors, wanted.iter().map(|tensor| tensor.digest))
             }
-            Request::Stat => Err(not_allowed("figures")),
-            Request::List(_) => Err(not_allowed("a list of tensors")),
-            Request::Gc => Err(not_allowed("dropping idle tensors")),
+            StoreRequest::Publish(offered) => {
+                check_all(tensors, offered.iter().map(|(tensor, _)| tensor.digest))
+            }
+            StoreRequest::GiveBack(digests) | StoreRequest::Release(digests) => {
+                check_all(tensors, digests.iter().copied())
+            }
+            StoreRequest::Stat => Err(not_allowed("figures")),
+            StoreRequest::List(_) => Err(not_allowed("a list of tensors")),
+            StoreRequest::Gc => Err(not_allowed("dropping idle tensors")),
         }
     }
 
-    /// Whether a memory file that is handed over takes no more memory than its tensors do.
+    /// Checks that a memory file takes no more memory than its tensors need.
     ///
     /// # Errors
     /// [`StoreError::NotAllowed`].
@@ -69,7 +64,7 @@ impl Rights {
         if *self == Self::All {
             return Ok(());
         }
-        // One that is offered again lies in the file once.
+        // A tensor that is offered twice lies in the file once.
         let tensors: HashMap<Digest, u64> = offered
             .iter()
             .map(|tensor| (tensor.wanted.digest, tensor.wanted.length))
@@ -85,6 +80,17 @@ impl Rights {
             segment.reserved()
         )))
     }
+}
+
+/// Checks that a connection may name all of these digests.
+fn check_all(
+    allowed: &HashSet<Digest>,
+    digests: impl Iterator<Item = Digest>,
+) -> Result<(), StoreError> {
+    let mut foreign = digests.filter(|digest| !allowed.contains(digest));
+    foreign.next().map_or(Ok(()), |digest| {
+        Err(not_allowed(format!("tensor `{digest}`")))
+    })
 }
 
 fn not_allowed(what: impl Into<String>) -> StoreError {

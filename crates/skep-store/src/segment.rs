@@ -1,4 +1,4 @@
-//! Segments: memory files that are filled, sealed, and from then on read by many and written by none.
+//! Segments: memory files that one process fills and seals, and that others then only read.
 //!
 //! ```text
 //! offset 0         4096                  12288          16384
@@ -8,7 +8,7 @@
 //! ```
 #![allow(
     unsafe_code,
-    reason = "mappings of memory files: nobody may write what is read (invariant 5)"
+    reason = "mappings of memory files: what is read must not be written (invariant 5)"
 )]
 
 use std::{
@@ -28,79 +28,57 @@ use rustix::{
     io::{Errno, retry_on_intr},
 };
 
-use crate::StoreError;
+use crate::{StoreError, layout::FileIdentity};
 
-/// A segment takes consecutive tensors of one fill until it has this many bytes: a large tensor is then alone in its
-/// segment, so that reclaiming whole segments drops little else, and a model's hundreds of small ones do not cost a
-/// mapping each (`vm.max_map_count` is 65530) and a descriptor each.
-pub(crate) const SEGMENT_BYTES: u64 = 8 << 20;
-
-/// Every seal that there is; the last one keeps the others on.
+/// All seals. The last one makes the others permanent.
 const SEALS: SealFlags = SealFlags::WRITE
     .union(SealFlags::SHRINK)
     .union(SealFlags::GROW)
     .union(SealFlags::SEAL);
 
-/// The system refuses to seal (`EBUSY`) while it holds pages itself, which it moves for instance, or while a process that was
-/// forked a moment ago, and has not begun another program yet, has what its parent had mapped. Neither lasts.
+/// The kernel refuses to seal (`EBUSY`) while it holds pages itself, for instance to move them, or while a child
+/// process between `fork` and `exec` still has its parent's mappings. Neither lasts.
 const SEAL_TRIES: u32 = 100;
 const BETWEEN_TRIES: Duration = Duration::from_millis(10);
 
-/// The file system of memory files (`TMPFS_MAGIC`): those of huge pages count their blocks otherwise.
+/// The file system of memory files (`TMPFS_MAGIC`). Those of huge pages count their blocks differently.
 const TMPFS: u64 = 0x0102_1994;
 
-/// Bytes that a tensor takes in a segment: whole pages, at least one.
-pub(crate) fn room(length: u64) -> u64 {
-    let page = rustix::param::page_size() as u64;
-    length
-        .max(1)
-        .checked_next_multiple_of(page)
-        .unwrap_or(u64::MAX)
-}
-
-/// Which memory file a descriptor is of, however often it was passed on: its device and inode.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Identity(pub(crate) u64, pub(crate) u64);
-
-/// A memory file that its maker still writes.
+/// A memory file that is still being written.
 #[derive(Debug)]
-pub(crate) struct Draft {
+pub(crate) struct SegmentDraft {
     file: OwnedFd,
     bytes: MmapMut,
 }
 
-impl Draft {
+impl SegmentDraft {
     /// A zeroed memory file of `size` bytes, which is not zero.
     ///
-    /// Its pages are there at once: one that the system has to find later, and cannot, is a SIGBUS to whoever reads it.
+    /// All pages are allocated now: a page that the kernel has to allocate later, and cannot, is a SIGBUS for its
+    /// reader.
     pub(crate) fn new(size: u64) -> Result<Self, StoreError> {
-        let error = |step| {
-            move |cause: io::Error| StoreError::Memory {
-                bytes: size,
-                step,
-                cause,
-            }
-        };
-        // The system would look for what it does not have until it ends processes.
+        // Otherwise the kernel would kill processes to find the memory.
         if size > skep_host::memory().total {
-            return Err(error("more than the machine has")(
-                io::ErrorKind::OutOfMemory.into(),
+            return Err(no_memory(
+                size,
+                "more than the machine has",
+                io::ErrorKind::OutOfMemory,
             ));
         }
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let file =
-            memfd_create("skep-segment", flags).map_err(|e| error("memfd_create")(e.into()))?;
+            memfd_create("skep-segment", flags).map_err(|e| no_memory(size, "memfd_create", e))?;
         retry_on_intr(|| fallocate(&file, FallocateFlags::empty(), 0, size))
-            .map_err(|e| error("fallocate")(e.into()))?;
-        let length =
-            usize::try_from(size).map_err(|_| error("mmap")(io::ErrorKind::OutOfMemory.into()))?;
-        // SAFETY: nobody else has the file yet, and it keeps its size for as long as this mapping lives.
+            .map_err(|e| no_memory(size, "fallocate", e))?;
+        let length = usize::try_from(size)
+            .map_err(|_| no_memory(size, "mmap", io::ErrorKind::OutOfMemory))?;
+        // SAFETY: the file is not shared yet, and keeps its size for as long as this mapping lives.
         let bytes = unsafe { MmapOptions::new().len(length).map_mut(file.as_raw_fd()) }
-            .map_err(error("mmap"))?;
+            .map_err(|e| no_memory(size, "mmap", e))?;
         Ok(Self { file, bytes })
     }
 
-    /// Where to write a tensor.
+    /// The room for a tensor.
     ///
     /// # Errors
     /// [`StoreError::Memory`] if it does not fit.
@@ -118,26 +96,27 @@ impl Draft {
             })
     }
 
-    /// Gives up writing, for everybody and for good.
+    /// Seals the file: it cannot be written any more, by any process.
     pub(crate) fn seal(self) -> Result<Segment, StoreError> {
         let Self { file, mut bytes } = self;
         let size = bytes.len() as u64;
-        let error = |step| {
-            move |cause: Errno| StoreError::Memory {
-                bytes: size,
-                step,
-                cause: cause.into(),
-            }
-        };
-        write_reserved(&file, &mut bytes).map_err(error("SEEK_HOLE"))?;
+        write_reserved(&file, &mut bytes).map_err(|e| no_memory(size, "SEEK_HOLE", e))?;
         // A file that is mapped for writing cannot be sealed against it.
         drop(bytes);
-        add_seals(&file).map_err(error("F_ADD_SEALS"))?;
+        add_seals(&file).map_err(|e| no_memory(size, "F_ADD_SEALS", e))?;
         Segment::check(file)
     }
 }
 
-/// Seals a file that is not mapped for writing, when the system is ready to.
+fn no_memory(bytes: u64, step: &'static str, cause: impl Into<io::Error>) -> StoreError {
+    StoreError::Memory {
+        bytes,
+        step,
+        cause: cause.into(),
+    }
+}
+
+/// Seals a file that is not mapped for writing, as soon as the kernel allows it.
 fn add_seals(file: &OwnedFd) -> Result<(), Errno> {
     for _ in 1..SEAL_TRIES {
         match fcntl_add_seals(file, SEALS) {
@@ -148,8 +127,8 @@ fn add_seals(file: &OwnedFd) -> Result<(), Errno> {
     fcntl_add_seals(file, SEALS)
 }
 
-/// Writes to the pages that are reserved and that nobody has written, such as that of an empty tensor: they cannot be told
-/// from holes.
+/// Writes to allocated pages that were never written, such as that of an empty tensor: the kernel reports them as
+/// holes.
 fn write_reserved(file: &OwnedFd, bytes: &mut [u8]) -> Result<(), Errno> {
     let mut from = 0;
     while from < bytes.len() {
@@ -163,22 +142,22 @@ fn write_reserved(file: &OwnedFd, bytes: &mut [u8]) -> Result<(), Errno> {
     Ok(())
 }
 
-/// A sealed memory file. It is mapped when its bytes are first looked at, and unmapped when it is dropped.
+/// A sealed memory file. It is mapped at the first access, and unmapped when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Segment {
     file: OwnedFd,
     size: u64,
     reserved: u64,
-    identity: Identity,
+    identity: FileIdentity,
     map: OnceLock<Mmap>,
 }
 
 impl Segment {
-    /// Takes a descriptor, whoever made it, if nobody can ever change what it holds.
+    /// Takes a descriptor from anywhere, if its bytes can never change.
     ///
     /// # Errors
-    /// [`StoreError::Segment`] if it is something else: a plain file, a memory file that is not sealed, or one that has
-    /// less memory than bytes.
+    /// [`StoreError::Segment`] for anything else: a plain file, a memory file that is not sealed, or one with less
+    /// memory than bytes.
     pub(crate) fn check(file: OwnedFd) -> Result<Self, StoreError> {
         let seals = fcntl_get_seals(&file)
             .map_err(|_| StoreError::segment("expected a sealed memory file, got another file"))?;
@@ -188,15 +167,16 @@ impl Segment {
                 seals.bits()
             )));
         }
-        let unreadable = |e: Errno| StoreError::segment(e.to_string());
-        let kind = fstatfs(&file).map_err(unreadable)?.f_type;
+        let kind = fstatfs(&file)
+            .map_err(|e| StoreError::segment(e.to_string()))?
+            .f_type;
         if !u64::try_from(kind).is_ok_and(|kind| kind == TMPFS) {
             return Err(StoreError::segment(format!(
                 "expected a memory file of ordinary pages, got one of file system {kind:#x}"
             )));
         }
         // From here on nothing of it changes: neither its size nor which pages it has.
-        let stat = fstat(&file).map_err(unreadable)?;
+        let stat = fstat(&file).map_err(|e| StoreError::segment(e.to_string()))?;
         let size = stat.st_size.unsigned_abs();
         let reserved = stat.st_blocks.unsigned_abs().saturating_mul(512);
         if size == 0 || reserved < size {
@@ -208,13 +188,13 @@ impl Segment {
             file,
             size,
             reserved,
-            identity: Identity(stat.st_dev, stat.st_ino),
+            identity: FileIdentity(stat.st_dev, stat.st_ino),
             map: OnceLock::new(),
         })
     }
 
-    /// Looks whether all of its pages are there, which takes some tens of milliseconds a GiB. How many blocks it has says
-    /// nothing of where they are: some may lie behind its end.
+    /// Checks that all of its pages are allocated, which takes some tens of milliseconds a GiB. The number of blocks
+    /// does not tell: some may lie behind its end.
     ///
     /// # Errors
     /// [`StoreError::Segment`] if one is missing.
@@ -230,45 +210,39 @@ impl Segment {
         Ok(())
     }
 
-    /// Bytes of it.
+    /// Its size in bytes.
     pub(crate) const fn size(&self) -> u64 {
         self.size
     }
 
-    /// Bytes of memory that it takes: whole pages, and those behind its end, which a maker may have added and which a huge
-    /// page brings.
+    /// Bytes of memory that it takes: whole pages, and those behind its end, which its maker may have allocated and
+    /// which a huge page includes.
     pub(crate) const fn reserved(&self) -> u64 {
         self.reserved
     }
 
-    /// Which memory file it is.
-    pub(crate) const fn identity(&self) -> Identity {
+    /// The identity of its memory file.
+    pub(crate) const fn identity(&self) -> FileIdentity {
         self.identity
     }
 
-    /// For mapping it elsewhere, or passing it on.
+    /// Its descriptor, to map it elsewhere or to pass it on.
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
 
-    /// A read-only mapping of its own.
+    /// Maps it read-only.
     fn map(&self) -> Result<Mmap, StoreError> {
-        let error = |cause| StoreError::Memory {
-            bytes: self.size,
-            step: "mmap",
-            cause,
-        };
-        let length =
-            usize::try_from(self.size).map_err(|_| error(io::ErrorKind::OutOfMemory.into()))?;
+        let length = usize::try_from(self.size)
+            .map_err(|_| no_memory(self.size, "mmap", io::ErrorKind::OutOfMemory))?;
         let mut options = MmapOptions::new();
         options.len(length);
-        // SAFETY: the file is sealed: its bytes and its size stay as they are for good.
+        // SAFETY: the file is sealed: its bytes and its size never change.
         unsafe { options.map(self.file.as_raw_fd()) }
-            // Kernels before 6.7 refuse a shared mapping of a file that is sealed against writing. A private one that
-            // nobody can write has the same pages.
-            // SAFETY: as above.
+            // Kernels before 6.7 refuse a shared mapping of a file that is sealed against writing. A private read-only
+            // one has the same pages. SAFETY: as above.
             .or_else(|_| unsafe { options.map_copy_read_only(self.file.as_raw_fd()) })
-            .map_err(error)
+            .map_err(|e| no_memory(self.size, "mmap", e))
     }
 
     /// Maps it for [`Self::bytes`], unless it is mapped already.
@@ -280,7 +254,7 @@ impl Segment {
         Ok(self.map.get_or_init(|| map))
     }
 
-    /// Looks at all of its bytes, by the mapping that there is, or by one for this look alone.
+    /// Reads all of its bytes, through its mapping or a temporary one.
     pub(crate) fn look<T>(&self, look: impl FnOnce(&[u8]) -> T) -> Result<T, StoreError> {
         match self.map.get() {
             Some(map) => Ok(look(map)),
@@ -288,13 +262,13 @@ impl Segment {
         }
     }
 
-    /// The bytes of a tensor in it. None before it is mapped, and behind its end.
+    /// The bytes of a tensor. `None` before the segment is mapped, and behind its end.
     pub(crate) fn bytes(&self, offset: u64, length: u64) -> Option<&[u8]> {
         slice(self.map.get()?, offset, length)
     }
 }
 
-/// A part of a mapping, if that reaches so far.
+/// A part of a mapping; `None` behind its end.
 pub(crate) fn slice(bytes: &[u8], offset: u64, length: u64) -> Option<&[u8]> {
     let start = usize::try_from(offset).ok()?;
     let end = start.checked_add(usize::try_from(length).ok()?)?;
@@ -311,13 +285,13 @@ mod tests {
     };
 
     fn sealed() -> Segment {
-        let mut draft = Draft::new(8192).expect("memory");
+        let mut draft = SegmentDraft::new(8192).expect("memory");
         draft.part(0, 3).expect("room").copy_from_slice(b"abc");
         draft.seal().expect("sealed")
     }
 
     #[test]
-    fn what_was_written_is_read() {
+    fn written_bytes_are_read() {
         let segment = sealed();
         assert_eq!(segment.size(), 8192);
         assert_eq!(segment.bytes(0, 3), None);
@@ -328,9 +302,9 @@ mod tests {
         assert_eq!(segment.bytes(u64::MAX, 2), None);
     }
 
-    /// Every way to write that there is, tried by someone who has the descriptor.
+    /// Tries every way to write through the descriptor.
     #[test]
-    fn nobody_can_write_a_sealed_segment() {
+    fn a_sealed_segment_cannot_be_written() {
         let segment = sealed();
         let file = segment.descriptor();
         assert!(pwrite(file, b"x", 0).is_err());
@@ -372,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn other_descriptors_are_no_segments() {
+    fn other_descriptors_are_not_segments() {
         let refused = |file: OwnedFd| Segment::check(file).expect_err("no segment").to_string();
         let plain = tempfile::tempfile().expect("a file");
         plain.set_len(4096).expect("room");
@@ -395,7 +369,7 @@ mod tests {
             refused(holes),
             "not a segment: expected a file whose pages are all there, got 4096 of 8192 bytes"
         );
-        // As many blocks as its bytes need, but not where these are.
+        // As many blocks as its bytes need, but behind its end.
         let elsewhere = memfd_create("elsewhere", flags).expect("memory");
         pwrite(&elsewhere, b"x", 0).expect("written");
         ftruncate(&elsewhere, 8192).expect("room");
@@ -413,8 +387,8 @@ mod tests {
     }
 
     #[test]
-    fn a_page_that_nobody_wrote_is_there() {
-        let mut draft = Draft::new(5 * 4096).expect("memory");
+    fn a_page_that_was_not_written_is_allocated() {
+        let mut draft = SegmentDraft::new(5 * 4096).expect("memory");
         draft.part(2 * 4096, 1).expect("room")[0] = 1;
         let segment = draft.seal().expect("sealed");
         segment.check_pages().expect("all are there");
@@ -424,9 +398,9 @@ mod tests {
         assert_eq!(segment.bytes(0, 5 * 4096), Some(&*expected));
     }
 
-    /// Nobody may take memory that no figure shows.
+    /// While another mapping exists, sealing has to wait.
     #[test]
-    fn a_file_that_somebody_is_about_to_let_go_of_is_sealed_then() {
+    fn a_file_is_sealed_once_its_last_writable_mapping_is_gone() {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let file = memfd_create("busy", flags).expect("memory");
         pwrite(&file, b"x", 0).expect("written");
@@ -442,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_behind_the_end_count() {
+    fn pages_behind_the_end_count_as_reserved() {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let file = memfd_create("long", flags).expect("memory");
         pwrite(&file, b"x", 0).expect("written");
@@ -462,18 +436,8 @@ mod tests {
     }
 
     #[test]
-    fn what_no_system_has_is_an_error() {
-        let error = Draft::new(1 << 60).expect_err("so much memory");
+    fn more_memory_than_any_machine_has_is_an_error() {
+        let error = SegmentDraft::new(1 << 60).expect_err("so much memory");
         assert!(matches!(error, StoreError::Memory { bytes, .. } if bytes == 1 << 60));
-    }
-
-    #[test]
-    fn tensors_take_whole_pages() {
-        let page = rustix::param::page_size() as u64;
-        assert_eq!(room(0), page);
-        assert_eq!(room(1), page);
-        assert_eq!(room(page), page);
-        assert_eq!(room(page + 1), 2 * page);
-        assert_eq!(room(u64::MAX), u64::MAX);
     }
 }

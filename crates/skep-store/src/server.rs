@@ -1,4 +1,4 @@
-//! One connection, served.
+//! Serves one connection.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -12,24 +12,25 @@ use std::{
 
 use crate::{
     ErrorKind, StoreError,
-    acquire::{Found, Offered, Spot},
+    acquire::{Offered, Spot},
+    availability::Availability,
     rights::{MAX_RESTRICTED, Rights},
     segment::Segment,
-    shelf::Session,
-    wire::{Connection, MAX_LISTED, Reply, Request, WireAnswer},
+    tenant_store::HolderSession,
+    wire::{Connection, MAX_LISTED, StoreReply, StoreRequest, WireLocation},
 };
 
-/// How long a client may take for its first words, and to read what it is answered. Between questions it may be silent:
-/// that is what having leases looks like.
+/// How long a client may take for its first message, and to read an answer. Between requests it may be silent for as
+/// long as it has leases.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Serves a holder's connection until it ends. The holder ends with it. With `rights` that are restricted already the
-/// connection cannot change them.
+/// Serves a holder's connection until it ends; the holder ends with it. If `rights` are already restricted, the client
+/// cannot change them.
 ///
 /// # Errors
-/// Why it ended, if not by the client's wish. The client was told as well, if it could be.
+/// Why the connection ended, unless the client closed it. The client has been told, if possible.
 pub(crate) fn serve(
-    session: &Session,
+    session: &HolderSession,
     connection: &Connection,
     rights: Rights,
 ) -> Result<(), StoreError> {
@@ -44,26 +45,29 @@ pub(crate) fn serve(
     outcome
 }
 
-/// Whether a connection ends with this: its client breaks the protocol, or asks for what it must not.
+/// Whether an error ends the connection: the client broke the protocol, or asked for something that it may not have.
 fn ends(error: &StoreError) -> bool {
     matches!(error.kind(), ErrorKind::Protocol | ErrorKind::Tenant)
 }
 
-/// Says why not, to whoever still listens.
+/// Tells the client about an error, if it still reads.
 pub(crate) fn refuse(connection: &Connection, error: &StoreError) {
-    let reply = Reply::Refused(error.kind(), error.to_string());
+    let reply = StoreReply::Refused(error.kind(), error.to_string());
     let _ = connection.send(&reply.encode(), None);
 }
 
-fn converse(session: &Session, connection: &Connection, rights: Rights) -> Result<(), StoreError> {
+fn converse(
+    session: &HolderSession,
+    connection: &Connection,
+    rights: Rights,
+) -> Result<(), StoreError> {
     let Some(rights) = begin(connection, rights)? else {
         return Ok(());
     };
-    let welcome = Reply::Welcome(session.shelf().tenant().clone());
+    let welcome = StoreReply::Welcome(session.store().tenant().clone());
     connection.send(&welcome.encode(), None)?;
     connection.set_patience(None, PATIENCE)?;
-    while let Some((body, descriptor)) = connection.receive()? {
-        let request = Request::decode(&body)?;
+    while let Some((request, descriptor)) = connection.receive(StoreRequest::decode)? {
         rights.check(&request)?;
         match answer(session, connection, &rights, request, descriptor) {
             Ok(reply) => connection.send(&reply.encode(), None)?,
@@ -74,13 +78,13 @@ fn converse(session: &Session, connection: &Connection, rights: Rights) -> Resul
     Ok(())
 }
 
-/// Hears what the connection may ask for, and the hello. `None` if the client went before that.
+/// Receives restrictions and the hello. `None` if the client closed the connection before that.
 fn begin(connection: &Connection, mut rights: Rights) -> Result<Option<Rights>, StoreError> {
     let mut may_restrict = rights == Rights::All;
-    while let Some((body, _)) = connection.receive()? {
-        match Request::decode(&body)? {
-            Request::Hello => return Ok(Some(rights)),
-            Request::Restrict { tensors, more } if may_restrict => {
+    while let Some((request, _)) = connection.receive(StoreRequest::decode)? {
+        match request {
+            StoreRequest::Hello => return Ok(Some(rights)),
+            StoreRequest::Restrict { tensors, more } if may_restrict => {
                 may_restrict = more;
                 let mut all = match rights {
                     Rights::All => HashSet::new(),
@@ -94,9 +98,9 @@ fn begin(connection: &Connection, mut rights: Rights) -> Result<Option<Rights>, 
                     )));
                 }
                 rights = Rights::These(all);
-                connection.send(&Reply::Done(0).encode(), None)?;
+                connection.send(&StoreReply::Done(0).encode(), None)?;
             }
-            Request::Restrict { .. } => {
+            StoreRequest::Restrict { .. } => {
                 return Err(StoreError::protocol("the connection is restricted already"));
             }
             _ => return Err(StoreError::protocol("expected a hello first")),
@@ -106,36 +110,33 @@ fn begin(connection: &Connection, mut rights: Rights) -> Result<Option<Rights>, 
 }
 
 fn answer(
-    session: &Session,
+    session: &HolderSession,
     connection: &Connection,
     rights: &Rights,
-    request: Request,
+    request: StoreRequest,
     descriptor: Option<OwnedFd>,
-) -> Result<Reply, StoreError> {
-    if descriptor.is_some() != matches!(request, Request::Publish(_)) {
+) -> Result<StoreReply, StoreError> {
+    if descriptor.is_some() != matches!(request, StoreRequest::Publish(_)) {
         return Err(StoreError::protocol(
             "expected one descriptor with a publication, and none otherwise",
         ));
     }
     match request {
-        Request::Hello => Err(StoreError::protocol("a second hello")),
-        Request::Restrict { .. } => Err(StoreError::protocol("a restriction after the hello")),
-        Request::Take { mode, wanted } => {
+        StoreRequest::Hello => Err(StoreError::protocol("a second hello")),
+        StoreRequest::Restrict { .. } => Err(StoreError::protocol("a restriction after the hello")),
+        StoreRequest::Take { mode, wanted } => {
             let wanted: Vec<_> = wanted.iter().collect();
             let found = session.take(&wanted, mode)?;
             let mut segments = BTreeMap::new();
-            let answers = found.into_iter().map(|found| match found {
-                Found::Here(spot) => here(&mut segments, spot),
-                Found::Fill => WireAnswer::Fill,
-                Found::Wait => WireAnswer::Wait,
-                Found::Absent => WireAnswer::Absent,
-            });
+            let answers = found
+                .into_iter()
+                .map(|found| found.map(|spot| location(&mut segments, spot)));
             let answers = answers.collect();
             send_segments(connection, &segments)?;
-            Ok(Reply::Answers(answers))
+            Ok(StoreReply::Answers(answers))
         }
-        Request::Publish(offered) => {
-            let file = descriptor.ok_or_else(|| StoreError::segment("there is none"))?;
+        StoreRequest::Publish(offered) => {
+            let file = descriptor.ok_or_else(|| StoreError::segment("it is missing"))?;
             let segment = Arc::new(Segment::check(file)?);
             segment.check_pages()?;
             let offered: Vec<Offered<'_>> = offered
@@ -148,51 +149,58 @@ fn answer(
             rights.check_size(&segment, &offered)?;
             let spots = session.publish(segment, &offered)?;
             let mut segments = BTreeMap::new();
-            let answers = spots.into_iter().map(|spot| here(&mut segments, spot));
+            let answers = spots
+                .into_iter()
+                .map(|spot| Availability::Here(location(&mut segments, spot)));
             let answers = answers.collect();
             send_segments(connection, &segments)?;
-            Ok(Reply::Answers(answers))
+            Ok(StoreReply::Answers(answers))
         }
-        Request::GiveBack(digests) => {
+        StoreRequest::GiveBack(digests) => {
             session.give_back(&digests);
-            Ok(Reply::Done(0))
+            Ok(StoreReply::Done(0))
         }
-        Request::Release(digests) => {
+        StoreRequest::Release(digests) => {
             session.release(&digests);
-            Ok(Reply::Done(0))
+            Ok(StoreReply::Done(0))
         }
-        Request::Stat => Ok(Reply::Stat(session.shelf().stat())),
-        Request::List(after) => Ok(Reply::Page(session.shelf().list(after, MAX_LISTED))),
-        Request::Gc => Ok(Reply::Done(session.shelf().gc())),
+        StoreRequest::Stat => Ok(StoreReply::Stat(session.store().stat())),
+        StoreRequest::List(after) => Ok(StoreReply::Page(session.store().list(after, MAX_LISTED))),
+        StoreRequest::Gc => Ok(StoreReply::Done(session.store().gc())),
     }
 }
 
-fn here(segments: &mut BTreeMap<u64, Arc<Segment>>, spot: Spot) -> WireAnswer {
+/// Where the client finds a tensor, whose segment is to be sent.
+fn location(segments: &mut BTreeMap<u64, Arc<Segment>>, spot: Spot) -> WireLocation {
     let number = spot.id.0;
     segments.insert(number, spot.segment);
-    WireAnswer::Here(number, spot.offset)
+    (number, spot.offset)
 }
 
-/// Sends the descriptors of the segments that an answer names. If the client goes meanwhile its leases end with it.
+/// Sends the descriptors of the segments that an answer names. If the client is gone, its leases end with the
+/// connection.
 fn send_segments(
     connection: &Connection,
     segments: &BTreeMap<u64, Arc<Segment>>,
 ) -> Result<(), StoreError> {
     for (number, segment) in segments {
         let descriptor = segment.descriptor();
-        connection.send(&Reply::Segment(*number).encode(), Some(descriptor.as_fd()))?;
+        connection.send(
+            &StoreReply::Segment(*number).encode(),
+            Some(descriptor.as_fd()),
+        )?;
     }
     Ok(())
 }
 
 /// Serves a connection on a thread of its own.
 pub(crate) fn serve_apart(
-    session: Session,
+    session: HolderSession,
     stream: UnixStream,
     rights: Rights,
 ) -> Result<(), StoreError> {
     let serving = move || {
-        // The client was told what was wrong.
+        // The client was told about errors.
         let _ = serve(&session, &Connection::new(stream), rights);
     };
     std::thread::Builder::new()
@@ -207,5 +215,5 @@ pub(crate) fn serve_apart(
         })
 }
 
-/// Of a connection's thread: there may be a thousand of them.
+/// The stack of a connection's thread: there may be a thousand of them.
 pub(crate) const STACK_BYTES: usize = 256 << 10;

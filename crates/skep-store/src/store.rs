@@ -3,83 +3,67 @@
 use std::{os::unix::net::UnixStream, path::Path, sync::Arc, time::Duration};
 
 use crate::{
-    Digest, Fill, Lease, Listed, LoadOrder, Stat, StoreError, StoreOptions, Tenant, Wanted,
+    Digest, Fill, Lease, LoadOrder, Present, Stat, StoreError, StoreOptions, StoredTensor, Tenant,
+    Wanted,
     acquire::{acquire, look},
-    client::Client,
-    local::Local,
+    client::DaemonClient,
+    lease::lengths,
+    local::LocalStores,
     rights::{MAX_RESTRICTED, Rights},
     server::serve_apart,
 };
 
-/// A tensor store: in this process, or a daemon's. Clones are the same store.
+/// A tensor store, in this process or a daemon. Clones are handles of the same store.
 #[derive(Debug, Clone)]
 pub struct Store(Inner);
 
 #[derive(Debug, Clone)]
 enum Inner {
-    Local(Arc<Local>),
-    Remote(Arc<Client>),
+    Local(Arc<LocalStores>),
+    Remote(Arc<DaemonClient>),
 }
 
-/// What a store has of some tensors.
-#[derive(Debug, Clone)]
-pub struct Present {
-    /// To those that are there, in their order.
-    pub lease: Lease,
-    /// Of each tensor that was asked for, its index in the lease; `None` if it is not there.
-    pub indices: Vec<Option<usize>>,
-}
-
-/// Bytes of the tensors that are there, in their order.
-pub(crate) fn lengths(wanted: &[Wanted], indices: &[Option<usize>]) -> Vec<u64> {
-    let present = wanted.iter().zip(indices);
-    present
-        .filter(|(_, index)| index.is_some())
-        .map(|(wanted, _)| wanted.length)
-        .collect()
-}
-
-/// A connection to a store of this process.
-fn pair(local: &Local, tenant: &Tenant, rights: Rights) -> Result<UnixStream, StoreError> {
-    let session = local.shelf(tenant)?.join()?;
+/// Opens a connection to a store of this process.
+fn pair(local: &LocalStores, tenant: &Tenant, rights: Rights) -> Result<UnixStream, StoreError> {
+    let session = local.store(tenant)?.join()?;
     let (ours, theirs) = UnixStream::pair().map_err(StoreError::disconnected)?;
     serve_apart(session, ours, rights)?;
     Ok(theirs)
 }
 
 impl Store {
-    /// A store of this process, which ends with the last handle and the last lease.
+    /// Creates a store in this process, which ends with its last handle and lease.
     #[must_use]
     pub fn in_process(options: StoreOptions) -> Self {
-        Self(Inner::Local(Local::new(options, Duration::ZERO)))
+        Self(Inner::Local(LocalStores::new(options, Duration::ZERO)))
     }
 
-    /// The store of the node: `path` is the daemon's directory, or the socket of one tenant.
+    /// Connects to the node's store: `path` is the daemon's directory, or the socket of one tenant.
     ///
-    /// When the daemon ends, leases stay good, and are handed back to the next one as soon as that is there; an acquire
-    /// waits some seconds for it.
+    /// When the daemon ends, leases stay valid, and are handed back to the next daemon when it starts. An acquire waits
+    /// some seconds for it.
     ///
     /// # Errors
-    /// [`StoreError::Connect`] if `path` is no directory and nobody serves there.
+    /// [`StoreError::Connect`] if `path` is not a directory and no daemon serves there.
     pub fn connect(path: &Path) -> Result<Self, StoreError> {
-        Ok(Self(Inner::Remote(Client::connect(path)?)))
+        Ok(Self(Inner::Remote(DaemonClient::connect(path)?)))
     }
 
-    /// A store at the other end of a connection from [`Self::stream`] that this process was given. It is that one
-    /// tenant's, and when it ends leases stay good, but nothing more can be acquired.
+    /// Uses a connection from [`Self::stream`] that another process handed to this one. It is bound to one tenant. When
+    /// it ends, leases stay valid, but nothing more can be acquired.
     ///
     /// # Errors
-    /// [`StoreError::Disconnected`], or what the other side says.
+    /// [`StoreError::Disconnected`], or the other side's error.
     pub fn over(stream: UnixStream) -> Result<Self, StoreError> {
-        Ok(Self(Inner::Remote(Client::over(stream)?)))
+        Ok(Self(Inner::Remote(DaemonClient::over(stream)?)))
     }
 
-    /// A new connection to a tenant's store, to be handed to another process for [`Self::over`]. A store of this process
-    /// serves it on a thread of its own until the other side ends it; it counts as a holder.
+    /// Opens a connection to a tenant's store, to hand it to another process for [`Self::over`]. A store of this
+    /// process serves it on its own thread until the other side closes it. It counts as a holder.
     ///
     /// # Errors
     /// [`StoreError::Bound`] if there are too many connections, [`StoreError::Connect`] if there is no daemon,
-    /// [`StoreError::Inherited`] if this store has itself only been handed a connection.
+    /// [`StoreError::Inherited`] if this store has itself inherited its connection.
     pub fn stream(&self, tenant: &Tenant) -> Result<UnixStream, StoreError> {
         match &self.0 {
             Inner::Local(local) => pair(local, tenant, Rights::All),
@@ -87,12 +71,12 @@ impl Store {
         }
     }
 
-    /// As [`Self::stream`], for a process that is not trusted: through the connection it gets, fills and lets go of these
-    /// tensors, and does nothing else. One that asks for more is told so, and its connection ends.
+    /// As [`Self::stream`], for a process that is not trusted: the connection only lets it acquire, fill and release
+    /// these tensors. Any other request ends the connection with an error.
     ///
     /// # Errors
-    /// Those of [`Self::stream`]; [`StoreError::Bound`] if there are more tensors than a connection can be restricted to;
-    /// with a daemon also what it says to the restriction.
+    /// As [`Self::stream`]; [`StoreError::Bound`] if there are more tensors than a connection can be restricted to;
+    /// with a daemon also its error.
     pub fn stream_for(
         &self,
         tenant: &Tenant,
@@ -115,7 +99,7 @@ impl Store {
         }
     }
 
-    /// The only tenant of this store, where the connection decides it; none if any may be asked for.
+    /// The tenant, if the connection decides it; `None` if callers may name any.
     #[must_use]
     pub fn tenant(&self) -> Option<&Tenant> {
         match &self.0 {
@@ -124,7 +108,7 @@ impl Store {
         }
     }
 
-    /// Whether both are handles of one store.
+    /// Whether both are handles of the same store.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         match (&self.0, &other.0) {
@@ -134,16 +118,16 @@ impl Store {
         }
     }
 
-    /// Gets tensors: those that are there at once; of the others each is filled by one of those who want it, and the
-    /// rest wait. Returns when all are there, each verified once, when it was published.
+    /// Acquires tensors. Those that are there are leased at once. Each of the others is filled by one of the holders
+    /// that want it, while the rest wait. Returns when all are there; each is verified once, when it is published.
     ///
-    /// `fill` writes the bytes of the tensor at an index of `wanted`, exactly as many as that says, into zeroed memory. It
-    /// is called once for each distinct tensor that is this caller's to fill, with the first index that it has.
+    /// `fill` writes the bytes of the tensor at an index of `wanted` into zeroed memory of exactly its length. It is
+    /// called once for each distinct tensor that this caller has to fill, with the first index of that tensor.
     ///
     /// # Errors
-    /// [`StoreError::Fill`] if `fill` fails; others may fill then. [`StoreError::Content`] if what it wrote is not what
-    /// was wanted. [`StoreError::Bound`] and [`StoreError::Memory`] if there is no room. With a daemon also what its
-    /// connection says.
+    /// [`StoreError::Fill`] if `fill` fails; others may then fill the tensor. [`StoreError::Content`] if the bytes do
+    /// not have the digest. [`StoreError::Bound`] and [`StoreError::Memory`] if there is no room. With a daemon also
+    /// errors of the connection.
     pub fn acquire(
         &self,
         tenant: &Tenant,
@@ -153,7 +137,7 @@ impl Store {
     ) -> Result<Lease, StoreError> {
         match &self.0 {
             Inner::Local(local) => {
-                let session = local.shelf(tenant)?.join()?;
+                let session = local.store(tenant)?.join()?;
                 let got = acquire(&mut &session, wanted, order, fill)?;
                 Lease::new(got, |index| wanted[index].length, Box::new(session))
             }
@@ -161,15 +145,15 @@ impl Store {
         }
     }
 
-    /// Gets those tensors that are there already, and waits for nobody.
+    /// Leases those tensors that are there, without filling or waiting.
     ///
     /// # Errors
-    /// [`StoreError::Bound`] if there is no room for another holder or its leases. With a daemon also what its connection
-    /// says.
+    /// [`StoreError::Bound`] if there is no room for another holder or its leases. With a daemon also errors of the
+    /// connection.
     pub fn look(&self, tenant: &Tenant, wanted: &[Wanted]) -> Result<Present, StoreError> {
         match &self.0 {
             Inner::Local(local) => {
-                let session = local.shelf(tenant)?.join()?;
+                let session = local.store(tenant)?.join()?;
                 let (got, indices) = look(&mut &session, wanted)?;
                 let lengths = lengths(wanted, &indices);
                 let lease = Lease::new(got, |index| lengths[index], Box::new(session))?;
@@ -179,31 +163,31 @@ impl Store {
         }
     }
 
-    /// Tenants with a store, in order.
+    /// The tenants that have a store, in order.
     ///
     /// # Errors
     /// If a daemon's directory cannot be read.
     pub fn tenants(&self) -> Result<Vec<Tenant>, StoreError> {
         match &self.0 {
             Inner::Local(local) => Ok(local
-                .shelves()
+                .stores()
                 .iter()
-                .map(|shelf| shelf.tenant().clone())
+                .map(|store| store.tenant().clone())
                 .collect()),
             Inner::Remote(client) => client.tenants(),
         }
     }
 
-    /// The figures of every tenant's store, in order of tenants; none if they are those of a daemon, which has to be asked.
+    /// The figures of every tenant's store, in order of tenants. `None` for a daemon, which has to be asked.
     #[must_use]
     pub fn own_figures(&self) -> Option<Vec<(Tenant, Stat)>> {
         let Inner::Local(local) = &self.0 else {
             return None;
         };
-        let figures = local.shelves().into_iter();
+        let figures = local.stores().into_iter();
         Some(
             figures
-                .map(|shelf| (shelf.tenant().clone(), shelf.stat()))
+                .map(|store| (store.tenant().clone(), store.stat()))
                 .collect(),
         )
     }
@@ -211,10 +195,10 @@ impl Store {
     /// The figures of a tenant's store.
     ///
     /// # Errors
-    /// If a daemon does not answer.
+    /// If the daemon does not answer.
     pub fn stat(&self, tenant: &Tenant) -> Result<Stat, StoreError> {
         match &self.0 {
-            Inner::Local(local) => Ok(local.shelf(tenant)?.stat()),
+            Inner::Local(local) => Ok(local.store(tenant)?.stat()),
             Inner::Remote(client) => client.stat(tenant),
         }
     }
@@ -222,16 +206,16 @@ impl Store {
     /// Every tensor of a tenant's store, in order of digests.
     ///
     /// # Errors
-    /// If a daemon does not answer.
-    pub fn ls(&self, tenant: &Tenant) -> Result<Vec<Listed>, StoreError> {
+    /// If the daemon does not answer.
+    pub fn ls(&self, tenant: &Tenant) -> Result<Vec<StoredTensor>, StoreError> {
         match &self.0 {
-            Inner::Local(local) => Ok(local.shelf(tenant)?.list(None, usize::MAX)),
+            Inner::Local(local) => Ok(local.store(tenant)?.list(None, usize::MAX)),
             Inner::Remote(client) => client.list(tenant),
         }
     }
 
-    /// Memory is short: a store of this process gives up tensors that nobody has a lease to, of every tenant, the least
-    /// recently used first; half of them each time that it is told so. A daemon looks after that itself. Bytes that went.
+    /// Drops half of the idle bytes of every tenant, the least recently used first, because memory is short. Returns
+    /// the bytes dropped. Does nothing for a daemon, which watches memory itself.
     pub fn relieve(&self) -> u64 {
         match &self.0 {
             Inner::Local(local) => local.relieve(),
@@ -239,13 +223,13 @@ impl Store {
         }
     }
 
-    /// Drops every segment of a tenant's store in which nobody has a lease to a tensor. Bytes of these segments.
+    /// Drops every idle segment of a tenant's store. Returns their bytes.
     ///
     /// # Errors
-    /// If a daemon does not answer.
+    /// If the daemon does not answer.
     pub fn gc(&self, tenant: &Tenant) -> Result<u64, StoreError> {
         match &self.0 {
-            Inner::Local(local) => Ok(local.shelf(tenant)?.gc()),
+            Inner::Local(local) => Ok(local.store(tenant)?.gc()),
             Inner::Remote(client) => client.gc(tenant),
         }
     }

@@ -1,4 +1,4 @@
-//! Who may see a store, and where its socket lies.
+//! Tenants: who may use a store, and where its socket lies.
 
 use std::{
     env, fmt,
@@ -7,7 +7,7 @@ use std::{
 
 use rustix::process::geteuid;
 
-/// Whose store: that of any instance of the node, or a dedicated one by its name.
+/// The owner of a store: the general one of the node, or a dedicated one with a name.
 ///
 /// A name has 1 to 64 characters of `a-z`, `A-Z`, `0-9`, `.`, `_` and `-`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -20,7 +20,7 @@ pub struct Tenant(Option<String>);
 )]
 pub struct InvalidTenant(pub String);
 
-/// Where the daemon of this user is unless somebody says otherwise: `$XDG_RUNTIME_DIR/skep`, or `/tmp/skep-<user id>`.
+/// The default directory of this user's daemon: `$XDG_RUNTIME_DIR/skep`, or `/tmp/skep-<user id>`.
 #[must_use]
 pub fn default_directory() -> PathBuf {
     match env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty()) {
@@ -34,12 +34,12 @@ const MAX_NAME_BYTES: usize = 64;
 /// The general store's socket.
 const GENERAL_SOCKET: &str = "store.sock";
 
-/// What stands before a dedicated store's name, so that no name meets the general store's.
+/// Precedes a dedicated store's name, so that no name collides with the general store.
 const DEDICATED_PREFIX: &str = "tenant-";
 const SOCKET_SUFFIX: &str = ".sock";
 
 impl Tenant {
-    /// Any instance of the node.
+    /// The general store of the node.
     pub const GENERAL: Self = Self(None);
 
     /// The tenant of this name.
@@ -60,13 +60,13 @@ impl Tenant {
         }
     }
 
-    /// The name; none of the general store.
+    /// The name; `None` for the general store.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         self.0.as_deref()
     }
 
-    /// Where the tenant's socket lies: `store.sock` or `tenant-<name>.sock` in the daemon's directory.
+    /// The path of the tenant's socket: `store.sock` or `tenant-<name>.sock` in the daemon's directory.
     #[must_use]
     pub fn socket(&self, directory: &Path) -> PathBuf {
         directory.join(match self.name() {
@@ -75,7 +75,7 @@ impl Tenant {
         })
     }
 
-    /// Whose socket a file of this name is, if it is one.
+    /// The tenant whose socket has this file name, if it is one.
     pub(crate) fn of_socket(file_name: &str) -> Option<Self> {
         if file_name == GENERAL_SOCKET {
             return Some(Self::GENERAL);
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_harmless_in_a_path() {
+    fn a_name_is_safe_in_a_path() {
         for name in ["a", "team-1", "A.b_c", "..", "store", &"x".repeat(64)] {
             assert!(Tenant::named(name).is_ok(), "{name}");
         }

@@ -1,4 +1,4 @@
-//! A daemon and its clients, through the public face.
+//! A daemon and its clients, through the public API.
 
 mod common;
 
@@ -11,12 +11,12 @@ use std::{
     time::Duration,
 };
 
-use common::{Node, fill, no_fill, tensors};
+use common::{TestDaemon, fill, no_fill, tensors};
 use skep_store::{Daemon, ErrorKind, FillError, LoadOrder, Store, StoreOptions, Tenant};
 
 #[test]
 fn a_look_at_a_daemon_leases_what_is_there() {
-    let node = Node::start(StoreOptions::default());
+    let node = TestDaemon::start(StoreOptions::default());
     let store = Store::connect(node.path()).expect("connected");
     let (contents, list) = tensors(&[10, 4096, 5000]);
     let filled = store.acquire(
@@ -37,7 +37,7 @@ fn a_look_at_a_daemon_leases_what_is_there() {
 
 #[test]
 fn what_one_client_fills_others_find() {
-    let node = Node::start(StoreOptions::default());
+    let node = TestDaemon::start(StoreOptions::default());
     let (contents, list) = tensors(&[10, 0, 9 << 20, 5000]);
     let [first, second] = [(); 2].map(|()| Store::connect(node.path()).expect("a store"));
     let general = Tenant::GENERAL;
@@ -50,7 +50,7 @@ fn what_one_client_fills_others_find() {
         assert_eq!(found.bytes(index), bytes);
         // Two mappings of one memory file.
         let [one, other] = [&filled, &found].map(|lease| {
-            let place = lease.place(index);
+            let place = lease.file_range(index);
             let stat = rustix::fs::fstat(place.descriptor).expect("a file");
             (stat.st_ino, place.offset)
         });
@@ -93,9 +93,9 @@ fn what_one_client_fills_others_find() {
 }
 
 #[test]
-fn of_many_clients_that_start_at_once_each_tensor_is_filled_by_one() {
+fn many_clients_at_once_fill_each_tensor_once() {
     const CLIENTS: u64 = 6;
-    let node = Node::start(StoreOptions::default());
+    let node = TestDaemon::start(StoreOptions::default());
     let (contents, list) = tensors(&[3 << 20; 12]);
     let filled: Vec<AtomicUsize> = list.iter().map(|_| AtomicUsize::new(0)).collect();
     let start = Barrier::new(CLIENTS as usize);
@@ -125,11 +125,11 @@ fn of_many_clients_that_start_at_once_each_tensor_is_filled_by_one() {
     );
 }
 
-/// An instance that has only a connection: several leases, from several threads, each ending by itself.
+/// A process that has only a connection: leases from several threads, each of which ends separately.
 #[test]
-fn an_inherited_connection_does_everything() {
+fn an_inherited_connection_serves_every_request() {
     let in_process = Store::in_process(StoreOptions::default());
-    let node = Node::start(StoreOptions::default());
+    let node = TestDaemon::start(StoreOptions::default());
     let connected = Store::connect(node.path()).expect("a store");
     let tenant = Tenant::GENERAL;
     for outer in [in_process, connected] {
@@ -185,8 +185,8 @@ fn an_inherited_connection_does_everything() {
 }
 
 #[test]
-fn when_the_other_end_is_gone_an_inherited_connection_says_so_and_leases_stay_good() {
-    let node = Node::start(StoreOptions::default());
+fn leases_outlive_the_other_end_of_an_inherited_connection() {
+    let node = TestDaemon::start(StoreOptions::default());
     let outer = Store::connect(node.path()).expect("a store");
     let tenant = Tenant::GENERAL;
     let inner = Store::over(outer.stream(&tenant).expect("a stream")).expect("a store");
@@ -202,7 +202,7 @@ fn when_the_other_end_is_gone_an_inherited_connection_says_so_and_leases_stay_go
 #[test]
 fn each_tenant_has_its_own_store_and_sees_nothing_of_others() {
     let named = Tenant::named("a").expect("a name");
-    let node = Node::start_for(&[Tenant::GENERAL, named.clone()], StoreOptions::default());
+    let node = TestDaemon::start_for(&[Tenant::GENERAL, named.clone()], StoreOptions::default());
     let store = Store::connect(node.path()).expect("a store");
     assert_eq!(
         store.tenants().expect("sockets"),
@@ -224,7 +224,7 @@ fn each_tenant_has_its_own_store_and_sees_nothing_of_others() {
         (0, 2)
     );
     let inode = |lease: &skep_store::Lease| {
-        let stat = rustix::fs::fstat(lease.place(0).descriptor).expect("a file");
+        let stat = rustix::fs::fstat(lease.file_range(0).descriptor).expect("a file");
         stat.st_ino
     };
     assert_ne!(inode(&general), inode(&dedicated));
@@ -249,9 +249,9 @@ fn each_tenant_has_its_own_store_and_sees_nothing_of_others() {
 }
 
 #[test]
-fn sockets_and_their_directory_are_this_users_alone() {
+fn only_the_user_can_use_the_sockets_and_their_directory() {
     use std::os::unix::fs::PermissionsExt;
-    let node = Node::start(StoreOptions::default());
+    let node = TestDaemon::start(StoreOptions::default());
     let mode = |path: &std::path::Path| {
         std::fs::metadata(path).expect("there").permissions().mode() & 0o777
     };
@@ -267,7 +267,7 @@ fn sockets_and_their_directory_are_this_users_alone() {
 
 #[test]
 fn a_second_daemon_is_refused_and_a_dead_ones_socket_is_replaced() {
-    let node = Node::start(StoreOptions::default());
+    let node = TestDaemon::start(StoreOptions::default());
     let second = Daemon::bind(node.path(), &[Tenant::GENERAL], StoreOptions::default());
     let error = second.expect_err("two daemons").to_string();
     assert!(error.ends_with("a daemon serves there already"), "{error}");
@@ -280,14 +280,14 @@ fn a_second_daemon_is_refused_and_a_dead_ones_socket_is_replaced() {
     assert!(!socket.exists());
     drop(std::os::unix::net::UnixListener::bind(&socket).expect("a socket"));
     assert!(socket.exists());
-    let node = Node::start_in(directory, &[Tenant::GENERAL], StoreOptions::default());
+    let node = TestDaemon::start_in(directory, &[Tenant::GENERAL], StoreOptions::default());
     store.stat(&Tenant::GENERAL).expect("an answer");
     drop(node);
 }
 
 #[test]
-fn idle_tensors_go_by_themselves_after_the_window() {
-    let node = Node::start(StoreOptions {
+fn idle_tensors_are_dropped_after_the_window() {
+    let node = TestDaemon::start(StoreOptions {
         keep_alive: Duration::from_millis(1),
         ..StoreOptions::default()
     });
@@ -306,8 +306,8 @@ fn idle_tensors_go_by_themselves_after_the_window() {
 }
 
 #[test]
-fn a_full_house_says_so_and_lets_in_when_somebody_leaves() {
-    let node = Node::start(StoreOptions {
+fn a_full_daemon_refuses_clients_until_one_leaves() {
+    let node = TestDaemon::start(StoreOptions {
         max_holders: 2,
         ..StoreOptions::default()
     });

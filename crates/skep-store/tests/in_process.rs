@@ -1,4 +1,4 @@
-//! A store in this process, through its public face.
+//! A store in this process, through its public API.
 
 mod common;
 
@@ -53,7 +53,7 @@ fn a_look_leases_what_is_there() {
 }
 
 #[test]
-fn tensors_come_as_they_were_filled_and_are_there_the_second_time() {
+fn a_second_acquire_finds_what_the_first_filled() {
     let store = Store::in_process(StoreOptions::default());
     // Small ones, an empty one, one of exactly a page, and one that has a segment of its own.
     let (contents, mut list) = tensors(&[10, 0, 4096, 5000, 9 << 20, 3]);
@@ -108,9 +108,9 @@ fn tensors_come_as_they_were_filled_and_are_there_the_second_time() {
     );
 }
 
-/// Many at once, in orders that differ: every tensor is filled by exactly one of them, and all see the same bytes.
+/// Many acquires at once, in different orders: exactly one fills each tensor, and all see the same bytes.
 #[test]
-fn of_many_that_start_at_once_each_tensor_is_filled_by_one() {
+fn many_acquires_at_once_fill_each_tensor_once() {
     const THREADS: u64 = 8;
     let store = Store::in_process(StoreOptions::default());
     let (contents, list) = tensors(&[3 << 20; 16]);
@@ -150,9 +150,9 @@ fn of_many_that_start_at_once_each_tensor_is_filled_by_one() {
     assert_eq!((stat.misses, stat.tensors), (16, 16));
 }
 
-/// The one that fills fails, or panics, while another one waits: that one fills.
+/// The filler fails or panics while another acquire waits; the other then fills.
 #[test]
-fn a_filler_that_fails_is_followed_by_one_that_waits() {
+fn a_waiting_acquire_fills_when_the_filler_fails() {
     for panics in [false, true] {
         let store = Store::in_process(StoreOptions::default());
         let (contents, list) = tensors(&[100, 200]);
@@ -197,7 +197,7 @@ fn a_filler_that_fails_is_followed_by_one_that_waits() {
 }
 
 #[test]
-fn other_bytes_than_were_promised_are_never_published() {
+fn bytes_without_their_digest_are_never_published() {
     let store = Store::in_process(StoreOptions::default());
     let (contents, list) = tensors(&[100, 200]);
     let error = store
@@ -229,7 +229,7 @@ fn other_bytes_than_were_promised_are_never_published() {
 }
 
 #[test]
-fn nothing_of_a_tenant_shows_to_another() {
+fn a_tenant_sees_nothing_of_another() {
     let store = Store::in_process(StoreOptions::default());
     let (contents, list) = tensors(&[1000]);
     let general = get(&store, &contents, &list).expect("a lease");
@@ -253,11 +253,11 @@ fn nothing_of_a_tenant_shows_to_another() {
 }
 
 #[test]
-fn a_place_can_be_mapped_elsewhere_but_not_for_writing() {
+fn a_file_range_can_be_mapped_but_not_for_writing() {
     let store = Store::in_process(StoreOptions::default());
     let (contents, list) = tensors(&[10, 5000]);
     let lease = get(&store, &contents, &list).expect("a lease");
-    let place = lease.place(1);
+    let place = lease.file_range(1);
     assert_eq!((place.offset % 4096, place.length), (0, 5000));
     let mut bytes = vec![0; 5000];
     let read = rustix::io::pread(place.descriptor, &mut bytes, place.offset);
@@ -267,7 +267,7 @@ fn a_place_can_be_mapped_elsewhere_but_not_for_writing() {
 }
 
 #[test]
-fn bounds_are_said_before_a_byte_is_written() {
+fn bounds_are_checked_before_a_byte_is_written() {
     let store = Store::in_process(StoreOptions {
         max_tenant_bytes: 1 << 20,
         ..StoreOptions::default()
@@ -304,16 +304,16 @@ fn descriptions_are_bounded_and_agree() {
     );
 }
 
-/// Nothing else happens in the store, and yet idle tensors go when their time is over.
+/// Idle tensors are dropped when they are due, even if nothing else happens in the store.
 #[test]
-fn idle_tensors_go_by_themselves() {
+fn idle_tensors_are_dropped_without_another_request() {
     let store = Store::in_process(StoreOptions {
         keep_alive: Duration::from_millis(1),
         ..StoreOptions::default()
     });
     let (contents, list) = tensors(&[10]);
     let lease = get(&store, &contents, &list).expect("a lease");
-    let file = rustix::io::dup(lease.place(0).descriptor).expect("a descriptor");
+    let file = rustix::io::dup(lease.file_range(0).descriptor).expect("a descriptor");
     drop(lease);
     // The store's mapping is in the list of mappings until the sweeper drops it.
     let inode = rustix::fs::fstat(&file).expect("a file").st_ino;
@@ -330,7 +330,7 @@ fn idle_tensors_go_by_themselves() {
 }
 
 #[test]
-fn where_memory_is_short_idle_tensors_of_all_tenants_go() {
+fn when_memory_is_short_idle_tensors_of_all_tenants_go() {
     let store = Store::in_process(StoreOptions::default());
     let tenant = Tenant::named("t").expect("a name");
     let (contents, list) = tensors(&[1 << 20, 9 << 20]);

@@ -1,4 +1,4 @@
-//! Many that start at once on an empty store share the work, in whichever order each of them asks.
+//! Holders that start at once on an empty store share the work, in whichever order each of them asks.
 
 mod common;
 
@@ -15,9 +15,9 @@ use skep_store::{FillError, LoadOrder, Stat, Store, StoreOptions, Tenant, Wanted
 
 const GENERAL: Tenant = Tenant::GENERAL;
 const HOLDERS: usize = 4;
-/// Tensors that are each filled alone.
+/// The number of tensors, each of which is filled alone.
 const TENSORS: usize = 8;
-/// What is as large as a segment is asked for alone.
+/// A tensor as large as a segment is asked for alone.
 const TENSOR_BYTES: usize = 8 << 20;
 
 fn bytes(number: usize) -> Vec<u8> {
@@ -28,7 +28,7 @@ fn list() -> Vec<Wanted> {
     (0..TENSORS).map(|number| wanted(&bytes(number))).collect()
 }
 
-/// Which tensor a holder with this order asks for first.
+/// The tensor that a holder with this order asks for first.
 fn first(list: &[Wanted], order: LoadOrder) -> usize {
     let mut asked = None;
     let store = Store::in_process(StoreOptions::default());
@@ -40,7 +40,7 @@ fn first(list: &[Wanted], order: LoadOrder) -> usize {
     asked.expect("asked")
 }
 
-/// Random orders of which no two begin with the same tensor.
+/// Random orders that all begin with different tensors.
 fn orders(list: &[Wanted]) -> Vec<LoadOrder> {
     let mut firsts = Vec::new();
     let orders = (0..100).map(LoadOrder::Random);
@@ -57,10 +57,10 @@ fn orders(list: &[Wanted]) -> Vec<LoadOrder> {
     orders
 }
 
-/// Holders in step, each over a connection of its own: nobody's fill ends before each is in one. Whoever looks for
-/// something to fill then finds it, as long as there are at least as many left as there are holders, so each fills the same
-/// number of tensors; who asks for what somebody else fills goes on to the next one. The figures of the store while all
-/// are in their first fill.
+/// Runs holders in step, each over its own connection: no fill ends before every holder is in one. While at least as
+/// many tensors are left as there are holders, each finds one to fill, so all fill the same number; a holder that asks
+/// for a tensor that another fills goes on to the next one. Returns the store's figures while all are in their first
+/// fill.
 fn in_step(list: &[Wanted], orders: &[LoadOrder]) -> Stat {
     let store = Store::in_process(StoreOptions::default());
     let (met, go) = (Barrier::new(HOLDERS + 1), Barrier::new(HOLDERS + 1));
@@ -102,13 +102,13 @@ fn in_step(list: &[Wanted], orders: &[LoadOrder]) -> Stat {
 }
 
 #[test]
-fn with_orders_that_differ_nobody_asks_for_what_another_fills() {
+fn with_different_orders_no_holder_asks_for_what_another_fills() {
     let list = list();
     let figures = in_step(&list, &orders(&list));
     assert_eq!((figures.misses, figures.waits), (HOLDERS as u64, 0));
 }
 
-/// The second asks for one that is being filled, the third for two.
+/// The second holder asks for one tensor that is being filled, the third for two.
 #[test]
 fn with_one_order_each_asks_for_what_those_before_it_fill() {
     let figures = in_step(&list(), &[LoadOrder::Fixed; HOLDERS]);

@@ -1,4 +1,4 @@
-//! The daemon dies while clients hold leases and acquire; another one takes over what they hold.
+//! The daemon dies while clients hold leases and acquire; the next one takes over what they hold.
 
 mod common;
 
@@ -15,12 +15,12 @@ use std::{
     time::Duration,
 };
 
-use common::{Node, fill, no_fill, tensors};
+use common::{TestDaemon, fill, no_fill, tensors};
 use skep_store::{Daemon, Lease, LoadOrder, Store, StoreOptions, Tenant};
 
 const GENERAL: Tenant = Tenant::GENERAL;
 
-/// Longer than any test: whatever is not handed back is never filled.
+/// Longer than any test: a tensor that is not handed back is never filled.
 fn patient() -> StoreOptions {
     StoreOptions {
         adoption_window: Duration::from_secs(600),
@@ -30,17 +30,17 @@ fn patient() -> StoreOptions {
 
 fn inodes(lease: &Lease) -> Vec<u64> {
     let inode = |index| {
-        let file = lease.place(index).descriptor;
+        let file = lease.file_range(index).descriptor;
         rustix::fs::fstat(file).expect("a file").st_ino
     };
     (0..lease.len()).map(inode).collect()
 }
 
-/// Two clients have the same segments, one of them only a part; the next daemon has each of them once, and a third client
-/// finds everything there.
+/// Two clients have the same segments, one of them only a part; the next daemon has each of them once, and a third
+/// client finds everything there.
 #[test]
 fn what_clients_hold_is_handed_back_to_the_next_daemon_once() {
-    let node = Node::start(StoreOptions::default());
+    let node = TestDaemon::start(StoreOptions::default());
     let (contents, list) = tensors(&[10, 20, 9 << 20, 5000]);
     let [first, second, third] = [(); 3].map(|()| Store::connect(node.path()).expect("a store"));
     let all = first.acquire(&GENERAL, &list, LoadOrder::Fixed, &mut fill(&contents));
@@ -50,7 +50,7 @@ fn what_clients_hold_is_handed_back_to_the_next_daemon_once() {
 
     let directory = node.stop();
     assert_eq!(all.bytes(2), contents[2]);
-    let node = Node::start_in(directory, &[GENERAL], patient());
+    let node = TestDaemon::start_in(directory, &[GENERAL], patient());
     let again = third.acquire(&GENERAL, &list, LoadOrder::Fixed, &mut no_fill());
     let again = again.expect("a lease");
     for (index, bytes) in contents.iter().enumerate() {
@@ -73,10 +73,10 @@ fn what_clients_hold_is_handed_back_to_the_next_daemon_once() {
     node.wait_for(&GENERAL, |stat| stat.leases == 0);
 }
 
-/// An acquire is in the middle of a fill when the daemon goes: it hands over what it has, and goes on.
+/// An acquire is in the middle of a fill when the daemon dies: it hands back what it has, and goes on.
 #[test]
 fn an_acquire_outlives_the_daemon() {
-    let node = Node::start(StoreOptions::default());
+    let node = TestDaemon::start(StoreOptions::default());
     let (contents, list) = tensors(&[9 << 20, 8 << 20, 10]);
     let store = Store::connect(node.path()).expect("a store");
     let (filling, replaced) = (Barrier::new(2), Barrier::new(2));
@@ -100,7 +100,7 @@ fn an_acquire_outlives_the_daemon() {
             adoption_window: Duration::ZERO,
             ..StoreOptions::default()
         };
-        let node = Node::start_in(directory, &[GENERAL], options);
+        let node = TestDaemon::start_in(directory, &[GENERAL], options);
         replaced.wait();
         let lease = acquiring.join().expect("no panic").expect("a lease");
         for (index, bytes) in contents.iter().enumerate() {
@@ -115,7 +115,7 @@ fn an_acquire_outlives_the_daemon() {
 /// Names the directory to the child that is a daemon.
 const CHILD: &str = "SKEP_STORE_TEST_DAEMON";
 
-/// The daemon of the test below, in a process of its own; by itself this does nothing.
+/// The daemon of the test below, which runs this in another process. As a test it does nothing.
 #[test]
 fn child_daemon() {
     let Some(directory) = env::var_os(CHILD) else {
@@ -138,24 +138,24 @@ fn patient_if_second() -> StoreOptions {
     }
 }
 
-/// Ends with the test, however that ends.
-struct Process(Child);
+/// Killed at the end of the test, even if that panics.
+struct DaemonProcess(Child);
 
-impl Process {
+impl DaemonProcess {
     fn kill(&mut self) {
         self.0.kill().expect("a signal");
         self.0.wait().expect("an end");
     }
 }
 
-impl Drop for Process {
+impl Drop for DaemonProcess {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-fn spawn(directory: &Path, second: bool) -> Process {
+fn spawn(directory: &Path, second: bool) -> DaemonProcess {
     let mut command = Command::new(env::current_exe().expect("a path"));
     command.args(["--exact", "child_daemon", "--nocapture"]);
     command.env(CHILD, directory).stdout(Stdio::piped());
@@ -168,11 +168,11 @@ fn spawn(directory: &Path, second: bool) -> Process {
         .lines()
         .any(|line| line.expect("text").contains("ready"));
     assert!(ready, "no daemon");
-    Process(child)
+    DaemonProcess(child)
 }
 
 #[test]
-fn a_daemon_that_is_killed_is_followed_by_one_that_takes_over() {
+fn the_next_daemon_takes_over_from_a_killed_one() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("run");
     let (contents, list) = tensors(&[10, 20, 9 << 20]);

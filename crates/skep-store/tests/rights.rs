@@ -1,9 +1,9 @@
-//! Connections for processes that are not trusted: each has its own model's tensors and nothing else, be the store in
-//! this process or a daemon's.
+//! Connections for processes that are not trusted: each reaches its own model's tensors and nothing else, of a store in
+//! this process and of a daemon.
 
 mod common;
 
-use common::{Node, fill, no_fill, tensors};
+use common::{TestDaemon, fill, no_fill, tensors};
 use skep_store::{Digest, ErrorKind, LoadOrder, Store, StoreError, StoreOptions, Tenant, Wanted};
 
 const GENERAL: Tenant = Tenant::GENERAL;
@@ -12,10 +12,10 @@ fn digests(wanted: &[Wanted]) -> Vec<Digest> {
     wanted.iter().map(|tensor| tensor.digest).collect()
 }
 
-/// Does something with a store in this process, and with a daemon's.
+/// Runs a test with a store in this process, and with a daemon.
 fn with_both(body: impl Fn(&Store)) {
     body(&Store::in_process(StoreOptions::default()));
-    let node = Node::start(StoreOptions::default());
+    let node = TestDaemon::start(StoreOptions::default());
     body(&Store::connect(node.path()).expect("a store"));
 }
 
@@ -30,7 +30,7 @@ fn refusal<T>(outcome: Result<T, StoreError>) -> String {
     error.to_string()
 }
 
-/// What a process tries, and how.
+/// Something that a process tries.
 type Try<'a> = (&'a str, &'a dyn Fn(&Store) -> String);
 
 #[test]

@@ -1,4 +1,4 @@
-//! Requests into a batch and back: gather and split along the first axis.
+//! Gathers requests into a batch and splits it again, along the first axis.
 
 use bytes::Bytes;
 use skep_types::{DataType, Shape};
@@ -7,15 +7,15 @@ use crate::{AlignedBuffer, StringElements, Tensor, TensorError, TensorView};
 
 /// Joins `parts` along the first axis, with one copy, into one tensor.
 ///
-/// Shapes: parts `[n_i, d...]` with equal `d...` and datatype; result `[sum n_i, d...]`. A single part is given back
-/// as it is, without a copy.
+/// Shapes: parts `[n_i, d...]` with equal `d...` and datatype; result `[sum n_i, d...]`. A single part is returned
+/// without a copy.
 ///
 /// # Errors
-/// [`TensorError::Mismatch`] when the parts differ in more than their first dimension, or in datatype,
+/// [`TensorError::Mismatch`] if the parts differ in more than their first dimension, or in datatype;
 /// [`TensorError::NoMemory`].
 ///
 /// # Panics
-/// When `parts` is empty: a batch has at least one request.
+/// If `parts` is empty: a batch has at least one request.
 pub fn gather(parts: &[Tensor]) -> Result<Tensor, TensorError> {
     let first = parts.first().expect("a batch has at least one request");
     if parts.len() == 1 {
@@ -61,7 +61,7 @@ pub fn gather(parts: &[Tensor]) -> Result<Tensor, TensorError> {
 /// Shapes: batch `[sum sizes, d...]`; parts `[size, d...]`.
 ///
 /// # Errors
-/// [`TensorError::Split`] when the sizes do not add up to the batch's first dimension.
+/// [`TensorError::Split`] if the sizes do not add up to the batch's first dimension.
 pub fn split(batch: &Tensor, sizes: &[usize]) -> Result<Vec<Tensor>, TensorError> {
     let total: usize = sizes.iter().sum();
     let error = || TensorError::Split {
@@ -102,7 +102,7 @@ fn byte_length(datatype: DataType, elements: usize, data: &[u8]) -> usize {
     data.len() - strings.rest().len()
 }
 
-/// A view's data must outlive a run; a batch of one may be run on the request's own bytes.
+/// A batch of one request can run on the request's own bytes.
 impl<'a> From<&'a Tensor> for TensorView<'a> {
     fn from(tensor: &'a Tensor) -> Self {
         tensor.view()
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gathered_is_split_back_unchanged() {
+    fn a_gathered_batch_splits_into_its_parts() {
         let parts = [
             tensor(DataType::Int16, &[1, 2], vec![1, 0, 2, 0]),
             tensor(DataType::Int16, &[0, 2], vec![]),

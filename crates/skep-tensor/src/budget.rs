@@ -1,8 +1,8 @@
-//! Memory that many share within one bound.
+//! A bound on memory that many requests share.
 //!
-//! A [`MemoryBudget`] is the bound, one a node. Every request owns a [`Charge`] against it: what the request holds is
-//! added when its size is known, before it is allocated, and all of it is given back when the last holder of the charge
-//! is gone (the request, its tensors, its run, its answer until that is written).
+//! A node has one [`MemoryBudget`]. Every request owns a [`Charge`] against it: memory is added when its size is known,
+//! before it is allocated. All of it is given back when the last holder of the charge is gone (the request, its
+//! tensors, its run, its answer until that is written).
 
 use std::{
     fmt,
@@ -12,14 +12,14 @@ use std::{
     },
 };
 
-/// A bound on bytes, and how many of them are taken.
+/// A bound on bytes, and how many are in use.
 #[derive(Debug)]
 pub struct MemoryBudget {
     limit: usize,
     used: AtomicUsize,
 }
 
-/// More was asked for than is left of a budget, or than the system has.
+/// A budget, or the system, does not have the memory that was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OverBudget {
     /// What was asked for.
@@ -31,7 +31,7 @@ pub struct OverBudget {
 }
 
 impl OverBudget {
-    /// The system has no memory of so many bytes, whatever is left of a budget.
+    /// The system does not have `bytes` bytes of memory, whatever the budget.
     #[must_use]
     pub const fn of_system(bytes: usize) -> Self {
         Self {
@@ -58,7 +58,7 @@ impl fmt::Display for OverBudget {
 impl std::error::Error for OverBudget {}
 
 impl MemoryBudget {
-    /// A budget of `limit` bytes, none of them taken.
+    /// An unused budget of `limit` bytes.
     #[must_use]
     pub fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
@@ -73,13 +73,13 @@ impl MemoryBudget {
         self.limit
     }
 
-    /// Bytes that are taken now.
+    /// Bytes in use.
     #[must_use]
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// A charge that holds nothing yet.
+    /// An empty charge.
     #[must_use]
     pub fn charge(self: &Arc<Self>) -> Charge {
         Charge {
@@ -107,7 +107,7 @@ impl MemoryBudget {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// What charges take at once of a budget that has room for many such.
+    /// The step in which charges take from the budget: larger than a byte if the budget has room for many.
     const fn step(&self) -> usize {
         if self.limit >= LARGE_BUDGET {
             STEP_BYTES
@@ -117,31 +117,31 @@ impl MemoryBudget {
     }
 }
 
-/// A small request and its answer: they touch the budget twice.
+/// A small request and its answer: with this step they touch the budget only twice.
 const STEP_BYTES: usize = 4096;
 const LARGE_BUDGET: usize = 256 * STEP_BYTES;
 
-/// Takes at most `bytes` away; how many there were.
+/// Subtracts at most `bytes`. Returns how many.
 fn take_from(counter: &AtomicUsize, bytes: usize) -> usize {
     let rest = |held: usize| Some(held.saturating_sub(bytes));
     let held = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, rest);
     held.unwrap_or(0).min(bytes)
 }
 
-/// What one request holds of a budget; given back when it is dropped.
+/// The memory of one request. Dropping it gives everything back to the budget.
 #[derive(Debug)]
 pub struct Charge {
     /// `None`: unbounded.
     budget: Option<Arc<MemoryBudget>>,
     bytes: AtomicUsize,
-    /// What it has taken of the budget: `bytes`, and room for the next ones.
+    /// What it has taken from the budget: `bytes`, rounded up to a step.
     held: AtomicUsize,
-    /// A charge that is shared with others, for memory that is.
+    /// Another charge that this one keeps alive, for memory shared with other requests.
     shared: OnceLock<Arc<Charge>>,
 }
 
 impl Charge {
-    /// A charge that only counts: for callers without a budget.
+    /// A charge without a budget, which only counts.
     #[must_use]
     pub const fn unbounded() -> Self {
         Self {
@@ -161,13 +161,13 @@ impl Charge {
     /// Takes `bytes` more.
     ///
     /// # Errors
-    /// [`OverBudget`] when they do not fit; nothing is taken then.
+    /// [`OverBudget`] if they do not fit; nothing is taken then.
     pub fn add(&self, bytes: usize) -> Result<(), OverBudget> {
         if let Some(budget) = &self.budget {
             let held = self.held.load(Ordering::Relaxed);
             let after = self.bytes.load(Ordering::Relaxed).saturating_add(bytes);
             if let Some(more) = after.checked_sub(held).filter(|more| *more > 0) {
-                // All cores contend for the budget; a charge is mostly used by one thread.
+                // All cores contend for the budget, while mostly one thread uses a charge.
                 let step = more.checked_next_multiple_of(budget.step()).unwrap_or(more);
                 let taken = match budget.take(step) {
                     Ok(()) => step,
@@ -180,7 +180,7 @@ impl Charge {
         Ok(())
     }
 
-    /// Gives back room that is more than a step.
+    /// Gives back whole steps that are not used.
     fn settle(&self) {
         let Some(budget) = &self.budget else { return };
         let held = self.held.load(Ordering::Relaxed);
@@ -192,10 +192,10 @@ impl Charge {
         }
     }
 
-    /// Whether `bytes` could ever fit, with nothing else in use.
+    /// Checks whether `bytes` could fit with nothing else in use.
     ///
     /// # Errors
-    /// [`OverBudget`] when they are more than the whole bound.
+    /// [`OverBudget`] if they exceed the whole budget.
     pub fn could_hold(&self, bytes: usize) -> Result<(), OverBudget> {
         match &self.budget {
             Some(budget) if bytes > budget.limit => Err(OverBudget {
@@ -207,7 +207,7 @@ impl Charge {
         }
     }
 
-    /// Gives `bytes` of it back before its end; at most what it holds.
+    /// Gives back `bytes`, at most what it holds.
     pub fn give_back(&self, bytes: usize) {
         take_from(&self.bytes, bytes);
         self.settle();
@@ -230,7 +230,7 @@ impl Charge {
         self.settle();
     }
 
-    /// Moves `bytes` of it, at most what it holds, into a charge of their own.
+    /// Moves `bytes`, at most what it holds, into a new charge.
     #[must_use]
     pub fn split(&self, bytes: usize) -> Self {
         let moved = take_from(&self.bytes, bytes);
@@ -243,7 +243,7 @@ impl Charge {
         }
     }
 
-    /// Takes over all that `other`, a charge against the same budget, holds.
+    /// Takes over everything that `other`, a charge against the same budget, holds.
     pub fn absorb(&self, other: &Self) {
         let bytes = other.bytes.swap(0, Ordering::Relaxed);
         let held = other.held.swap(0, Ordering::Relaxed);
@@ -251,13 +251,13 @@ impl Charge {
         self.held.fetch_add(held, Ordering::Relaxed);
     }
 
-    /// Keeps a charge that others keep too, for memory that all of them point into, until this one is dropped. Only the
-    /// first one that is given is kept.
+    /// Keeps `shared` alive until this charge is dropped, for memory that several requests use. Only the first call has
+    /// an effect.
     pub fn keep(&self, shared: Arc<Self>) {
         self.shared.get_or_init(|| shared);
     }
 
-    /// A charge against the same budget that holds nothing yet.
+    /// An empty charge against the same budget.
     #[must_use]
     pub fn sibling(&self) -> Self {
         Self {
@@ -280,7 +280,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_taken_comes_back() {
+    fn bytes_taken_are_given_back() {
         let budget = MemoryBudget::new(10);
         let (first, second) = (budget.charge(), budget.charge());
         assert_eq!(first.add(6), Ok(()));
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_held_moves_without_being_taken_again() {
+    fn bytes_move_between_charges_without_touching_the_budget() {
         let budget = MemoryBudget::new(10);
         let first = budget.charge();
         assert_eq!(first.add(10), Ok(()));
@@ -341,7 +341,7 @@ mod tests {
         drop(other);
         charge.give_back(96);
         assert_eq!((charge.bytes(), budget.used()), (0, 2 * STEP_BYTES - 5000));
-        // The last bytes are had without a whole step.
+        // The last bytes can be taken without a whole step.
         let rest = LARGE_BUDGET - budget.used();
         let last = budget.charge();
         assert_eq!(last.add(rest - 1), Ok(()));

@@ -17,11 +17,11 @@ use crate::TensorError;
 /// The alignment of every buffer, in bytes: a cache line, and the widest vector register of today's processors.
 pub const ALIGNMENT: usize = 64;
 
-/// What the allocator aligns to by itself. Asked for more it clears the memory by hand; asked for this it takes pages
-/// from the system, which come zeroed, so that a large buffer is touched first by whoever fills it.
+/// The allocator's natural alignment. For a larger one it zeroes the memory itself; for this one it takes zeroed pages
+/// from the system, so that the code that fills a large buffer is the first to touch it.
 const NATURAL_ALIGNMENT: usize = 16;
 
-/// Memory aligned to [`ALIGNMENT`]: zeroed, or a part of memory that is shared with another process.
+/// Memory aligned to [`ALIGNMENT`]: zeroed, or a part of memory shared with another process.
 ///
 /// ```text
 /// start          pointer                          start + length + SLACK
@@ -32,11 +32,11 @@ pub struct AlignedBuffer {
     pointer: NonNull<u8>,
     length: usize,
     padding: usize,
-    /// The mapping that the buffer is a part of; `None` where the memory is its own.
+    /// The mapping that the buffer is a part of; `None` if it owns its memory.
     mapping: Option<Arc<MmapRaw>>,
 }
 
-/// Room to move from the natural alignment to the wanted one.
+/// Room to move from the natural alignment to the larger one.
 const SLACK: usize = ALIGNMENT - NATURAL_ALIGNMENT;
 
 // SAFETY: the buffer owns its memory exclusively, like a `Vec<u8>`.
@@ -45,17 +45,17 @@ unsafe impl Send for AlignedBuffer {}
 unsafe impl Sync for AlignedBuffer {}
 
 impl AlignedBuffer {
-    /// Reserves `length` zero bytes. For lengths that no client chooses: without memory the process ends.
+    /// Allocates `length` zero bytes, or ends the process. For lengths that clients do not choose.
     ///
     /// # Panics
-    /// When `length` comes near `isize::MAX`, which no checked shape reaches.
+    /// If `length` is near `isize::MAX`, which no checked shape reaches.
     #[must_use]
     pub fn zeroed(length: usize) -> Self {
         let layout = || Self::layout(length).expect("a buffer's length fits isize");
         Self::try_zeroed(length).unwrap_or_else(|_| handle_alloc_error(layout()))
     }
 
-    /// Reserves `length` zero bytes, if there is memory for them.
+    /// Allocates `length` zero bytes.
     ///
     /// # Errors
     /// [`TensorError::NoMemory`].
@@ -91,12 +91,12 @@ impl AlignedBuffer {
     /// `length` bytes of a mapping, from `offset` on.
     ///
     /// # Safety
-    /// The bytes lie within the mapping, and no other buffer or reference to any of them lives as long as this one.
+    /// The bytes lie within the mapping, and no other buffer or reference to them exists while this one does.
     pub(crate) unsafe fn part_of(mapping: &Arc<MmapRaw>, offset: usize, length: usize) -> Self {
         if length == 0 {
             return Self::zeroed(0);
         }
-        // SAFETY: the caller's promise: the offset lies within the mapping.
+        // SAFETY: the caller promises that the offset lies within the mapping.
         let start = unsafe { mapping.as_mut_ptr().add(offset) };
         Self {
             pointer: NonNull::new(start).expect("a mapping does not begin at address zero"),
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lengths_that_no_machine_has_are_an_error() {
+    fn lengths_beyond_any_machine_are_an_error() {
         for length in [1 << 60, isize::MAX as usize, usize::MAX] {
             let error = AlignedBuffer::try_zeroed(length).map(drop);
             assert_eq!(error, Err(TensorError::NoMemory { bytes: length }));

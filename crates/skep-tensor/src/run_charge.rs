@@ -1,9 +1,8 @@
-//! What one run of a model may take, and what it has taken.
+//! The memory of one run of a model, and its bounds.
 //!
-//! Three bounds hold for a run's intermediate tensors and outputs together: the model's own (`max_run_memory`), what the
-//! machine and its control groups still have, and the node's budget for requests. A run that allocates little meets none of
-//! them: the first [`UNCOUNTED_BYTES`] cost nothing, and the files that say what the machine has are read by large runs
-//! alone.
+//! Three bounds hold for a run's intermediate tensors and outputs together: the model's own (`max_run_memory`), the
+//! available memory of the machine and its control groups, and the node's budget for requests. A small run touches none
+//! of them: the first [`UNCOUNTED_BYTES`] are free, and only large runs read the files that tell the available memory.
 
 use std::{
     fmt,
@@ -16,52 +15,52 @@ use std::{
 
 use crate::{Charge, MemoryBudget};
 
-/// A run may take so much without being counted: as many such runs as a node has instances are no danger to it.
+/// A run may take this much without being counted: even one such run for each instance of a node is harmless.
 const UNCOUNTED_BYTES: u64 = 1 << 20;
 
-/// Room is taken from the budget in such steps, so that most allocations of a run touch nothing shared.
+/// Memory is taken from the budget in steps of this size, so that most allocations of a run touch nothing shared.
 const STEP_BYTES: u64 = 16 << 20;
 
-/// Beyond so many bytes a run is held against what the machine still has, at each step.
+/// Above this, each step of a run is checked against the machine's available memory.
 const LARGE_BYTES: u64 = 64 << 20;
 
-/// So much of what is available stays available, in 1/16: a run writes its memory after it was counted, and others
-/// allocate meanwhile.
+/// The part of the available memory that is kept free, in 1/16: a run writes its memory after it was counted, and
+/// others allocate meanwhile.
 const KEPT_16THS: u64 = 2;
 
-/// How old a reading of the machine's memory may be.
+/// The maximum age of a reading of the available memory.
 const READING_AGE: Duration = Duration::from_millis(20);
 
-/// What runs of a model may take.
+/// The bounds on a model's runs.
 #[derive(Debug, Clone, Default)]
 pub struct RunBound {
-    /// Bytes of intermediate tensors and outputs together; `None` for what the machine has.
+    /// Bytes of intermediate tensors and outputs together; `None` without a limit of the model.
     pub limit_bytes: Option<u64>,
-    /// The node's budget; `None` where nobody counts.
+    /// The node's budget, if there is one.
     pub budget: Option<Arc<MemoryBudget>>,
 }
 
-/// Which bound a run has met.
+/// The bound that refused a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
     /// The model's `max_run_memory`, in bytes.
     Model(u64),
-    /// What the machine or a control group still has, in bytes.
+    /// The available memory of the machine or a control group, in bytes.
     Machine(u64),
-    /// What is left of the node's memory for requests, in bytes.
+    /// The rest of the node's memory for requests, in bytes.
     Node(u64),
 }
 
-/// A run may not take what it asked for.
+/// A bound refused a run's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub struct Refused {
-    /// What the run would have held then, in bytes.
+pub struct RunRefused {
+    /// What the run would have held, in bytes.
     pub bytes: u64,
-    /// Why not.
+    /// The bound.
     pub limit: Limit,
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for RunRefused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -82,12 +81,12 @@ impl fmt::Display for Refused {
 }
 
 impl RunBound {
-    /// What a run is charged that holds `bytes` from its beginning, and does not take more by this charge. Free for small
-    /// ones: nothing shared is touched.
+    /// A charge for a run that holds `bytes` from its start and takes no more through it. A small one touches nothing
+    /// shared.
     ///
     /// # Errors
-    /// [`Refused`] where it may not take so much.
-    pub fn admit(&self, bytes: u64) -> Result<RunCharge, Refused> {
+    /// [`RunRefused`] if a bound is exceeded.
+    pub fn admit(&self, bytes: u64) -> Result<RunCharge, RunRefused> {
         if bytes <= UNCOUNTED_BYTES && self.limit_bytes.is_none_or(|limit| bytes <= limit) {
             return Ok(RunCharge::default());
         }
@@ -96,7 +95,7 @@ impl RunBound {
         Ok(charge)
     }
 
-    /// A run begins that holds `beside` bytes already, such as prepared outputs that somebody else has charged.
+    /// Begins a run that already holds `beside` bytes, such as prepared outputs that are charged elsewhere.
     #[must_use]
     pub fn begin(&self, beside: u64) -> RunCharge {
         let mut charge = RunCharge {
@@ -109,19 +108,19 @@ impl RunBound {
     }
 }
 
-/// What one run has taken; given back to the budget when it is dropped.
+/// The memory of one run. Dropping it gives everything back to the budget.
 #[derive(Debug, Default)]
 pub struct RunCharge {
     limit_bytes: Option<u64>,
     charge: Option<Charge>,
     beside: u64,
-    /// The run may hold so much without being looked at again.
+    /// What the run may hold without another check.
     admitted: u64,
 }
 
 impl RunCharge {
-    /// The run is over, and what it took is given back; another one by the same bound begins, that holds `beside` bytes already.
-    /// Cheaper than [`RunBound::begin`]: nothing shared is touched.
+    /// Ends the run, gives back what it took, and begins another one with the same bounds that already holds `beside`
+    /// bytes. Cheaper than [`RunBound::begin`]: nothing shared is touched.
     pub fn renew(&mut self, beside: u64) {
         if let Some(charge) = &self.charge
             && charge.bytes() > 0
@@ -133,11 +132,11 @@ impl RunCharge {
         self.admitted = UNCOUNTED_BYTES.min(limit.saturating_sub(beside));
     }
 
-    /// Whether the run may hold `bytes` in all, beside those that it began with.
+    /// Checks whether the run may hold `bytes` in all, in addition to those that it began with.
     ///
     /// # Errors
-    /// [`Refused`] by the first bound that they do not fit; what was admitted before stays so.
-    pub fn admit(&mut self, bytes: u64) -> Result<(), Refused> {
+    /// [`RunRefused`] by the first bound that is exceeded; what was admitted before stays admitted.
+    pub fn admit(&mut self, bytes: u64) -> Result<(), RunRefused> {
         if bytes <= self.admitted {
             return Ok(());
         }
@@ -145,9 +144,9 @@ impl RunCharge {
     }
 
     #[cold]
-    fn admit_more(&mut self, bytes: u64) -> Result<(), Refused> {
+    fn admit_more(&mut self, bytes: u64) -> Result<(), RunRefused> {
         let total = bytes.saturating_add(self.beside);
-        let refused = |limit| Refused {
+        let refused = |limit| RunRefused {
             bytes: total,
             limit,
         };
@@ -173,7 +172,7 @@ impl RunCharge {
         if let Some(charge) = &self.charge {
             let add = |bytes: u64| charge.add(usize::try_from(bytes).unwrap_or(usize::MAX));
             if let Err(over) = add(step) {
-                // Perhaps not the whole step, but what is needed now.
+                // The whole step may not fit, but what is needed now may.
                 step = more;
                 add(step).map_err(|_| {
                     refused(Limit::Node(over.limit.saturating_sub(over.used) as u64))
@@ -185,14 +184,14 @@ impl RunCharge {
     }
 }
 
-/// What the machine has for runs, as read a moment ago.
+/// The machine's memory for runs, by a recent reading.
 fn available() -> u64 {
     static READ_AT: AtomicU64 = AtomicU64::new(0);
     static READING: AtomicU64 = AtomicU64::new(0);
     static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
     let age = u64::try_from(READING_AGE.as_nanos()).unwrap_or(u64::MAX);
     let elapsed = START.get_or_init(Instant::now).elapsed().as_nanos();
-    // Never 0, which says that nothing was read yet.
+    // Never 0, which means that there is no reading yet.
     let now = u64::try_from(elapsed)
         .unwrap_or(u64::MAX)
         .saturating_add(age);
@@ -224,7 +223,7 @@ mod tests {
         assert_eq!((run.admit(2 * MIB), budget.used()), (Ok(()), 16 << 20));
         assert_eq!((run.admit(17 * MIB), budget.used()), (Ok(()), 16 << 20));
         assert_eq!((run.admit(20 * MIB), budget.used()), (Ok(()), 32 << 20));
-        // A whole step does not fit any more, what is needed does.
+        // A whole step no longer fits, but what is needed does.
         assert_eq!((run.admit(40 * MIB), budget.used()), (Ok(()), 39 << 20));
         let refused = run.admit(43 * MIB).expect_err("over the budget");
         assert_eq!(refused.limit, Limit::Node(MIB));
@@ -237,14 +236,14 @@ mod tests {
     }
 
     #[test]
-    fn the_models_limit_counts_what_was_there_before() {
+    fn the_models_limit_includes_what_the_run_began_with() {
         let bound = RunBound {
             limit_bytes: Some(4 * MIB),
             budget: None,
         };
         let mut run = bound.begin(3 * MIB);
         assert_eq!(run.admit(MIB), Ok(()));
-        let refused = Refused {
+        let refused = RunRefused {
             bytes: 4 * MIB + 1,
             limit: Limit::Model(4 * MIB),
         };

@@ -1,7 +1,7 @@
-//! Memory that two processes map, which take turns in it.
+//! Memory that two processes map, and use in turns.
 //!
-//! Whoever lays out the memory knows whose turn it is: between two messages one process alone uses it. A mapping holds
-//! its file's pages as long as any part of it lives, whatever becomes of the descriptor.
+//! The protocol of the two processes decides whose turn it is: between two messages only one of them uses the memory. A
+//! mapping keeps its file's pages as long as any part of it lives, even after the descriptor is closed.
 #![allow(unsafe_code, reason = "layer 2 owns raw memory (invariant 5)")]
 
 use std::{
@@ -26,7 +26,7 @@ pub struct SharedMemory {
 pub struct SharedParts {
     /// A buffer for each length that was asked for.
     pub buffers: Vec<AlignedBuffer>,
-    /// What is left behind them.
+    /// The rest behind them.
     pub rest: AlignedBuffer,
 }
 
@@ -34,7 +34,7 @@ impl SharedMemory {
     /// Maps the first `length` bytes of `file`, which must not become shorter afterwards.
     ///
     /// # Errors
-    /// Those of the system; [`io::ErrorKind::InvalidInput`] for a file that is shorter.
+    /// The system's; [`io::ErrorKind::InvalidInput`] for a shorter file.
     pub fn map(file: &File, length: usize) -> io::Result<Self> {
         check_length(file, length)?;
         let mapping = MmapOptions::new().len(length).map_raw(file)?;
@@ -43,9 +43,10 @@ impl SharedMemory {
         })
     }
 
-    /// Splits the memory into aligned buffers of these lengths and the rest. What they hold is what was there before.
+    /// Splits the memory into aligned buffers of these lengths, and the rest. They keep the bytes that were there
+    /// before.
     ///
-    /// `None` if it is too small, or if a buffer of an earlier split lives.
+    /// `None` if it is too small, or if a buffer of an earlier split still exists.
     pub fn split(&mut self, lengths: &[usize]) -> Option<SharedParts> {
         let total = self.mapping.len();
         let mut end = 0usize;
@@ -60,10 +61,10 @@ impl SharedMemory {
         if places.iter().any(|&(start, length)| start + length > total) {
             return None;
         }
-        // Nobody else holds the mapping: no buffer of it lives.
+        // No other reference to the mapping: no buffer of it exists.
         Arc::get_mut(&mut self.mapping)?;
         let part = |(offset, length)| {
-            // SAFETY: within the mapping and apart from each other, as computed above; no earlier buffer lives.
+            // SAFETY: within the mapping and disjoint, as computed above; no earlier buffer exists.
             unsafe { AlignedBuffer::part_of(&self.mapping, offset, length) }
         };
         let mut buffers: Vec<AlignedBuffer> = places.into_iter().map(part).collect();
@@ -71,7 +72,7 @@ impl SharedMemory {
         Some(SharedParts { buffers, rest })
     }
 
-    /// Where bytes lie in the memory, from its start; `None` for bytes that are elsewhere.
+    /// The offset of bytes in the memory; `None` for bytes that lie elsewhere.
     #[must_use]
     pub fn offset_of(&self, bytes: &[u8]) -> Option<usize> {
         let offset = bytes
@@ -87,19 +88,19 @@ impl SharedMemory {
 /// The file must not become shorter afterwards.
 ///
 /// # Errors
-/// Those of the system; [`io::ErrorKind::InvalidInput`] for a file that is shorter.
+/// The system's; [`io::ErrorKind::InvalidInput`] for a shorter file.
 pub fn map_shared(file: &File, length: usize) -> io::Result<Bytes> {
     check_length(file, length)?;
     if length == 0 {
         return Ok(Bytes::new());
     }
-    // SAFETY: the file does not shrink, and who fills it does so when it is not this process's turn (documented above).
+    // SAFETY: the file does not shrink, and the other process fills it only in its own turns (documented above).
     let mapping = unsafe { MmapOptions::new().len(length).map(file) }?;
     Ok(Bytes::from_owner(mapping))
 }
 
 fn check_length(file: &File, length: usize) -> io::Result<()> {
-    // Not by its metadata: a confined process may not ask for those.
+    // Not from its metadata, which a confined process may not read.
     let mut end = file;
     let got = end.seek(SeekFrom::End(0))?;
     if u64::try_from(length).is_ok_and(|length| length <= got) {
@@ -122,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_side_writes_the_other_reads() {
+    fn one_side_reads_what_the_other_writes() {
         let file = file(4096);
         let mut memory = SharedMemory::map(&file, 4096).expect("map");
         let mut parts = memory.split(&[3, 0, 100]).expect("split");

@@ -2,7 +2,7 @@
 
 /// Iterates over the elements of an encoded `BYTES` tensor: each a length (u32, little-endian) and that many bytes.
 ///
-/// Ends early, with `None`, at an element that is cut off; [`StringElements::rest`] then is not empty.
+/// Ends early at an element that is cut off; [`StringElements::rest`] is then not empty.
 #[derive(Debug, Clone)]
 pub struct StringElements<'a> {
     rest: &'a [u8],
@@ -15,7 +15,7 @@ impl<'a> StringElements<'a> {
         Self { rest: encoded }
     }
 
-    /// What has not been read yet.
+    /// The bytes that have not been read yet.
     #[must_use]
     pub const fn rest(&self) -> &'a [u8] {
         self.rest
@@ -37,7 +37,7 @@ impl<'a> Iterator for StringElements<'a> {
 /// Encodes elements as a `BYTES` tensor's data.
 ///
 /// # Panics
-/// When an element is longer than `u32::MAX` bytes; callers bound what they take in far below that.
+/// If an element is longer than `u32::MAX` bytes; callers bound their input far below that.
 #[must_use]
 pub fn encode_strings<'a>(elements: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
     let mut encoded = Vec::new();
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn elements_read_back_and_cut_ones_stop_the_iteration() {
+    fn elements_read_back_and_a_cut_one_ends_the_iteration() {
         let encoded = encode_strings([b"ab".as_slice(), b"", b"xyz"]);
         let all: Vec<&[u8]> = StringElements::new(&encoded).collect();
         assert_eq!(all, [b"ab".as_slice(), b"", b"xyz"]);

@@ -1,42 +1,43 @@
 //! A tensor: datatype, shape, bytes.
 
 use bytes::Bytes;
-use skep_types::{DataType, Shape};
+use skep_types::{DataType, MemoryKind, Shape};
 
 use crate::StringElements;
 
-/// An immutable tensor whose bytes agree with its datatype and shape.
+/// An immutable tensor whose bytes match its datatype and shape.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tensor {
     datatype: DataType,
     shape: Shape,
     data: Bytes,
+    memory: MemoryKind,
 }
 
-/// Why bytes are no tensor.
+/// Why bytes are not a tensor.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TensorError {
-    /// The data's length differs from what datatype and shape demand.
+    /// The data does not have the length that datatype and shape require.
     #[error("{datatype} tensor of shape {shape} has {got} bytes of data, expected {expected}")]
     ByteSize {
         /// The tensor's datatype.
         datatype: DataType,
         /// The tensor's shape.
         shape: Shape,
-        /// Bytes that datatype and shape demand.
+        /// Bytes that datatype and shape require.
         expected: usize,
-        /// Bytes there are.
+        /// The actual number of bytes.
         got: usize,
     },
-    /// A `BYTES` tensor holds another number of elements, or its last one is cut off.
+    /// A `BYTES` tensor has another number of elements, or its last one is cut off.
     #[error(
         "BYTES tensor of shape {shape} holds {got} whole elements and {rest} further bytes, expected {expected} elements"
     )]
     Elements {
         /// The tensor's shape.
         shape: Shape,
-        /// Elements that the shape demands.
+        /// Elements that the shape requires.
         expected: usize,
         /// Whole elements found.
         got: usize,
@@ -64,13 +65,13 @@ pub enum TensorError {
     /// The system has no memory for a tensor.
     #[error("there is no memory for a tensor of {bytes} bytes")]
     NoMemory {
-        /// What was asked for.
+        /// The size of the tensor.
         bytes: usize,
     },
 }
 
 impl Tensor {
-    /// Checks `data` against datatype and shape, and takes it without a copy.
+    /// Checks `data`, in host memory, against datatype and shape, and takes it without a copy.
     ///
     /// # Errors
     /// [`TensorError::ByteSize`] or, for `BYTES`, [`TensorError::Elements`].
@@ -80,6 +81,7 @@ impl Tensor {
             datatype,
             shape,
             data,
+            memory: MemoryKind::Host,
         })
     }
 
@@ -95,7 +97,20 @@ impl Tensor {
             datatype,
             shape,
             data: data.into(),
+            memory: MemoryKind::Host,
         }
+    }
+
+    /// The same tensor, whose bytes lie in `memory`. The host must not read or write those of a device.
+    #[must_use]
+    pub fn in_memory(self, memory: MemoryKind) -> Self {
+        Self { memory, ..self }
+    }
+
+    /// The memory that its bytes lie in.
+    #[must_use]
+    pub const fn memory_kind(&self) -> MemoryKind {
+        self.memory
     }
 
     /// The datatype of the elements.
@@ -119,7 +134,7 @@ impl Tensor {
     /// The same elements in another shape.
     ///
     /// # Errors
-    /// [`TensorError::ByteSize`] or [`TensorError::Elements`] when the shapes' element counts differ.
+    /// [`TensorError::ByteSize`] or [`TensorError::Elements`] if the shapes have different element counts.
     pub fn reshape(self, shape: Shape) -> Result<Self, TensorError> {
         if shape.element_count() == self.shape.element_count() {
             return Ok(Self { shape, ..self });
@@ -134,20 +149,22 @@ impl Tensor {
             datatype: self.datatype,
             shape: &self.shape,
             data: &self.data,
+            memory: self.memory,
         }
     }
 }
 
-/// A tensor whose bytes somebody else owns.
+/// A tensor with borrowed bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct TensorView<'a> {
     datatype: DataType,
     shape: &'a Shape,
     data: &'a [u8],
+    memory: MemoryKind,
 }
 
 impl<'a> TensorView<'a> {
-    /// Checks `data` against datatype and shape, and borrows it.
+    /// Checks `data`, in host memory, against datatype and shape, and borrows it.
     ///
     /// # Errors
     /// As [`Tensor::new`].
@@ -157,6 +174,7 @@ impl<'a> TensorView<'a> {
             datatype,
             shape,
             data,
+            memory: MemoryKind::Host,
         })
     }
 
@@ -201,6 +219,12 @@ impl<'a> TensorView<'a> {
         self.shape
     }
 
+    /// The memory that its bytes lie in.
+    #[must_use]
+    pub const fn memory_kind(&self) -> MemoryKind {
+        self.memory
+    }
+
     /// The elements, as in [`Tensor::data`].
     #[must_use]
     pub const fn data(&self) -> &'a [u8] {
@@ -229,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn data_must_agree_with_datatype_and_shape() {
+    fn data_must_match_datatype_and_shape() {
         let shape = Shape::new(&[2, 3]).expect("valid");
         assert!(Tensor::new(DataType::Fp32, shape.clone(), Bytes::from(vec![0; 24])).is_ok());
         let error = Tensor::new(DataType::Fp32, shape.clone(), Bytes::from(vec![0; 23]))

@@ -3,7 +3,8 @@
 
 use std::{fs, path::PathBuf};
 
-use skep_testkit::{Inputs, Kind, Options, Variant, broken, generate, inputs};
+use skep_models::{Inputs, Kind, Options, Variant, generate, inputs};
+use skep_testkit::broken;
 
 /// What `python/verify.py` expects.
 const INPUTS: Inputs = Inputs {

@@ -7,40 +7,43 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use skep_backend::{Baking, Model, OutputSlot, Weights};
+use skep_backend::{Model, OutputSlot};
 use skep_cache::Cache;
+use skep_models::{Inputs, Kind, Options, generate, inputs};
 use skep_store::{LoadOrder, Stat, Store, StoreOptions, Tenant};
 use skep_tensor::Tensor;
+use skep_types::DeviceId;
+use skep_weights::{BakingPolicy, WeightSource};
 use tempfile::TempDir;
 
-use crate::{Inputs, Kind, Options, files, generate, inputs};
+use crate::files;
 
 /// What the cache may hold, in bytes: more than any model of a test.
 const BUDGET_BYTES: u64 = 1 << 30;
 
 /// A cache directory, a store of this process's own, and a model's file, in a directory that goes with it.
 #[derive(Debug)]
-pub struct Node {
+pub struct TestNode {
     /// The directory.
     pub root: TempDir,
     /// Where backends keep weights.
-    pub weights: Weights,
+    pub weights: WeightSource,
 }
 
-impl Node {
+impl TestNode {
     /// Nothing is in it.
     #[must_use]
     #[expect(clippy::new_without_default, reason = "it makes a directory")]
     pub fn new() -> Self {
         let root = tempfile::tempdir().expect("a directory");
         Self {
-            weights: Weights {
+            weights: WeightSource {
                 cache: open(&root),
                 store: Store::in_process(StoreOptions::default()),
                 tenant: Tenant::default(),
                 order: LoadOrder::Random(7),
                 runs_from_cache: false,
-                baking: Baking::First,
+                baking: BakingPolicy::First,
                 keep_unloaded: Duration::ZERO,
             },
             root,
@@ -93,7 +96,9 @@ fn open(root: &TempDir) -> Cache {
 /// What a model answers on a new instance: all its outputs, for each of these lists of inputs.
 #[must_use]
 pub fn run(model: &Arc<dyn Model>, given: &[Vec<Tensor>]) -> Vec<Tensor> {
-    let mut instance = Arc::clone(model).instance().expect("an instance");
+    let mut instance = Arc::clone(model)
+        .instance(DeviceId::default())
+        .expect("an instance");
     let outputs = model.signature().outputs.len();
     let mut answers = Vec::new();
     for tensors in given {
@@ -115,7 +120,7 @@ pub fn answers(model: &Arc<dyn Model>, kind: &Kind) -> Vec<Tensor> {
             batch,
             sequence: 9,
         };
-        let tensor = |input: crate::InputTensor| {
+        let tensor = |input: skep_models::InputTensor| {
             Tensor::new(input.datatype, input.shape, input.data.into()).expect("fits")
         };
         inputs(kind, wanted).into_iter().map(tensor).collect()

@@ -46,7 +46,7 @@ impl<'a> PublicKey<'a> {
     /// Out of the contents of a `SubjectPublicKeyInfo`.
     #[must_use]
     pub fn parse(info: &'a [u8]) -> Option<Self> {
-        let mut info = Reader(info);
+        let mut info = DerReader(info);
         let key = Self {
             algorithm: info.take(tag::SEQUENCE)?,
             bits: info.bits()?,
@@ -59,15 +59,15 @@ impl<'a> Certificate<'a> {
     /// Parses a certificate; `None` for malformed DER. Extensions are not looked at.
     #[must_use]
     pub fn parse(der: &'a [u8]) -> Option<Self> {
-        let mut outer = Reader(der);
-        let mut whole = Reader(outer.take(tag::SEQUENCE)?);
+        let mut outer = DerReader(der);
+        let mut whole = DerReader(outer.take(tag::SEQUENCE)?);
         if !outer.is_empty() {
             return None;
         }
         let (signed, fields) = whole.take_whole(tag::SEQUENCE)?;
         let algorithm = whole.take(tag::SEQUENCE)?;
         let signature = whole.bits()?;
-        let mut fields = Reader(fields);
+        let mut fields = DerReader(fields);
         let version = fields.take(tag::VERSION);
         fields.take(tag::INTEGER)?;
         // What is signed names the algorithm as well; both must agree.
@@ -97,15 +97,15 @@ impl<'a> Certificate<'a> {
     /// From when to when it is valid, in seconds since 1970.
     #[must_use]
     pub fn validity(&self) -> Option<(i64, i64)> {
-        let mut times = Reader(self.validity);
+        let mut times = DerReader(self.validity);
         Some((times.time()?, times.time()?))
     }
 }
 
 /// Values of DER, one behind the other.
-struct Reader<'a>(&'a [u8]);
+struct DerReader<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> DerReader<'a> {
     const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -206,7 +206,7 @@ mod tests {
         let time = |tag, text: &str| {
             let length = u8::try_from(text.len()).expect("short");
             let value = [&[tag, length][..], text.as_bytes()].concat();
-            Reader(&value).time()
+            DerReader(&value).time()
         };
         for (tag, text, expected) in [
             (tag::UTC_TIME, "700101000000Z", Some(0)),
@@ -247,7 +247,7 @@ mod tests {
             (&[0x30], None),
             (&[], None),
         ] {
-            assert_eq!(Reader(der).take(tag::SEQUENCE), expected, "{der:?}");
+            assert_eq!(DerReader(der).take(tag::SEQUENCE), expected, "{der:?}");
         }
     }
 

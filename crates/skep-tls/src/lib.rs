@@ -44,11 +44,11 @@ pub enum TlsFile {
 pub struct TlsError {
     file: TlsFile,
     path: PathBuf,
-    reason: Reason,
+    reason: TlsErrorReason,
 }
 
 #[derive(Debug, thiserror::Error)]
-enum Reason {
+enum TlsErrorReason {
     #[error("{0}")]
     Read(io::Error),
     #[error("holds no {0} in PEM form")]
@@ -75,10 +75,10 @@ impl TlsError {
     /// Roots that no verifier can be made of.
     #[must_use]
     pub fn of_roots(path: &Path, error: VerifierBuilderError) -> Self {
-        Self::new(TlsFile::Roots, path, Reason::Roots(error))
+        Self::new(TlsFile::Roots, path, TlsErrorReason::Roots(error))
     }
 
-    fn new(file: TlsFile, path: &Path, reason: Reason) -> Self {
+    fn new(file: TlsFile, path: &Path, reason: TlsErrorReason) -> Self {
         Self {
             file,
             path: path.to_owned(),
@@ -88,7 +88,7 @@ impl TlsError {
 }
 
 /// What one side shows of itself.
-pub struct Identity {
+pub struct TlsIdentity {
     /// The certificate, those between it and the root, and the key.
     pub key: CertifiedKey,
     /// Whether the certificate is of X.509 version 1, which names no hosts.
@@ -97,7 +97,7 @@ pub struct Identity {
     pub validity: Option<(i64, i64)>,
 }
 
-impl fmt::Debug for Identity {
+impl fmt::Debug for TlsIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Identity").finish_non_exhaustive()
     }
@@ -113,23 +113,23 @@ pub fn identity(
     certificate: &Path,
     key: &Path,
     provider: &CryptoProvider,
-) -> Result<Identity, TlsError> {
+) -> Result<TlsIdentity, TlsError> {
     let chain = certificates(certificate, TlsFile::Certificate)?;
     let of_key = |reason| TlsError::new(TlsFile::Key, key, reason);
     let private = read(key)
         .and_then(|pem| PrivateKeyDer::from_pem_slice(&pem))
         .map_err(|error| of_key(reason(error, "private key")))?;
     let private = (provider.key_provider.load_private_key(private))
-        .map_err(|error| of_key(Reason::Refused(error)))?;
+        .map_err(|error| of_key(TlsErrorReason::Refused(error)))?;
     let Some(own) = chain.first().and_then(|own| Certificate::parse(own)) else {
-        let error = TlsError::new(TlsFile::Certificate, certificate, Reason::NotX509);
+        let error = TlsError::new(TlsFile::Certificate, certificate, TlsErrorReason::NotX509);
         return Err(error);
     };
     let fits = |key: SubjectPublicKeyInfoDer<'_>| key.as_ref() == own.public_key_info;
     if !private.public_key().is_none_or(fits) {
-        return Err(of_key(Reason::Mismatch(certificate.to_owned())));
+        return Err(of_key(TlsErrorReason::Mismatch(certificate.to_owned())));
     }
-    Ok(Identity {
+    Ok(TlsIdentity {
         is_version_1: own.is_version_1,
         validity: own.validity(),
         key: CertifiedKey::new(chain, private),
@@ -155,7 +155,7 @@ pub fn roots(path: &Path) -> Result<Roots, TlsError> {
     for certificate in &certificates {
         anchors
             .add(certificate.clone())
-            .map_err(|error| TlsError::new(TlsFile::Roots, path, Reason::Refused(error)))?;
+            .map_err(|error| TlsError::new(TlsFile::Roots, path, TlsErrorReason::Refused(error)))?;
     }
     Ok(Roots {
         certificates,
@@ -195,15 +195,19 @@ fn certificates(path: &Path, file: TlsFile) -> Result<Vec<CertificateDer<'static
     };
     let found = read().map_err(|error| TlsError::new(file, path, reason(error, "certificate")))?;
     if found.is_empty() {
-        return Err(TlsError::new(file, path, Reason::Nothing("certificate")));
+        return Err(TlsError::new(
+            file,
+            path,
+            TlsErrorReason::Nothing("certificate"),
+        ));
     }
     Ok(found)
 }
 
-fn reason(error: pem::Error, what: &'static str) -> Reason {
+fn reason(error: pem::Error, what: &'static str) -> TlsErrorReason {
     match error {
-        pem::Error::Io(error) => Reason::Read(error),
-        pem::Error::NoItemsFound => Reason::Nothing(what),
-        other => Reason::Pem(other),
+        pem::Error::Io(error) => TlsErrorReason::Read(error),
+        pem::Error::NoItemsFound => TlsErrorReason::Nothing(what),
+        other => TlsErrorReason::Pem(other),
     }
 }

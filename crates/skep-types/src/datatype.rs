@@ -5,7 +5,7 @@ use std::fmt;
 /// The datatype of a tensor's elements, as the Open Inference Protocol names them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum DataType {
-    /// One byte an element: 0 or 1.
+    /// One byte per element: 0 or 1.
     Bool,
     /// Unsigned, 8 bits.
     Uint8,
@@ -35,7 +35,7 @@ pub enum DataType {
     Bytes,
 }
 
-/// A datatype's name that is none of the protocol's.
+/// A name that the protocol has no datatype for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "unknown datatype `{0}`, expected one of BOOL, UINT8, UINT16, UINT32, UINT64, INT8, INT16, INT32, INT64, FP16, BF16, FP32, FP64, BYTES"
@@ -61,7 +61,7 @@ impl DataType {
         Self::Bytes,
     ];
 
-    /// The name in requests, answers and metadata: `FP32`, `BYTES`.
+    /// The name in requests, responses and metadata: `FP32`, `BYTES`.
     #[must_use]
     pub const fn protocol_name(self) -> &'static str {
         match self {
@@ -114,7 +114,7 @@ impl DataType {
             .ok_or_else(|| UnknownDataType(name.to_owned()))
     }
 
-    /// Bytes an element, `None` for [`DataType::Bytes`], whose elements differ in length.
+    /// Bytes per element; `None` for [`DataType::Bytes`], whose elements differ in length.
     #[must_use]
     pub const fn element_size(self) -> Option<usize> {
         match self {

@@ -4,7 +4,8 @@ use std::{borrow::Borrow, fmt, num::NonZeroU64, sync::Arc};
 
 /// The name of a model: its directory's name in the repository.
 ///
-/// Not empty, no path separator, no control character, and not `.` or `..`, so that it can always be joined to a path.
+/// It is not empty, not `.` or `..`, and contains no path separator and no control character, so that it can always be
+/// joined to a path.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ModelName(Arc<str>);
 
@@ -14,10 +15,10 @@ pub struct ModelName(Arc<str>);
 pub struct InvalidModelName(pub String);
 
 impl ModelName {
-    /// Checks `name` and takes it.
+    /// Checks a name.
     ///
     /// # Errors
-    /// [`InvalidModelName`] when the name is empty, `.` or `..`, or holds `/`, `\` or a control character.
+    /// [`InvalidModelName`] if the name is empty, `.` or `..`, or contains `/`, `\` or a control character.
     pub fn new(name: &str) -> Result<Self, InvalidModelName> {
         let bad = name.is_empty()
             || name == "."
@@ -55,7 +56,7 @@ impl Borrow<str> for ModelName {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ModelVersion(NonZeroU64);
 
-/// A text or number that is no model version.
+/// A text or number that is not a model version.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid model version `{0}`, expected a positive integer without leading zeros")]
 pub struct InvalidModelVersion(pub String);
@@ -64,7 +65,7 @@ impl ModelVersion {
     /// Version 1.
     pub const ONE: Self = Self(NonZeroU64::MIN);
 
-    /// Takes a positive number that also fits a signed 64-bit integer, as the configuration holds it.
+    /// A version from a positive number that fits a signed 64-bit integer, as in a configuration.
     ///
     /// # Errors
     /// [`InvalidModelVersion`] for zero and for numbers above `i64::MAX`.

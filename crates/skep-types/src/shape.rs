@@ -1,4 +1,4 @@
-//! Shapes of tensors: concrete ones, and dims with variable entries.
+//! Shapes of tensors, and dims that may have variable entries.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ const INLINE_RANK: usize = 6;
 #[derive(Clone, PartialEq, Eq, Hash, Default)]
 pub struct Shape(SmallVec<[usize; INLINE_RANK]>);
 
-/// Why a list of numbers is no shape.
+/// Why a list of numbers is not a shape.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ShapeError {
     /// A dimension below zero.
@@ -26,15 +26,14 @@ impl Shape {
     /// A shape from dimensions.
     ///
     /// # Errors
-    /// [`ShapeError::TooLarge`] when the product of the non-zero dimensions overflows.
+    /// [`ShapeError::TooLarge`] if the product of the non-zero dimensions overflows.
     pub fn new(dims: &[usize]) -> Result<Self, ShapeError> {
-        // Zero dimensions are left out of the product on purpose: [0, 2^63, 2^63] must not become valid memory
-        // arithmetic by its zero alone.
+        // The product leaves out zeros on purpose: a zero must not make [0, 2^63, 2^63] valid.
         let product = dims
             .iter()
             .filter(|&&d| d != 0)
             .try_fold(1usize, |n, &d| n.checked_mul(d));
-        // The largest element has 8 bytes: a byte size must fit `isize`, the limit of any allocation.
+        // The largest element has 8 bytes, and a byte size must fit `isize`, the limit of any allocation.
         if product.is_none_or(|n| n > usize::MAX >> 4) {
             return Err(ShapeError::TooLarge(list(dims)));
         }
@@ -78,7 +77,7 @@ impl Shape {
     /// This shape with its first dimension replaced: the same tensor at another batch size.
     ///
     /// # Errors
-    /// [`ShapeError::TooLarge`] when the result has too many elements.
+    /// [`ShapeError::TooLarge`] if the result has too many elements.
     pub fn with_batch(&self, batch: usize) -> Result<Self, ShapeError> {
         let mut dims = self.0.clone();
         if let Some(first) = dims.first_mut() {
@@ -87,7 +86,7 @@ impl Shape {
         Self::new(&dims)
     }
 
-    /// The dimensions as the wire holds them.
+    /// The dimensions as signed numbers, as on the wire.
     #[must_use]
     pub fn to_wire(&self) -> Vec<i64> {
         // A shape's element count fits `isize`, so each of its dimensions fits `i64` unless another is zero.
@@ -110,17 +109,17 @@ impl fmt::Debug for Shape {
     }
 }
 
-/// Dimensions of which some may be variable (-1): what a model or a configuration declares.
+/// Dimensions as a model or a configuration declares them; some may be variable (-1).
 #[derive(Clone, PartialEq, Eq, Hash, Default)]
 pub struct Dims(SmallVec<[i64; INLINE_RANK]>);
 
 /// Dimensions below -1.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("dims {0} hold a number below -1, expected sizes of at least 0, or -1 for variable")]
+#[error("dims {0} contain a number below -1, expected sizes of at least 0, or -1 for variable")]
 pub struct InvalidDims(pub String);
 
 impl Dims {
-    /// Takes dimensions; -1 means variable.
+    /// Dims from numbers; -1 means variable.
     ///
     /// # Errors
     /// [`InvalidDims`] for any number below -1.
@@ -143,7 +142,7 @@ impl Dims {
         self.0.len()
     }
 
-    /// These dims behind a variable batch dimension.
+    /// A variable batch dimension followed by these dims.
     #[must_use]
     pub fn with_batch(&self) -> Self {
         let mut dims = SmallVec::with_capacity(self.0.len() + 1);
@@ -152,7 +151,7 @@ impl Dims {
         Self(dims)
     }
 
-    /// Whether a concrete shape fits: equal rank, and equal in every dimension that is not variable.
+    /// Whether a concrete shape fits: it has the same rank and equals every dimension that is not variable.
     #[must_use]
     pub fn accepts(&self, shape: &[usize]) -> bool {
         self.0.len() == shape.len()
@@ -163,7 +162,7 @@ impl Dims {
                 .all(|(&d, &s)| d == -1 || usize::try_from(d).is_ok_and(|d| d == s))
     }
 
-    /// The concrete shape, if nothing is variable.
+    /// The concrete shape, if no dimension is variable.
     #[must_use]
     pub fn to_shape(&self) -> Option<Shape> {
         Shape::from_wire(&self.0).ok()
@@ -182,7 +181,7 @@ impl fmt::Debug for Dims {
     }
 }
 
-/// `[1,2,3]`, the way Triton's messages print shapes.
+/// `[1,2,3]`, as in Triton's messages.
 fn list<T: fmt::Display>(numbers: &[T]) -> String {
     let inner: Vec<String> = numbers.iter().map(ToString::to_string).collect();
     format!("[{}]", inner.join(","))

@@ -1,10 +1,10 @@
-//! What a model takes and gives.
+//! Inputs and outputs of a model.
 
 use std::collections::BTreeMap;
 
 use crate::{DataType, Dims};
 
-/// What a file calls the dimensions of its inputs and outputs, by tensor; empty for a dimension that it gives no name.
+/// The names that a file gives the dimensions of its inputs and outputs, by tensor; empty for an unnamed dimension.
 pub type DimensionNames = BTreeMap<String, Vec<String>>;
 
 /// One input or output of a model as its file declares it, the batch dimension (if any) included.
@@ -14,16 +14,16 @@ pub struct TensorSpec {
     pub name: String,
     /// The datatype of its elements.
     pub datatype: DataType,
-    /// Its dimensions, -1 for variable; `None` when the file says nothing, not even the rank.
+    /// Its dims; `None` if the file declares not even the rank.
     pub dims: Option<Dims>,
 }
 
-/// The inputs and outputs of a model in its file's order; initializers are no inputs.
+/// The inputs and outputs of a model in its file's order; initializers are not inputs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ModelSignature {
     /// Inputs that a run needs.
     pub inputs: Vec<TensorSpec>,
-    /// Outputs that a run can give.
+    /// Outputs that a run can produce.
     pub outputs: Vec<TensorSpec>,
 }
 

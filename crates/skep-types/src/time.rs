@@ -1,10 +1,10 @@
-//! Points in time as the decision layers see them.
+//! Points in time for the layers without a clock.
 
 use std::{ops, time::Duration};
 
-/// Nanoseconds since an arbitrary epoch of the process (or of a simulation): monotonic, never read here.
+/// Monotonic nanoseconds since an arbitrary epoch of the process or of a simulation.
 ///
-/// Layers 0 and 1 have no clock; whoever calls them says what time it is.
+/// Layers 0 and 1 have no clock; their callers pass the time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Time(u64);
 
@@ -24,7 +24,7 @@ impl Time {
         self.0
     }
 
-    /// The time from `earlier` to here, zero if `earlier` is in fact later.
+    /// The time since `earlier`; zero if `earlier` is later.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
@@ -34,7 +34,7 @@ impl Time {
 impl ops::Add<Duration> for Time {
     type Output = Self;
 
-    /// Saturates: 584 years after the epoch nothing is due any more.
+    /// Saturates 584 years after the epoch.
     fn add(self, duration: Duration) -> Self {
         Self(
             self.0

@@ -2,7 +2,8 @@
 
 use skep_types::DataType;
 
-use crate::json::MAX_DEPTH;
+/// How deep arrays may nest, as on Triton.
+pub const MAX_DEPTH: usize = 100;
 
 /// Why tensor data cannot be read or written in a form.
 ///
@@ -17,7 +18,7 @@ pub enum WireError {
     #[error("{0} has no typed contents")]
     NoTypedForm(DataType),
     /// A value that is none of the datatype, or beyond its range.
-    #[error("{value} is no {datatype}")]
+    #[error("{value} is not a valid {datatype}")]
     Value {
         /// The value as it was sent, cut short where it is long.
         value: String,
@@ -44,7 +45,7 @@ pub enum WireError {
     #[error("holds bytes that are not UTF-8")]
     NotUtf8,
     /// There is no memory for more text.
-    #[error("there is no memory for its text")]
+    #[error("there is not enough memory for its text")]
     NoRoom,
 }
 
@@ -72,9 +73,15 @@ mod tests {
     #[test]
     fn long_values_are_cut_between_characters() {
         let text = |value: &str| WireError::value(value, DataType::Fp32).to_string();
-        assert_eq!(text("null"), "null is no FP32");
+        assert_eq!(text("null"), "null is not a valid FP32");
         let long = "x".repeat(63) + "éé";
-        assert_eq!(text(&long), format!("{}... is no FP32", "x".repeat(63)));
-        assert_eq!(text(&long[..63]), format!("{} is no FP32", &long[..63]));
+        assert_eq!(
+            text(&long),
+            format!("{}... is not a valid FP32", "x".repeat(63))
+        );
+        assert_eq!(
+            text(&long[..63]),
+            format!("{} is not a valid FP32", &long[..63])
+        );
     }
 }

@@ -5,7 +5,7 @@ use skep_proto::inference::InferTensorContents;
 use skep_tensor::{TensorView, encode_strings};
 use skep_types::DataType;
 
-use crate::WireError;
+use crate::error::WireError;
 
 /// A tensor's elements in the field of its datatype.
 ///
@@ -117,8 +117,14 @@ mod tests {
             ..Default::default()
         };
         let text = |datatype| read(&contents, datatype).map_err(|error| error.to_string());
-        assert_eq!(text(DataType::Int8), Err("128 is no INT8".to_owned()));
-        assert_eq!(text(DataType::Uint16), Err("65536 is no UINT16".to_owned()));
+        assert_eq!(
+            text(DataType::Int8),
+            Err("128 is not a valid INT8".to_owned())
+        );
+        assert_eq!(
+            text(DataType::Uint16),
+            Err("65536 is not a valid UINT16".to_owned())
+        );
         assert_eq!(
             text(DataType::Int16).as_deref(),
             Ok(&[255, 255, 128, 0][..])

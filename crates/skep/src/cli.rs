@@ -8,7 +8,7 @@ use std::{
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::{
+use crate::commands::{
     bake::BakeArgs, check::CheckArgs, doctor::DoctorArgs, generate::GenerateArgs, infer::InferArgs,
     plan::PlanArgs, serve::ServeArgs, simulate::SimulateArgs, store::StoreArgs,
 };
@@ -33,8 +33,8 @@ impl Cli {
     }
 }
 
-/// The same command, whose flags take `-1` as their value, and lists `-1,2`: what is wrong with it is said of the number then,
-/// not of a flag that nobody gave.
+/// The same command, whose flags take `-1` as their value, and lists `-1,2`: what is wrong with it is said of the
+/// number then, not of a flag that nobody gave.
 fn with_negative_numbers(command: clap::Command) -> clap::Command {
     let command = command.mut_args(|arg| {
         let takes_values = arg.get_action().takes_values() && !arg.is_positional();
@@ -49,8 +49,8 @@ fn with_negative_numbers(command: clap::Command) -> clap::Command {
     command.mut_subcommands(with_negative_numbers)
 }
 
-/// What is wrong with a command line. Numbers are explained: the library's words for them are those of a program. The advice
-/// to put `--` before what looks like a flag is left out: for a misspelt flag or a negative number it is wrong.
+/// What is wrong with a command line. Numbers are explained: the library's words for them are those of a program. The
+/// advice to put `--` before what looks like a flag is left out: for a misspelt flag or a negative number it is wrong.
 pub(crate) fn explain(error: &clap::Error) -> String {
     let text = error.to_string();
     let paragraphs = text
@@ -80,24 +80,24 @@ pub(crate) enum Command {
     // Of a flag that is given twice the last one holds, as on Triton: scripts append to what others wrote.
     #[command(args_override_self = true)]
     Serve(Box<ServeArgs>),
-    /// Make what the first load of a model makes, ahead of time
+    /// Prepare models ahead of time, so that their first load is fast
     Bake(BakeArgs),
     /// Check the models of a repository without serving them
     Check(CheckArgs),
-    /// Say what this machine offers: backends, libraries, cores
+    /// Show what this machine offers: backends, libraries, cores
     Doctor(DoctorArgs),
-    /// Ask a running server, and print what it sees
+    /// Send an inference request to a running server and print its answer
     Infer(InferArgs),
     /// Write a generated ONNX model
     Generate(GenerateArgs),
-    /// Try decisions of the server over virtual time
+    /// Simulate the server's decisions in virtual time
     Simulate(SimulateArgs),
     /// Plan the memory of tensors whose sizes and live ranges are known
     Plan(PlanArgs),
-    /// Be a worker process of a server, which starts it so
+    /// Run as a worker process of a server (started by the server itself)
     #[command(name = skep_sandbox::COMMAND, hide = true)]
     Sandbox,
-    /// Keep weights once on a node, for every process on it
+    /// Keep one copy of weights on a node, for all its processes
     Store(StoreArgs),
 }
 

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use skep_planner::Workers;
+use skep_planner::JobRunner;
 
 /// Applies a function to each item, and returns the results in the items' order.
 pub(crate) fn on_all_cores<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
@@ -55,7 +55,7 @@ impl AllCores {
     }
 }
 
-impl Workers for AllCores {
+impl JobRunner for AllCores {
     fn run(&self, jobs: usize, job: &(dyn Fn(usize) + Sync)) {
         let mut next = 0;
         while next < jobs && self.began.elapsed() < SHORT {

@@ -106,8 +106,8 @@ impl Logs {
         }
     }
 
-    /// Opens the log file again by its name, for those who have moved it away; whether there is one. A file that cannot be
-    /// opened leaves the log where it was.
+    /// Opens the log file again by its name, for those who have moved it away; whether there is one. A file that cannot
+    /// be opened leaves the log where it was.
     pub(crate) fn reopen(&self) -> anyhow::Result<bool> {
         let path = self.options().file.clone();
         let (Some(path), Some(file)) = (path, &self.file) else {
@@ -182,7 +182,7 @@ pub(crate) fn start(options: LogOptions) -> anyhow::Result<Arc<Logs>> {
     let filtered = Arc::clone(&logs);
     let filter = filter_fn(move |metadata| filtered.enabled(metadata));
     let layer = tracing_subscriber::fmt::layer()
-        .event_format(Lines(Arc::clone(&logs)))
+        .event_format(LogLines(Arc::clone(&logs)))
         // It would write of them to standard error, and panic where nobody reads that.
         .log_internal_errors(false);
     let written = Arc::clone(&logs);
@@ -198,9 +198,9 @@ fn open(path: &Path) -> anyhow::Result<File> {
     file.with_context(|| format!("cannot open log file `{}`", path.display()))
 }
 
-struct Lines(Arc<Logs>);
+struct LogLines(Arc<Logs>);
 
-impl<S, N> FormatEvent<S, N> for Lines
+impl<S, N> FormatEvent<S, N> for LogLines
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -211,7 +211,7 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let mut fields = Fields::default();
+        let mut fields = LogFields::default();
         event.record(&mut fields);
         let metadata = event.metadata();
         let format = self.0.options().format;
@@ -248,7 +248,7 @@ where
 /// A moment in lines of JSON, as `strftime` writes it of a timestamp.
 pub(crate) const UTC: &str = "%Y-%m-%dT%H:%M:%S.%6fZ";
 
-fn json_line(metadata: &Metadata<'_>, fields: Fields) -> String {
+fn json_line(metadata: &Metadata<'_>, fields: LogFields) -> String {
     let mut object = Map::new();
     object.insert(
         "time".to_owned(),
@@ -268,12 +268,12 @@ fn json_line(metadata: &Metadata<'_>, fields: Fields) -> String {
 
 /// An event's message and its other fields.
 #[derive(Default)]
-struct Fields {
+struct LogFields {
     message: String,
     rest: Vec<(String, String)>,
 }
 
-impl Fields {
+impl LogFields {
     /// The message in quotes, as Triton writes it, control characters escaped; then `name=value`.
     fn text(&self) -> String {
         let mut text = json!(self.message).to_string();
@@ -284,7 +284,7 @@ impl Fields {
     }
 }
 
-impl Visit for Fields {
+impl Visit for LogFields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         let text = format!("{value:?}");
         if field.name() == "message" {

@@ -2,29 +2,19 @@
 // They panic where nobody reads; `output` has others.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
-mod access_log;
 mod axis;
 mod backends;
-mod bake;
-mod check;
 mod cli;
 mod colour;
+mod commands;
 mod cores;
 mod descriptors;
-mod doctor;
-mod generate;
-mod infer;
 mod logging;
 mod origin;
 mod output;
-mod plan;
 mod pressure;
 mod progress;
-mod sandbox;
-mod serve;
 mod signals;
-mod simulate;
-mod store;
 mod table;
 mod units;
 mod weights;
@@ -51,16 +41,16 @@ fn main() -> ExitCode {
         Err(error) => return refuse(&error),
     };
     let outcome = match command {
-        cli::Command::Serve(args) => serve::run(*args),
-        cli::Command::Bake(args) => bake::run(&args),
-        cli::Command::Check(args) => check::run(&args),
-        cli::Command::Doctor(args) => doctor::run(&args),
-        cli::Command::Infer(args) => infer::run(&args),
-        cli::Command::Generate(args) => generate::run(&args),
-        cli::Command::Simulate(args) => simulate::run(&args),
-        cli::Command::Plan(args) => plan::run(&args),
-        cli::Command::Sandbox => sandbox::run(),
-        cli::Command::Store(args) => store::run(args),
+        cli::Command::Serve(args) => commands::serve::run(*args),
+        cli::Command::Bake(args) => commands::bake::run(&args),
+        cli::Command::Check(args) => commands::check::run(&args),
+        cli::Command::Doctor(args) => commands::doctor::run(&args),
+        cli::Command::Infer(args) => commands::infer::run(&args),
+        cli::Command::Generate(args) => commands::generate::run(&args),
+        cli::Command::Simulate(args) => commands::simulate::run(&args),
+        cli::Command::Plan(args) => commands::plan::run(&args),
+        cli::Command::Sandbox => commands::sandbox::run(),
+        cli::Command::Store(args) => commands::store::run(args),
     };
     outcome.unwrap_or_else(|error| match error.downcast_ref::<OutputError>() {
         Some(error) => error.report(),

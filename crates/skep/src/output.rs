@@ -1,8 +1,9 @@
 //! What commands print, and files that they write beside it.
 //!
-//! Everything for standard output goes through [`out!`] and [`outln!`], everything for standard error through [`errln!`]; the
-//! library's own macros panic where nobody reads. Whoever reads may stop, as `head` does: the command then ends where it is,
-//! without a word and with the exit code that shells have for it ([`CLOSED`]). A disk that is full is an error.
+//! Everything for standard output goes through [`out!`] and [`outln!`], everything for standard error through
+//! [`errln!`]; the library's own macros panic where nobody reads. Whoever reads may stop, as `head` does: the command
+//! then ends where it is, without a word and with the exit code that shells have for it ([`CLOSED`]). A disk that is
+//! full is an error.
 
 use std::{
     fmt, fs,
@@ -71,7 +72,8 @@ pub(crate) fn print(text: fmt::Arguments<'_>) -> Result<(), OutputError> {
     progress::beside(|| {
         let mut out = io::stdout().lock();
         out.write_fmt(text)?;
-        // What does not end with a line's end would otherwise be written at the process's end, where nobody learns of a failure.
+        // What does not end with a line's end would otherwise be written at the process's end, where nobody learns of a
+        // failure.
         out.flush()
     })?;
     Ok(())

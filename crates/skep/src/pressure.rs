@@ -1,5 +1,5 @@
-//! What a process gives up where memory is short: what is kept only in case it is wanted again, and, where next to nothing
-//! is left, a run that goes on and on.
+//! What a process gives up where memory is short: what is kept only in case it is wanted again, and, where next to
+//! nothing is left, a run that goes on and on.
 
 use std::{
     io::{self, Write},
@@ -45,7 +45,7 @@ pub(crate) fn watch_server(store: Option<Store>) -> Option<PressureWatch> {
             && let Some(ran) = skep_runtime::end_longest_run()
         {
             tracing::warn!(
-                "memory is all but gone ({} left): the longest execution was told to end, after {} ms",
+                "memory is nearly exhausted ({} left): ended the longest execution after {} ms",
                 human(left.available),
                 ran.as_millis()
             );
@@ -71,15 +71,15 @@ pub(crate) fn watch_store(reliever: Reliever) -> Option<PressureWatch> {
 fn start(relieve: impl FnMut(Memory) + Send + 'static) -> Option<PressureWatch> {
     let started = PressureWatch::start(relieve);
     started
-        .inspect_err(|error| tracing::warn!("pressure on memory is not watched: {error}"))
+        .inspect_err(|error| tracing::warn!("cannot watch memory pressure: {error}"))
         .ok()
 }
 
 fn gave_up(sessions: usize, bytes: u64) -> String {
     let weights = format!("{} of idle weights", human(bytes));
     match sessions {
-        0 => format!("{weights} were given up"),
-        _ => format!("{weights} and {sessions} idle sessions were given up"),
+        0 => format!("dropped {weights}"),
+        _ => format!("dropped {weights} and {sessions} idle sessions"),
     }
 }
 
@@ -89,13 +89,10 @@ mod tests {
 
     #[test]
     fn what_was_given_up_is_said() {
-        assert_eq!(
-            gave_up(0, 5 << 20),
-            "5.00 MiB of idle weights were given up"
-        );
+        assert_eq!(gave_up(0, 5 << 20), "dropped 5.00 MiB of idle weights");
         assert_eq!(
             gave_up(2, 0),
-            "0 B of idle weights and 2 idle sessions were given up"
+            "dropped 0 B of idle weights and 2 idle sessions"
         );
     }
 }

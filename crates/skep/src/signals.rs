@@ -1,5 +1,5 @@
-//! The signals that a server hears: those that ask it to stop, the one that asks it to read its files again, and those that
-//! it only says something about, since the system would end it without an answer to its requests.
+//! The signals that a server hears: those that ask it to stop, the one that asks it to read its files again, and those
+//! that it only says something about, since the system would end it without an answer to its requests.
 
 use std::{
     future::poll_fn,
@@ -11,7 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Asked {
+pub(crate) enum SignalMeaning {
     /// To stop.
     Stop,
     /// To read files again.
@@ -21,17 +21,25 @@ pub(crate) enum Asked {
 }
 
 /// The signals that come from now on.
-pub(crate) struct Signals(Vec<(Signal, &'static str, Asked)>);
+pub(crate) struct Signals(Vec<(Signal, &'static str, SignalMeaning)>);
 
 impl Signals {
     pub(crate) fn new() -> io::Result<Self> {
         let heard = [
-            (SignalKind::terminate(), "SIGTERM", Asked::Stop),
-            (SignalKind::interrupt(), "SIGINT", Asked::Stop),
-            (SignalKind::hangup(), "SIGHUP", Asked::Reload),
-            (SignalKind::quit(), "SIGQUIT", Asked::Nothing),
-            (SignalKind::user_defined1(), "SIGUSR1", Asked::Nothing),
-            (SignalKind::user_defined2(), "SIGUSR2", Asked::Nothing),
+            (SignalKind::terminate(), "SIGTERM", SignalMeaning::Stop),
+            (SignalKind::interrupt(), "SIGINT", SignalMeaning::Stop),
+            (SignalKind::hangup(), "SIGHUP", SignalMeaning::Reload),
+            (SignalKind::quit(), "SIGQUIT", SignalMeaning::Nothing),
+            (
+                SignalKind::user_defined1(),
+                "SIGUSR1",
+                SignalMeaning::Nothing,
+            ),
+            (
+                SignalKind::user_defined2(),
+                "SIGUSR2",
+                SignalMeaning::Nothing,
+            ),
         ];
         let hear = |(kind, name, asked)| Ok((signal(kind)?, name, asked));
         Ok(Self(
@@ -40,11 +48,11 @@ impl Signals {
     }
 
     /// The name of the next one, and what it asks for.
-    pub(crate) async fn next(&mut self) -> (&'static str, Asked) {
+    pub(crate) async fn next(&mut self) -> (&'static str, SignalMeaning) {
         poll_fn(|cx| self.poll_next(cx)).await
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<(&'static str, Asked)> {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<(&'static str, SignalMeaning)> {
         for (signal, name, asked) in &mut self.0 {
             if signal.poll_recv(cx).is_ready() {
                 return Poll::Ready((name, *asked));
@@ -54,8 +62,9 @@ impl Signals {
     }
 }
 
-/// Keeps the signals that do not ask for a stop from ending the process, before there is anybody to hear them. Call it first in
-/// a command that goes on: handlers stay for the life of the process, and what comes before [`Signals::new`] is lost.
+/// Keeps the signals that do not ask for a stop from ending the process, before there is anybody to hear them. Call it
+/// first in a command that goes on: handlers stay for the life of the process, and what comes before [`Signals::new`]
+/// is lost.
 pub(crate) fn survive() -> io::Result<()> {
     let reactor = tokio::runtime::Builder::new_current_thread()
         .enable_io()

@@ -6,12 +6,12 @@ use crate::colour::{Colour, Colours};
 
 /// Text, and the colour it has where there are colours.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Cell {
+pub(crate) struct TextCell {
     pub(crate) text: String,
     pub(crate) colour: Option<Colour>,
 }
 
-impl<T: Into<String>> From<T> for Cell {
+impl<T: Into<String>> From<T> for TextCell {
     fn from(text: T) -> Self {
         Self {
             text: text.into(),
@@ -22,12 +22,12 @@ impl<T: Into<String>> From<T> for Cell {
 
 /// Rows of cells; the first is mostly the heading.
 #[derive(Debug, Default)]
-pub(crate) struct Table {
-    rows: Vec<Vec<Cell>>,
+pub(crate) struct TextTable {
+    rows: Vec<Vec<TextCell>>,
     left: Vec<usize>,
 }
 
-impl Table {
+impl TextTable {
     /// A table whose columns with these indices are aligned to the left, all others to the right.
     pub(crate) fn new(left: &[usize]) -> Self {
         Self {
@@ -36,7 +36,7 @@ impl Table {
         }
     }
 
-    pub(crate) fn row(&mut self, cells: Vec<Cell>) {
+    pub(crate) fn row(&mut self, cells: Vec<TextCell>) {
         self.rows.push(cells);
     }
 
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_what_is_in_them() {
-        let mut table = Table::new(&[1]);
+        let mut table = TextTable::new(&[1]);
         table.row(vec!["n".into(), "name".into(), "ms".into()]);
         table.row(vec!["1000".into(), "ä".into(), "".into()]);
         table.row(vec!["".into(), "longest".into(), "10.25".into()]);

@@ -9,25 +9,26 @@ use std::{
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use skep_backend::{Baking, Weights};
 use skep_cache::{Cache, DEFAULT_BUDGET_BYTES};
 use skep_store::{LoadOrder, Store, StoreOptions, Tenant};
+use skep_weights::{BakingPolicy, WeightSource};
 
 /// The word that switches the cache off.
 const OFF: &str = "off";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Order {
+enum LoadOrderFlag {
     /// Another one for each process, so that many that start at once do not want the same tensors at the same time
     Random,
-    /// As the model has them
+    /// The model's own order
     Fixed,
 }
 
 /// When the form of a model that has none is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Bake {
-    /// Behind the model, which is loaded as it is and answers meanwhile: in a process of the lowest priority, one at a time
+enum BakeMode {
+    /// Behind the model, which is loaded as it is and answers meanwhile: in a process of the lowest priority, one at a
+    /// time
     Background,
     /// By the load, which the model's first request waits for
     Foreground,
@@ -39,11 +40,11 @@ enum Bake {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Weights")]
 pub(crate) struct CacheArgs {
-    /// The directory of baked models, or `off`: every load is a plain one, and shares nothing with others (Skep's own)
+    /// The directory of baked models. `off`: models load from their own files and share no weights (Skep's own)
     /// [default: $XDG_CACHE_HOME/skep, or ~/.cache/skep]
     #[arg(long, value_name = "DIR|off")]
     weight_cache: Option<PathBuf>,
-    /// Bytes that the directory of baked models may hold (Skep's own)
+    /// The most bytes in the directory of baked models (Skep's own)
     #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_BUDGET_BYTES)]
     weight_cache_bytes: u64,
 }
@@ -52,31 +53,31 @@ pub(crate) struct CacheArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Weights")]
 pub(crate) struct StoreArgs {
-    /// When a model that has not been baked is (Skep's own)
+    /// When to bake a model (Skep's own)
     #[arg(long, value_name = "WHEN", default_value = "background")]
-    weight_bake: Bake,
-    /// The directory of the sockets of the node's tensor store (`skep store serve`), instead of a store of this process's
-    /// own (Skep's own)
+    weight_bake: BakeMode,
+    /// The directory of the sockets of the node's tensor store (`skep store serve`), instead of a store of this
+    /// process's own (Skep's own)
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
-    /// Bytes of weights above which the own store lets idle ones go at once (Skep's own)
+    /// Bytes of weights above which the server's own store drops unused ones at once (Skep's own)
     #[arg(long, value_name = "BYTES", conflicts_with = "store")]
     store_bytes: Option<u64>,
-    /// For how long the own store keeps weights that no model uses (Skep's own)
+    /// How long the server's own store keeps unused weights, in seconds (Skep's own)
     #[arg(long, value_name = "SECONDS", conflicts_with = "store")]
     store_keep_alive_secs: Option<u64>,
-    /// For how long what was made of a model is kept when that is unloaded, in case it is loaded again: a session, a few MiB
-    /// beside the weights (Skep's own)
+    /// For how long what was made of a model is kept when that is unloaded, in case it is loaded again: a session, a
+    /// few MiB beside the weights (Skep's own)
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     session_keep_alive_secs: u64,
-    /// In which order weights are brought into the store (Skep's own)
+    /// The order in which weights enter the store (Skep's own)
     #[arg(long, value_name = "ORDER", default_value = "random")]
-    store_load_order: Order,
+    store_load_order: LoadOrderFlag,
 }
 
 impl CacheArgs {
-    /// The cache; `None` where it is off, or where the default one cannot be used: the models are served all the same, and
-    /// what is lost is speed and memory.
+    /// The cache; `None` where it is off, or where the default one cannot be used: the models are served all the same,
+    /// and what is lost is speed and memory.
     ///
     /// # Errors
     /// When the directory that was asked for cannot be used.
@@ -93,7 +94,7 @@ impl CacheArgs {
     fn default_cache(&self) -> Option<Cache> {
         let Some(directory) = default_directory() else {
             tracing::warn!(
-                "models are loaded without a cache of baked forms: neither XDG_CACHE_HOME nor HOME says where it may be, `--weight-cache DIR` does"
+                "models are loaded without a cache of baked forms: neither XDG_CACHE_HOME nor HOME is set; `--weight-cache DIR` names a directory"
             );
             return None;
         };
@@ -114,7 +115,7 @@ impl StoreArgs {
     ///
     /// # Errors
     /// When the node's store cannot be reached.
-    pub(crate) fn weights(&self, cache: Option<Cache>) -> anyhow::Result<Option<Weights>> {
+    pub(crate) fn weights(&self, cache: Option<Cache>) -> anyhow::Result<Option<WeightSource>> {
         let Some(cache) = cache else {
             let given = [
                 ("--store", self.store.is_some()),
@@ -131,20 +132,20 @@ impl StoreArgs {
             }
             return Ok(None);
         };
-        Ok(Some(Weights {
+        Ok(Some(WeightSource {
             runs_from_cache: true,
             baking: match self.weight_bake {
-                Bake::Background => Baking::Behind,
-                Bake::Foreground => Baking::First,
-                Bake::Off => Baking::Never,
+                BakeMode::Background => BakingPolicy::Behind,
+                BakeMode::Foreground => BakingPolicy::First,
+                BakeMode::Off => BakingPolicy::Never,
             },
             keep_unloaded: Duration::from_secs(self.session_keep_alive_secs),
             cache,
             store: self.store()?,
             tenant: Tenant::default(),
             order: match self.store_load_order {
-                Order::Random => LoadOrder::Random(RandomState::new().hash_one(0)),
-                Order::Fixed => LoadOrder::Fixed,
+                LoadOrderFlag::Random => LoadOrder::Random(RandomState::new().hash_one(0)),
+                LoadOrderFlag::Fixed => LoadOrder::Fixed,
             },
         }))
     }
@@ -165,14 +166,14 @@ impl StoreArgs {
 }
 
 /// A cache with a store of this process's own.
-pub(crate) fn in_process(cache: Cache) -> Weights {
-    Weights {
+pub(crate) fn in_process(cache: Cache) -> WeightSource {
+    WeightSource {
         cache,
         store: Store::in_process(StoreOptions::default()),
         tenant: Tenant::default(),
         order: LoadOrder::Fixed,
         runs_from_cache: false,
-        baking: Baking::First,
+        baking: BakingPolicy::First,
         keep_unloaded: Duration::ZERO,
     }
 }

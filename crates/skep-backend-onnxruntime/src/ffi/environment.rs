@@ -12,7 +12,7 @@ use ort_sys::{
     OrtAllocator, OrtAllocatorType, OrtApi, OrtEnv, OrtLoggingFunction, OrtLoggingLevel,
     OrtMemType, OrtMemoryInfo,
 };
-use skep_alloc::Pool;
+use skep_alloc::ArenaPool;
 
 use super::{ApiError, Library, allocator, check, text};
 use crate::telemetry;
@@ -24,7 +24,7 @@ pub(crate) struct Runtime {
     pub(super) environment: NonNull<OrtEnv>,
     pub(super) memory: NonNull<OrtMemoryInfo>,
     pub(super) allocator: NonNull<OrtAllocator>,
-    arenas: Arc<Pool>,
+    arenas: Arc<ArenaPool>,
 }
 
 // SAFETY: the environment, the memory description and the default allocator are safe to use from any thread (the C
@@ -85,7 +85,7 @@ impl Runtime {
     }
 
     /// Memory for the intermediate tensors of runs, of all sessions.
-    pub(crate) const fn arenas(&self) -> &Arc<Pool> {
+    pub(crate) const fn arenas(&self) -> &Arc<ArenaPool> {
         &self.arenas
     }
 

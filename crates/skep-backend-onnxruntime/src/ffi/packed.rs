@@ -2,14 +2,14 @@
 
 use std::{io, os::fd::BorrowedFd};
 
-use skep_alloc::Loaded;
+use skep_alloc::LoadedBlocks;
 use skep_cache::Mapped;
 use skep_store::Lease;
 
 use super::Session;
 
 /// What block `index` of a session's load holds. The library writes packed weights while it makes the session alone.
-pub(crate) fn contents<'a>(_made: &'a Session, loaded: &'a Loaded, index: usize) -> &'a [u8] {
+pub(crate) fn contents<'a>(_made: &'a Session, loaded: &'a LoadedBlocks, index: usize) -> &'a [u8] {
     // SAFETY: the session is made, so that nothing is written any more; runs only read what was packed.
     unsafe { loaded.bytes(index) }
 }
@@ -20,7 +20,7 @@ pub(crate) fn contents<'a>(_made: &'a Session, loaded: &'a Loaded, index: usize)
 /// at this place of its sequence: what the library would have packed again.
 pub(crate) fn replace(
     _made: &mut Session,
-    loaded: &Loaded,
+    loaded: &LoadedBlocks,
     index: usize,
     file: BorrowedFd<'_>,
     offset: u64,
@@ -33,12 +33,12 @@ pub(crate) fn replace(
 /// Maps the store's pages of tensor `index` of a lease over block `block` of a load, in which are the cache's pages of the
 /// same tensor; runs go on meanwhile.
 pub(crate) fn exchange_packed(
-    loaded: &Loaded,
+    loaded: &LoadedBlocks,
     block: usize,
     lease: &Lease,
     index: usize,
 ) -> io::Result<()> {
-    let place = lease.place(index);
+    let place = lease.file_range(index);
     // SAFETY: nobody writes packed weights after the load; both files hold the tensor of one digest, so that whoever reads
     // meanwhile reads the same bytes, and the store's are sealed.
     unsafe { loaded.replace(block, place.descriptor, place.offset) }
@@ -46,7 +46,7 @@ pub(crate) fn exchange_packed(
 
 /// Maps the store's pages of tensor `index` of a lease over the cache's of the same tensor; runs go on meanwhile.
 pub(crate) fn exchange(mapped: &Mapped, lease: &Lease, index: usize) -> io::Result<()> {
-    let place = lease.place(index);
+    let place = lease.file_range(index);
     // SAFETY: both files hold the tensor of one digest, and the store's are sealed.
     unsafe { mapped.replace(place.descriptor, place.offset) }
 }

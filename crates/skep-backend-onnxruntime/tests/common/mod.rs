@@ -13,6 +13,7 @@ use skep_backend::{
     conformance::{Graph, config},
 };
 use skep_backend_onnxruntime::{FindError, OnnxRuntime, Search};
+use skep_types::DeviceId;
 use tempfile::TempDir;
 
 /// The library that `ORT_DYLIB_PATH` names or `cargo xtask setup` installed, or a visible line.
@@ -62,6 +63,7 @@ pub(crate) fn load(
         config: &config("onnxruntime", pbtxt),
         threads: NonZeroUsize::MIN,
         weights: None,
+        device: DeviceId::default(),
         request_memory: None,
     })
 }

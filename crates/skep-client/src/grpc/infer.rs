@@ -13,7 +13,10 @@ use skep_tensor::Tensor;
 use skep_types::{DataType, Shape};
 use skep_wire::typed;
 
-use crate::{Encoding, Error, InferRequest, InferResponse, Parameter};
+use crate::{
+    error::Error,
+    infer::{Encoding, InferRequest, InferResponse, ParameterValue},
+};
 
 /// Encodes a request; raw data is not copied.
 pub(super) fn encode(request: &InferRequest) -> Result<ModelInferRequest, Error> {
@@ -49,7 +52,7 @@ pub(super) fn encode(request: &InferRequest) -> Result<ModelInferRequest, Error>
     for output in &request.outputs {
         let mut parameters = BTreeMap::new();
         if let Some(classes) = output.classes {
-            let classes = Parameter::Int64(classes.get().into());
+            let classes = ParameterValue::Int64(classes.get().into());
             parameters.insert("classification".to_owned(), parameter(&classes));
         }
         message.outputs.push(InferRequestedOutputTensor {
@@ -60,13 +63,13 @@ pub(super) fn encode(request: &InferRequest) -> Result<ModelInferRequest, Error>
     Ok(message)
 }
 
-fn parameter(value: &Parameter) -> InferParameter {
+fn parameter(value: &ParameterValue) -> InferParameter {
     let choice = match value {
-        Parameter::Bool(value) => ParameterChoice::BoolParam(*value),
-        Parameter::Int64(value) => ParameterChoice::Int64Param(*value),
-        Parameter::Uint64(value) => ParameterChoice::Uint64Param(*value),
-        Parameter::Double(value) => ParameterChoice::DoubleParam(*value),
-        Parameter::String(value) => ParameterChoice::StringParam(value.clone()),
+        ParameterValue::Bool(value) => ParameterChoice::BoolParam(*value),
+        ParameterValue::Int64(value) => ParameterChoice::Int64Param(*value),
+        ParameterValue::Uint64(value) => ParameterChoice::Uint64Param(*value),
+        ParameterValue::Double(value) => ParameterChoice::DoubleParam(*value),
+        ParameterValue::String(value) => ParameterChoice::StringParam(value.clone()),
     };
     InferParameter {
         parameter_choice: Some(choice),
@@ -78,7 +81,7 @@ pub(super) fn decode(message: ModelInferResponse) -> Result<InferResponse, Strin
     let raw_count = message.raw_output_contents.len();
     if raw_count != 0 && raw_count != message.outputs.len() {
         return Err(format!(
-            "it has {} outputs and raw contents of {raw_count}",
+            "it has {} outputs, but raw contents for {raw_count}",
             message.outputs.len()
         ));
     }
@@ -139,7 +142,7 @@ mod tests {
         request.outputs.push(wanted);
         request
             .parameters
-            .insert("timeout".to_owned(), Parameter::Int64(-1));
+            .insert("timeout".to_owned(), ParameterValue::Int64(-1));
         request
     }
 
@@ -222,11 +225,14 @@ mod tests {
         for (message, part) in [
             (
                 answer(vec![bytes(2); 2], None),
-                "1 outputs and raw contents of 2",
+                "1 outputs, but raw contents for 2",
             ),
             (answer(vec![bytes(3)], None), "3 bytes of data, expected 2"),
             (answer(vec![bytes(2)], Some(ints(&[]))), "both"),
-            (answer(vec![], Some(ints(&[1, 128]))), "128 is no INT8"),
+            (
+                answer(vec![], Some(ints(&[1, 128]))),
+                "128 is not a valid INT8",
+            ),
             (answer(vec![], None), "0 bytes of data"),
             (negative, "negative"),
             (huge, "more elements"),

@@ -1,6 +1,5 @@
 //! gRPC: the calls of `inference.GRPCInferenceService`.
 
-mod answers;
 mod infer;
 
 use std::{error::Error as _, sync::Arc};
@@ -10,6 +9,9 @@ use skep_proto::inference::{
     self as pb, grpc_inference_service_client::GrpcInferenceServiceClient,
 };
 use skep_types::ModelVersion;
+use skep_wire::documents::{
+    IndexRow, ModelMetadata, ModelStatistics, ServerMetadata, StatisticsReport,
+};
 use tonic::{
     Response, Status,
     service::interceptor::InterceptedService,
@@ -17,11 +19,11 @@ use tonic::{
 };
 
 use crate::{
-    ClientOptions, Code, Error, Headers, IndexRow, InferRequest, InferResponse, Meaning,
-    ModelMetadata, ModelStatistics, ServerMetadata,
-    address::{Address, Scheme, check_model},
+    address::{Address, ClientOptions, Scheme, check_model},
     connect::Connector,
-    error::{chain, root_cause},
+    error::{AnswerCode, Error, StatusMeaning, chain, root_cause},
+    headers::Headers,
+    infer::{InferRequest, InferResponse},
 };
 
 /// How the library's own words begin where an answer could not be read; it gives them the form of a server's status.
@@ -41,12 +43,12 @@ const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
 /// The calls, each with the client's headers.
-type Service = GrpcInferenceServiceClient<InterceptedService<Channel, Headers>>;
+type GrpcService = GrpcInferenceServiceClient<InterceptedService<Channel, Headers>>;
 
 /// A client over gRPC.
 #[derive(Debug, Clone)]
 pub struct GrpcClient {
-    service: Service,
+    service: GrpcService,
     authority: Arc<str>,
     max_answer_bytes: usize,
 }
@@ -114,11 +116,7 @@ impl GrpcClient {
     pub async fn server_metadata(&self) -> Result<ServerMetadata, Error> {
         let request = pb::ServerMetadataRequest {};
         let answer = self.answer(self.service().server_metadata(request).await)?;
-        Ok(ServerMetadata {
-            name: answer.name,
-            version: answer.version,
-            extensions: answer.extensions,
-        })
+        Ok(answer.into())
     }
 
     /// Whether a model is ready for inference; false for one that the server does not know.
@@ -135,7 +133,10 @@ impl GrpcClient {
         match self.answer(self.service().model_ready(request).await) {
             Ok(answer) => Ok(answer.ready),
             Err(Error::Status { code, .. })
-                if matches!(code.meaning(), Meaning::NotFound | Meaning::Unavailable) =>
+                if matches!(
+                    code.meaning(),
+                    StatusMeaning::NotFound | StatusMeaning::Unavailable
+                ) =>
             {
                 Ok(false)
             }
@@ -155,7 +156,7 @@ impl GrpcClient {
         let (name, version) = named(model, version)?;
         let request = pb::ModelMetadataRequest { name, version };
         let answer = self.answer(self.service().model_metadata(request).await)?;
-        answers::metadata(answer).map_err(|reason| self.malformed(reason))
+        ModelMetadata::try_from(answer).map_err(|error| self.malformed(error.to_string()))
     }
 
     /// A model's configuration in its JSON form; see [`Client::model_config`](crate::Client::model_config).
@@ -193,11 +194,7 @@ impl GrpcClient {
         };
         let request = pb::ModelStatisticsRequest { name, version };
         let answer = self.answer(self.service().model_statistics(request).await)?;
-        Ok(answer
-            .model_stats
-            .into_iter()
-            .map(answers::statistics)
-            .collect())
+        Ok(StatisticsReport::from(answer).versions)
     }
 
     /// The model repository's index: all models, or those that are ready.
@@ -210,7 +207,7 @@ impl GrpcClient {
             ..Default::default()
         };
         let answer = self.answer(self.service().repository_index(request).await)?;
-        Ok(answer.models.into_iter().map(answers::index_row).collect())
+        Ok(answer.models.into_iter().map(IndexRow::from).collect())
     }
 
     /// Loads a model, or loads it again.
@@ -253,7 +250,7 @@ impl GrpcClient {
     }
 
     /// A handle for one call; handles share the connection.
-    fn service(&self) -> Service {
+    fn service(&self) -> GrpcService {
         self.service.clone()
     }
 
@@ -283,7 +280,7 @@ impl GrpcClient {
             return self.malformed(status.message());
         }
         Error::Status {
-            code: Code::Grpc(status.code().into()),
+            code: AnswerCode::Grpc(status.code().into()),
             message: status.message().to_owned(),
         }
     }

@@ -8,7 +8,7 @@ use skep_tensor::Tensor;
 use skep_types::{DataType, Shape};
 use skep_wire::json::{self, Document};
 
-use crate::InferResponse;
+use crate::infer::InferResponse;
 
 #[derive(Deserialize)]
 struct AnswerJson<'a> {
@@ -18,11 +18,11 @@ struct AnswerJson<'a> {
     #[serde(default)]
     model_version: Option<String>,
     #[serde(borrow)]
-    outputs: Vec<OutputJson<'a>>,
+    outputs: Vec<AnswerOutputJson<'a>>,
 }
 
 #[derive(Deserialize)]
-struct OutputJson<'a> {
+struct AnswerOutputJson<'a> {
     name: String,
     datatype: String,
     shape: Vec<i64>,
@@ -53,7 +53,7 @@ pub(super) fn decode(
     };
     let json = body.get(..json_bytes).ok_or_else(|| {
         format!(
-            "its JSON part is said to have {json_bytes} bytes, the whole has {}",
+            "its header says that the JSON part has {json_bytes} bytes, but the whole has {}",
             body.len()
         )
     })?;
@@ -83,7 +83,7 @@ pub(super) fn decode(
 }
 
 fn tensor(
-    output: &OutputJson<'_>,
+    output: &AnswerOutputJson<'_>,
     document: &Document<'_>,
     binary: &mut Bytes,
 ) -> Result<Tensor, String> {
@@ -95,7 +95,7 @@ fn tensor(
         (None, Some(size)) if size <= binary.len() => binary.split_to(size),
         (None, Some(size)) => {
             return Err(format!(
-                "is said to have {size} bytes of binary data, {} are left",
+                "declares {size} bytes of binary data, but {} are left",
                 binary.len()
             ));
         }
@@ -165,12 +165,12 @@ mod tests {
             (
                 output(r#""datatype":"UINT8","data":[1,NaN]"#),
                 &[],
-                "NaN is no UINT8",
+                "NaN is not a valid UINT8",
             ),
             (
                 output(r#""datatype":"FP32","data":[NaN,"NaN"]"#),
                 &[],
-                "\"NaN\" is no FP32",
+                "\"NaN\" is not a valid FP32",
             ),
             (
                 output(r#""datatype":"UINT8","parameters":{"binary_data_size":3}"#),

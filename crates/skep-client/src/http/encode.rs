@@ -8,21 +8,24 @@ use bytes::Bytes;
 use serde_json::{Map, Number, Value, json};
 use skep_tensor::Tensor;
 
-use crate::{Encoding, Error, InferRequest, Parameter, WantedOutput};
+use crate::{
+    error::Error,
+    infer::{Encoding, InferRequest, ParameterValue, WantedOutput},
+};
 
 /// The request's parameter by which outputs come as binary data.
 const BINARY_OUTPUT: &str = "binary_data_output";
 
 /// A request's body and the headers that describe it.
 #[derive(Debug, Default)]
-pub(super) struct Encoded {
+pub(super) struct EncodedRequest {
     pub(super) chunks: VecDeque<Bytes>,
     pub(super) content_type: Option<&'static str>,
     /// The length of the JSON part, if binary data may follow.
     pub(super) header_length: Option<usize>,
 }
 
-impl Encoded {
+impl EncodedRequest {
     pub(super) fn json(body: Bytes) -> Self {
         Self {
             chunks: VecDeque::from([body]),
@@ -33,7 +36,7 @@ impl Encoded {
 }
 
 /// Encodes a request; binary data is not copied.
-pub(super) fn encode(request: &InferRequest) -> Result<Encoded, Error> {
+pub(super) fn encode(request: &InferRequest) -> Result<EncodedRequest, Error> {
     let mut json = b"{".to_vec();
     if !request.id.is_empty() {
         extend(&mut json, &format!("\"id\":{},", json!(request.id)));
@@ -61,11 +64,11 @@ pub(super) fn encode(request: &InferRequest) -> Result<Encoded, Error> {
     }
     json.push(b'}');
     if request.encoding == Encoding::Typed {
-        return Ok(Encoded::json(json.into()));
+        return Ok(EncodedRequest::json(json.into()));
     }
     let header_length = json.len();
     let blobs = request.inputs.iter().map(|(_, t)| t.data().clone());
-    Ok(Encoded {
+    Ok(EncodedRequest {
         chunks: std::iter::once(Bytes::from(json))
             .chain(blobs.filter(|blob| !blob.is_empty()))
             .collect(),
@@ -131,13 +134,15 @@ fn parameters(request: &InferRequest) -> Result<Map<String, Value>, Error> {
             )));
         }
         let value = match parameter {
-            Parameter::Bool(value) => json!(value),
-            Parameter::Int64(value) => json!(value),
-            Parameter::Uint64(value) => json!(value),
-            Parameter::String(value) => json!(value),
-            Parameter::Double(value) => {
+            ParameterValue::Bool(value) => json!(value),
+            ParameterValue::Int64(value) => json!(value),
+            ParameterValue::Uint64(value) => json!(value),
+            ParameterValue::String(value) => json!(value),
+            ParameterValue::Double(value) => {
                 Number::from_f64(*value).map(Value::Number).ok_or_else(|| {
-                    Error::invalid(format!("parameter `{key}` is {value}, no JSON number"))
+                    Error::invalid(format!(
+                        "parameter `{key}` is {value}, which is not a JSON number"
+                    ))
                 })?
             }
         };
@@ -178,11 +183,11 @@ mod tests {
         request.outputs = vec![WantedOutput::new("y")];
         request
             .parameters
-            .insert("priority".to_owned(), Parameter::Uint64(u64::MAX));
+            .insert("priority".to_owned(), ParameterValue::Uint64(u64::MAX));
         request
     }
 
-    fn whole(encoded: &Encoded) -> Vec<u8> {
+    fn whole(encoded: &EncodedRequest) -> Vec<u8> {
         encoded.chunks.iter().flatten().copied().collect()
     }
 
@@ -241,11 +246,11 @@ mod tests {
         let mut infinite = request(Encoding::Binary);
         infinite
             .parameters
-            .insert("p".to_owned(), Parameter::Double(f64::INFINITY));
+            .insert("p".to_owned(), ParameterValue::Double(f64::INFINITY));
         let mut twice = request(Encoding::Binary);
         twice
             .parameters
-            .insert(BINARY_OUTPUT.to_owned(), Parameter::Bool(false));
+            .insert(BINARY_OUTPUT.to_owned(), ParameterValue::Bool(false));
         for (request, part) in [
             (
                 half,

@@ -7,28 +7,28 @@ mod transport;
 use std::fmt::Write;
 
 use bytes::Bytes;
-use http::{HeaderName, Method, StatusCode};
+use http::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use skep_types::ModelVersion;
-
-use crate::{
-    ClientOptions, Error, IndexRow, InferRequest, InferResponse, ModelMetadata, ModelStatistics,
-    ServerMetadata,
-    address::{Address, Scheme, check_model},
-    answers::StatisticsAnswer,
+use skep_wire::documents::{
+    IndexRow, ModelMetadata, ModelStatistics, ServerMetadata, StatisticsReport,
 };
-use encode::Encoded;
-use transport::{Answer, Transport};
 
-/// Where the JSON part of a body ends and the binary tensor data begins.
-pub(crate) const HEADER_LENGTH: HeaderName =
-    HeaderName::from_static("inference-header-content-length");
+use self::{
+    encode::EncodedRequest,
+    transport::{HttpReply, HttpTransport},
+};
+use crate::{
+    address::{Address, ClientOptions, Scheme, check_model},
+    error::{AnswerCode, Error},
+    infer::{InferRequest, InferResponse},
+};
 
 /// A client over HTTP/1.1.
 #[derive(Debug, Clone)]
 pub struct HttpClient {
-    transport: Transport,
+    transport: HttpTransport,
 }
 
 impl HttpClient {
@@ -47,7 +47,7 @@ impl HttpClient {
     pub fn with_options(url: &str, options: &ClientOptions) -> Result<Self, Error> {
         let address = Address::parse_as(url, Scheme::Http)?;
         Ok(Self {
-            transport: Transport::new(&address, options)?,
+            transport: HttpTransport::new(&address, options)?,
         })
     }
 
@@ -96,7 +96,7 @@ impl HttpClient {
         let path = model_path(model, version, "/ready")?;
         match self.health(&path).await {
             Err(Error::Status { code, .. })
-                if code == crate::Code::Http(StatusCode::NOT_FOUND.as_u16()) =>
+                if code == AnswerCode::Http(StatusCode::NOT_FOUND.as_u16()) =>
             {
                 Ok(false)
             }
@@ -142,8 +142,8 @@ impl HttpClient {
             (None, None) => "/v2/models/stats".to_owned(),
             (None, Some(_)) => return Err(Error::invalid("a version without a model")),
         };
-        let answer: StatisticsAnswer = self.json(self.get(&path).await?)?;
-        Ok(answer.model_stats)
+        let report: StatisticsReport = self.json(self.get(&path).await?)?;
+        Ok(report.versions)
     }
 
     /// The model repository's index: all models, or those that are ready.
@@ -192,18 +192,18 @@ impl HttpClient {
             .map_err(|reason| Error::protocol(self.transport.address(), reason))
     }
 
-    async fn get(&self, path: &str) -> Result<Answer, Error> {
+    async fn get(&self, path: &str) -> Result<HttpReply, Error> {
         self.transport
-            .send(Method::GET, path, Encoded::default())
+            .send(Method::GET, path, EncodedRequest::default())
             .await
     }
 
-    async fn post(&self, path: &str, json: String) -> Result<Answer, Error> {
-        let body = Encoded::json(Bytes::from(json));
+    async fn post(&self, path: &str, json: String) -> Result<HttpReply, Error> {
+        let body = EncodedRequest::json(Bytes::from(json));
         self.transport.send(Method::POST, path, body).await
     }
 
-    fn json<T: DeserializeOwned>(&self, answer: Answer) -> Result<T, Error> {
+    fn json<T: DeserializeOwned>(&self, answer: HttpReply) -> Result<T, Error> {
         let body = answer.checked()?;
         serde_json::from_slice(&body)
             .map_err(|error| Error::protocol(self.transport.address(), error.to_string()))

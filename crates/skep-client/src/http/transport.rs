@@ -13,14 +13,14 @@ use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper_util::{client::legacy, rt::TokioExecutor};
-use serde::Deserialize;
+use skep_wire::error_body;
 
-use super::{HEADER_LENGTH, encode::Encoded};
+use super::encode::EncodedRequest;
 use crate::{
-    ClientOptions, Code, Error, Headers,
-    address::Address,
+    address::{Address, ClientOptions},
     connect::Connector,
-    error::{chain, root_cause},
+    error::{AnswerCode, Error, chain, root_cause},
+    headers::{HEADER_LENGTH, Headers},
 };
 
 /// The memory that an answer may claim by its announced length, before its bytes are there.
@@ -31,7 +31,7 @@ const MAX_ERROR_TEXT_BYTES: usize = 512;
 
 /// A pool of connections to one server.
 #[derive(Debug, Clone)]
-pub(super) struct Transport {
+pub(super) struct HttpTransport {
     client: legacy::Client<Connector, Chunks>,
     authority: Arc<str>,
     /// What paths are appended to.
@@ -41,13 +41,13 @@ pub(super) struct Transport {
 }
 
 /// An answer that has come in whole.
-pub(super) struct Answer {
+pub(super) struct HttpReply {
     pub(super) status: StatusCode,
     pub(super) header_length: Option<HeaderValue>,
     body: Bytes,
 }
 
-impl Transport {
+impl HttpTransport {
     pub(super) fn new(address: &Address, options: &ClientOptions) -> Result<Self, Error> {
         let connector = Connector::new(address, options, b"http/1.1")?;
         Ok(Self {
@@ -68,8 +68,8 @@ impl Transport {
         &self,
         method: Method,
         path: &str,
-        body: Encoded,
-    ) -> Result<Answer, Error> {
+        body: EncodedRequest,
+    ) -> Result<HttpReply, Error> {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.base));
@@ -89,7 +89,7 @@ impl Transport {
             .await
             .map_err(|error| self.failure(&error))?;
         let (parts, body) = response.into_parts();
-        Ok(Answer {
+        Ok(HttpReply {
             status: parts.status,
             header_length: parts.headers.get(HEADER_LENGTH).cloned(),
             body: self.read(body).await?,
@@ -143,14 +143,14 @@ impl Transport {
     }
 }
 
-impl Answer {
+impl HttpReply {
     /// The body, where the status is one of success.
     pub(super) fn checked(self) -> Result<Bytes, Error> {
         if self.status.is_success() {
             return Ok(self.body);
         }
         Err(Error::Status {
-            code: Code::Http(self.status.as_u16()),
+            code: AnswerCode::Http(self.status.as_u16()),
             message: error_text(self.status, &self.body),
         })
     }
@@ -158,12 +158,8 @@ impl Answer {
 
 /// What an error's body says: Triton's JSON, a proxy's text, or nothing but the status.
 fn error_text(status: StatusCode, body: &[u8]) -> String {
-    #[derive(Deserialize)]
-    struct ErrorBody {
-        error: String,
-    }
-    if let Ok(body) = serde_json::from_slice::<ErrorBody>(body) {
-        return body.error;
+    if let Some(text) = error_body::read(body) {
+        return text;
     }
     let text = String::from_utf8_lossy(&body[..body.len().min(MAX_ERROR_TEXT_BYTES)]);
     match text.trim() {

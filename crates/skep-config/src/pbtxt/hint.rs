@@ -1,31 +1,37 @@
-//! What to write instead of what the parser refuses.
+//! What to write instead of a text that the parser refuses.
 
 use prost_reflect::{Kind, MessageDescriptor};
 
 use super::lexer::{Lexer, Token};
-use crate::{error::did_you_mean, near_miss, parameters::PARAMETERS, suggest};
+use crate::{
+    hints::{
+        near_miss,
+        suggest::{did_you_mean, nearest},
+    },
+    parameters::table,
+};
 
-/// A hint is one line: what is longer stands in it as three dots.
+/// A hint is one line: it shows a longer value as three dots.
 const SHOWN_BYTES: usize = 64;
 
-/// The hint for a field that its message does not have: `text` begins with it, `fields` are those that there are.
+/// The hint for an unknown field. `text` begins with it; `fields` are the fields of its message.
 ///
-/// Skep's own settings are keys of `parameters`, and users write them as fields.
+/// Skep's own settings are keys of `parameters`, but users also write them as fields.
 pub(super) fn unknown_field<'a>(
     name: &str,
     text: &str,
     fields: impl IntoIterator<Item = &'a str>,
 ) -> Option<String> {
     let dotted = dotted(text);
-    if let Some(spec) = PARAMETERS.iter().find(|spec| spec.key == dotted) {
-        let form = parameter(spec.key, value_behind(dotted, text));
+    if let Some(spec) = table::parameter(dotted) {
+        let form = parameter(spec.key, value_after(dotted, text));
         return Some(format!(
             "`{dotted}` is a parameter of the model, not a field: write `{form}`"
         ));
     }
-    did_you_mean(suggest::nearest(name, fields)).or_else(|| {
+    did_you_mean(nearest(name, fields)).or_else(|| {
         let key = near_miss::meant(dotted)?;
-        let value = value_behind(dotted, text).filter(|_| !near_miss::changes_unit(dotted, key));
+        let value = value_after(dotted, text).filter(|_| !near_miss::changes_unit(dotted, key));
         let form = parameter(key, value);
         Some(format!(
             "did you mean the model's parameter `{key}`? write `{form}`"
@@ -33,7 +39,7 @@ pub(super) fn unknown_field<'a>(
     })
 }
 
-/// The hint for a value that stands where a message is expected: how its only field takes it, as in a parameter's value.
+/// The hint for a scalar where a message with one field is expected: how to write it as that field.
 pub(super) fn in_message(
     field: &str,
     token: &Token<'_>,
@@ -58,26 +64,29 @@ fn parameter(key: &str, value: Option<String>) -> String {
     format!("parameters {{ key: \"{key}\" value {{ string_value: \"{value}\" }} }}")
 }
 
-/// The name that `text` begins with; keys of parameters may have dots in them, names of fields not.
+/// The name that `text` begins with. Unlike fields, keys of parameters may contain dots and dashes.
 fn dotted(text: &str) -> &str {
     let end = text.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-')));
     &text[..end.unwrap_or(text.len())]
 }
 
-/// The value that was written for a name, if it is a scalar.
-fn value_behind(name: &str, text: &str) -> Option<String> {
+/// The value that follows a name, if it is a scalar.
+fn value_after(name: &str, text: &str) -> Option<String> {
     let mut lexer = Lexer::new(text.get(name.len()..)?);
-    let mut next = || lexer.next().ok().map(|(_, token)| token);
-    if next()? != Token::Punct(':') {
+    if next_token(&mut lexer)? != Token::Punct(':') {
         return None;
     }
-    match next()? {
-        Token::Punct('-') => Some(format!("-{}", scalar(&next()?)?)),
+    match next_token(&mut lexer)? {
+        Token::Punct('-') => Some(format!("-{}", scalar(&next_token(&mut lexer)?)?)),
         token => scalar(&token),
     }
 }
 
-/// A scalar as it stands between the quotes of a string.
+fn next_token<'a>(lexer: &mut Lexer<'a>) -> Option<Token<'a>> {
+    lexer.next().ok().map(|(_, token)| token)
+}
+
+/// A scalar as it would be written between the quotes of a string.
 fn scalar(token: &Token<'_>) -> Option<String> {
     let text = match token {
         Token::Ident(text) | Token::Number(text) => (*text).to_owned(),
@@ -87,6 +96,6 @@ fn scalar(token: &Token<'_>) -> Option<String> {
         }
         Token::Punct(_) | Token::End => return None,
     };
-    let is_line = text.len() <= SHOWN_BYTES && !text.contains(char::is_control);
-    Some(if is_line { text } else { "...".to_owned() })
+    let is_short = text.len() <= SHOWN_BYTES && !text.contains(char::is_control);
+    Some(if is_short { text } else { "...".to_owned() })
 }

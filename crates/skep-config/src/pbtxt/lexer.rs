@@ -1,4 +1,4 @@
-//! Tokens of protobuf text format, with their places.
+//! Tokens of protobuf text format, with their positions.
 
 use crate::error::Position;
 
@@ -7,13 +7,13 @@ use crate::error::Position;
 pub(super) enum Token<'a> {
     /// A name: of a field, an enum value, `true`, `inf`.
     Ident(&'a str),
-    /// Digits and what belongs to them, without sign, not yet checked.
+    /// Digits and the characters attached to them, without sign, not yet checked.
     Number(&'a str),
-    /// A string's bytes, escapes resolved.
+    /// A string's bytes with escapes resolved.
     Text(Vec<u8>),
     /// Any other character.
     Punct(char),
-    /// Nothing follows.
+    /// The end of the text.
     End,
 }
 
@@ -32,7 +32,7 @@ impl Token<'_> {
     }
 }
 
-/// At most 40 characters of what stands in the file: an error is one line.
+/// At most 40 characters of a token: an error is one line.
 fn shorten(text: &str) -> String {
     const SHOWN_CHARS: usize = 40;
     let mut shown: String = text
@@ -46,7 +46,7 @@ fn shorten(text: &str) -> String {
     shown
 }
 
-/// A character that cannot be part of any token, or a string that is broken.
+/// A broken string.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct LexError {
     /// Byte offset.
@@ -63,7 +63,7 @@ pub(super) struct Lexer<'a> {
 }
 
 impl<'a> Lexer<'a> {
-    /// A lexer at the start of `text`, behind a byte-order mark if there is one.
+    /// A lexer at the start of `text`, after a byte-order mark if there is one.
     pub(super) fn new(text: &'a str) -> Self {
         let offset = if text.starts_with('\u{feff}') {
             '\u{feff}'.len_utf8()
@@ -110,9 +110,9 @@ impl<'a> Lexer<'a> {
         self.rest().chars().next()
     }
 
-    fn take_while(&mut self, wanted: impl Fn(char) -> bool) -> &'a str {
+    fn take_while(&mut self, belongs: impl Fn(char) -> bool) -> &'a str {
         let rest = self.rest();
-        let end = rest.find(|c| !wanted(c)).unwrap_or(rest.len());
+        let end = rest.find(|c| !belongs(c)).unwrap_or(rest.len());
         self.offset += end;
         &rest[..end]
     }
@@ -128,7 +128,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// Everything that could belong to a number; whether it is one is decided by who knows the field's type.
+    /// Everything that could belong to a number. The reader of the field's value decides whether it is one.
     fn take_number(&mut self) -> &'a str {
         let rest = self.rest();
         let bytes = rest.as_bytes();
@@ -206,7 +206,7 @@ impl<'a> Lexer<'a> {
             'u' | 'U' => {
                 let code = self.take_code_point(kind);
                 let c = code.ok_or_else(|| {
-                    self.broken(start, "a Unicode code point", "an escape that is none")
+                    self.broken(start, "a Unicode code point", "an invalid escape")
                 })?;
                 bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
                 return Ok(());
@@ -219,7 +219,7 @@ impl<'a> Lexer<'a> {
         Ok(())
     }
 
-    /// The character of a `\u` or `\U` escape, whose letter is already read; two surrogates make one character.
+    /// The character of a `\u` or `\U` escape whose letter is already read. Two surrogates make one character.
     fn take_code_point(&mut self, kind: char) -> Option<char> {
         let digits = if kind == 'u' { 4 } else { 8 };
         let first = self.take_digits(16, digits..=digits)?;
@@ -262,7 +262,7 @@ impl<'a> Lexer<'a> {
     }
 }
 
-/// Line and column of a byte offset. Only errors ask, so nothing is counted along the way.
+/// The line and column of a byte offset. Only errors need them, so the lexer does not count.
 pub(super) fn position(text: &str, offset: usize, file: &str) -> Position {
     let before = text.get(..offset).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
@@ -272,12 +272,11 @@ pub(super) fn position(text: &str, offset: usize, file: &str) -> Position {
         .count()
         + 1;
     let line = before.bytes().filter(|&b| b == b'\n').count() + 1;
-    // A text that is parsed has fewer characters than this can count.
-    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    // The largest text that is parsed has fewer characters than a u32 can count.
     Position {
         file: file.into(),
-        line: number(line),
-        column: number(column),
+        line: u32::try_from(line).unwrap_or(u32::MAX),
+        column: u32::try_from(column).unwrap_or(u32::MAX),
     }
 }
 

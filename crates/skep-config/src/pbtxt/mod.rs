@@ -1,7 +1,7 @@
-//! `config.pbtxt`: protobuf text format into the wire's model configuration.
+//! `config.pbtxt`: from protobuf text format to the wire's model configuration.
 //!
-//! prost-reflect's own text format refuses lists without a colon (`input [ {..} ]`, the usual spelling), a byte-order
-//! mark and `TRUE`, and gives no positions; so the parser here is written over its descriptors.
+//! prost-reflect's own parser refuses lists without a colon (`input [ {..} ]`, the usual spelling), a byte-order mark
+//! and `TRUE`, and gives no positions. The parser here therefore works on its descriptors only.
 
 mod hint;
 mod lexer;
@@ -16,10 +16,10 @@ use skep_proto::inference;
 
 use crate::error::{ConfigError, Position};
 
-/// Largest text that is read. Real configurations have a few kilobytes; the limit bounds what a hostile one costs.
+/// The largest text that is read. Real configurations have a few kilobytes; the limit bounds the cost of a hostile one.
 const MAX_CONFIG_BYTES: usize = 16 << 20;
 
-/// Reads a model configuration in protobuf text format. `file` names the text in errors.
+/// Reads a model configuration in protobuf text format. Errors call the text `file`.
 ///
 /// # Errors
 /// [`ConfigError::Syntax`], [`ConfigError::UnknownField`] or [`ConfigError::Repeated`], with file, line and column.
@@ -27,16 +27,16 @@ pub fn parse_pbtxt(text: &[u8], file: &str) -> Result<inference::ModelConfig, Co
     read(text, file).map(|(config, _)| config)
 }
 
-/// Where the fields of a configuration file are: for errors about what a valid text says.
+/// The positions of a file's fields, for errors about a text that can be parsed.
 #[derive(Debug)]
-pub struct FieldPlaces<'a> {
+pub struct FieldPositions<'a> {
     text: &'a str,
     file: &'a str,
     offsets: BTreeMap<String, usize>,
 }
 
-impl<'a> FieldPlaces<'a> {
-    /// Reads a text; knows no places in one that cannot be read.
+impl<'a> FieldPositions<'a> {
+    /// Reads a text. If it cannot be parsed, no field has a position.
     #[must_use]
     pub fn read(text: &'a [u8], file: &'a str) -> Self {
         Self {
@@ -46,7 +46,8 @@ impl<'a> FieldPlaces<'a> {
         }
     }
 
-    /// The place of a field by its path, such as `input[1].dims`; of the nearest field around one that is not written.
+    /// The position of a field by its path, such as `input[1].dims`. An absent field has the position of the nearest
+    /// field around it.
     #[must_use]
     pub fn find(&self, path: &str) -> Option<Position> {
         let mut path = path;
@@ -93,7 +94,7 @@ fn read(
             )
         })?;
     let (message, offsets) = parser::Parser::new(text, file)?.parse(&descriptor)?;
-    // Descriptors and generated types come out of the same files, so what one encodes the other decodes.
+    // Descriptors and generated types come from the same files, so one decodes what the other encodes.
     message
         .transcode_to()
         .map(|config| (config, offsets))

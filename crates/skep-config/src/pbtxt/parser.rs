@@ -1,6 +1,7 @@
 //! Protobuf text format over descriptors: fields, messages, lists, maps.
 //!
-//! The grammar is protobuf's own; nothing here knows model configurations, so a field added to the `.proto` parses.
+//! The grammar is protobuf's own. The parser knows nothing of model configurations, so a field added to the `.proto`
+//! parses.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,10 +12,10 @@ use super::{
     lexer::{LexError, Lexer, Token, position},
     scalar,
 };
-use crate::error::{ConfigError, did_you_mean};
+use crate::{error::ConfigError, hints::suggest::did_you_mean};
 
-/// Messages within messages. The deepest path of a model configuration has 6; the limit keeps any schema off the end
-/// of the stack.
+/// The most messages within messages. The deepest path of a model configuration has 6; the limit protects the stack
+/// from any schema.
 const MAX_DEPTH: usize = 32;
 
 /// Reads one message from a text.
@@ -25,17 +26,17 @@ pub(super) struct Parser<'a> {
     token: Token<'a>,
     /// Where `token` starts.
     offset: usize,
-    /// The fields around the current place.
+    /// The path of the current field.
     path: Vec<String>,
-    /// Where each field that is no list, each element of one, and each entry of a map by its key, was first met.
+    /// The offset of the first occurrence of each single field, list element and map entry, by path.
     offsets: BTreeMap<String, usize>,
 }
 
-/// The members of one message that have been set so far, to find what is set twice.
+/// The members of one message that are set so far, to find fields that are set twice.
 #[derive(Default)]
-struct Seen {
+struct SetFields {
     singular: BTreeSet<u32>,
-    /// Full name of a `oneof` to the member that was set.
+    /// The member that was set, by the full name of its `oneof`.
     oneofs: BTreeMap<String, String>,
 }
 
@@ -54,7 +55,7 @@ impl<'a> Parser<'a> {
         Ok(parser)
     }
 
-    /// Reads the whole text as one message; and where its fields are, as offsets by path.
+    /// Reads the whole text as one message. Also returns the offsets of its fields by path.
     pub(super) fn parse(
         mut self,
         message: &MessageDescriptor,
@@ -63,7 +64,7 @@ impl<'a> Parser<'a> {
         Ok((message, self.offsets))
     }
 
-    fn note_place(&mut self, offset: usize) {
+    fn note_offset(&mut self, offset: usize) {
         self.offsets.entry(self.path.join(".")).or_insert(offset);
     }
 
@@ -75,7 +76,7 @@ impl<'a> Parser<'a> {
         depth: usize,
     ) -> Result<DynamicMessage, ConfigError> {
         let mut message = DynamicMessage::new(descriptor.clone());
-        let mut seen = Seen::default();
+        let mut set = SetFields::default();
         loop {
             match (&self.token, close) {
                 (Token::End, None) => return Ok(message),
@@ -85,7 +86,7 @@ impl<'a> Parser<'a> {
                 }
                 (Token::Ident(name), _) => {
                     let name = *name;
-                    self.field(name, &mut message, &mut seen, depth)?;
+                    self.field(name, &mut message, &mut set, depth)?;
                     self.skip_separator()?;
                 }
                 (_, None) => return Err(self.unexpected("a field name")),
@@ -100,7 +101,7 @@ impl<'a> Parser<'a> {
         &mut self,
         name: &str,
         message: &mut DynamicMessage,
-        seen: &mut Seen,
+        set: &mut SetFields,
         depth: usize,
     ) -> Result<(), ConfigError> {
         let descriptor = message.descriptor_ref();
@@ -108,9 +109,9 @@ impl<'a> Parser<'a> {
             return Err(self.unknown_field(name, &descriptor));
         };
         self.path.push(name.to_owned());
-        self.note_place(self.offset);
+        self.note_offset(self.offset);
         if !field.is_list() && !field.is_map() {
-            self.note_singular(&field, seen)?;
+            self.note_singular(&field, set)?;
         }
         self.advance()?;
         let is_message = matches!(field.kind(), Kind::Message(_));
@@ -130,15 +131,19 @@ impl<'a> Parser<'a> {
     }
 
     /// Refuses a second setting of a field that is not repeated, and a second member of a `oneof`, as protobuf does.
-    fn note_singular(&self, field: &FieldDescriptor, seen: &mut Seen) -> Result<(), ConfigError> {
+    fn note_singular(
+        &self,
+        field: &FieldDescriptor,
+        set: &mut SetFields,
+    ) -> Result<(), ConfigError> {
         let name = field.name();
-        let reason = if !seen.singular.insert(field.number()) {
+        let reason = if !set.singular.insert(field.number()) {
             Some(format!(
                 "non-repeated field `{}` is specified multiple times",
                 self.path.join(".")
             ))
         } else if let Some(oneof) = field.containing_oneof() {
-            seen.oneofs.insert(oneof.full_name().to_owned(), name.to_owned()).map(|other| {
+            set.oneofs.insert(oneof.full_name().to_owned(), name.to_owned()).map(|other| {
                 format!("field `{name}` is specified along with field `{other}`, another member of oneof `{}`", oneof.name())
             })
         } else {
@@ -186,7 +191,7 @@ impl<'a> Parser<'a> {
             let index = message.get_field(field).as_list().map_or(0, <[Value]>::len);
             let name = self.path.pop().unwrap_or_default();
             self.path.push(format!("{}[{index}]", field.name()));
-            self.note_place(self.offset);
+            self.note_offset(self.offset);
             let value = self.value(field, depth)?;
             self.path.pop();
             self.path.push(name);
@@ -203,10 +208,10 @@ impl<'a> Parser<'a> {
             {
                 if let MapKey::String(key) = &key {
                     self.path.push(key.clone());
-                    self.note_place(offset);
+                    self.note_offset(offset);
                     self.path.pop();
                 }
-                // A key written twice: the last one wins, as in protobuf.
+                // As in protobuf, the last value of a key wins.
                 map.insert(key, value);
             }
         } else {
@@ -215,7 +220,7 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    /// One value of the field's kind; a map's is its entry message.
+    /// Reads one value of the field's kind; for a map, an entry message.
     fn value(&mut self, field: &FieldDescriptor, depth: usize) -> Result<Value, ConfigError> {
         let Kind::Message(descriptor) = field.kind() else {
             return self.scalar(&field.kind());
@@ -223,10 +228,10 @@ impl<'a> Parser<'a> {
         let close = match self.token {
             Token::Punct('{') => '}',
             Token::Punct('<') => '>',
-            _ => return Err(self.no_message(field.name(), &descriptor)),
+            _ => return Err(self.not_a_message(field.name(), &descriptor)),
         };
         if depth + 1 > MAX_DEPTH {
-            return Err(self.unexpected("messages nested less deeply"));
+            return Err(self.unexpected(&format!("at most {MAX_DEPTH} nested messages")));
         }
         self.advance()?;
         Ok(Value::Message(self.fields(
@@ -260,14 +265,14 @@ impl<'a> Parser<'a> {
                 }
                 value
             }
-            _ => Err(scalar::Refused::plain(kind)),
+            _ => Err(scalar::ScalarError::wrong_kind(kind)),
         };
-        value.map_err(|refused| {
-            let got = refused.got.unwrap_or_else(|| match token.describe() {
+        value.map_err(|error| {
+            let got = error.got.unwrap_or_else(|| match token.describe() {
                 described if negative => described.replacen('`', "`-", 1),
                 described => described,
             });
-            self.error(start, refused.expected, got, did_you_mean(refused.nearest))
+            self.error(start, error.expected, got, did_you_mean(error.nearest))
         })
     }
 
@@ -337,8 +342,8 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Refuses a value that is no message where `message` is expected.
-    fn no_message(&self, field: &str, message: &MessageDescriptor) -> ConfigError {
+    /// Refuses a scalar where `message` is expected.
+    fn not_a_message(&self, field: &str, message: &MessageDescriptor) -> ConfigError {
         self.error(
             self.offset,
             "`{`".to_owned(),
@@ -348,7 +353,7 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// Key and value of a map's entry; what the text left out has its default.
+/// The key and value of a map's entry; absent ones have their defaults.
 fn entry(value: &Value) -> Option<(MapKey, Value)> {
     let entry = value.as_message()?;
     let key = entry

@@ -3,20 +3,20 @@
 use prost_reflect::{EnumDescriptor, Kind, Value};
 
 use super::lexer::Token;
-use crate::suggest;
+use crate::hints::suggest;
 
 /// A value that its field cannot hold.
 #[derive(Debug)]
-pub(super) struct Refused {
+pub(super) struct ScalarError {
     pub(super) expected: String,
-    /// What to show instead of the token.
+    /// What to show instead of the token; `None` shows the token.
     pub(super) got: Option<String>,
     pub(super) nearest: Option<String>,
 }
 
-impl Refused {
+impl ScalarError {
     /// The value is of another kind.
-    pub(super) fn plain(kind: &Kind) -> Self {
+    pub(super) fn wrong_kind(kind: &Kind) -> Self {
         Self {
             expected: expected(kind),
             got: None,
@@ -25,7 +25,7 @@ impl Refused {
     }
 }
 
-/// What a field of this kind takes.
+/// What a field of this kind accepts.
 fn expected(kind: &Kind) -> String {
     match kind {
         Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => {
@@ -54,22 +54,22 @@ fn expected_enum(values: &EnumDescriptor) -> String {
 }
 
 /// The value of a string, or of several in a row.
-pub(super) fn text(kind: &Kind, bytes: Vec<u8>) -> Result<Value, Refused> {
+pub(super) fn text(kind: &Kind, bytes: Vec<u8>) -> Result<Value, ScalarError> {
     match kind {
         Kind::String => String::from_utf8(bytes)
             .map(Value::String)
-            .map_err(|_| Refused {
+            .map_err(|_| ScalarError {
                 expected: "a string in UTF-8".to_owned(),
                 got: Some("bytes that are not UTF-8".to_owned()),
                 nearest: None,
             }),
         Kind::Bytes => Ok(Value::Bytes(bytes.into())),
-        other => Err(Refused::plain(other)),
+        other => Err(ScalarError::wrong_kind(other)),
     }
 }
 
-/// The value of a number or a bare word, with a `-` before it or not.
-pub(super) fn word(kind: &Kind, token: &Token<'_>, negative: bool) -> Result<Value, Refused> {
+/// The value of a number or a bare word, `negative` if a `-` precedes it.
+pub(super) fn word(kind: &Kind, token: &Token<'_>, negative: bool) -> Result<Value, ScalarError> {
     let number = match token {
         Token::Number(digits) => integer(digits, negative),
         _ => None,
@@ -87,7 +87,7 @@ pub(super) fn word(kind: &Kind, token: &Token<'_>, negative: bool) -> Result<Val
         Kind::Float => float(token, negative).map(|f| {
             #[allow(
                 clippy::cast_possible_truncation,
-                reason = "the field has 32 bits; the nearest value is meant"
+                reason = "the field has 32 bits and takes the nearest value"
             )]
             Value::F32(f as f32)
         }),
@@ -97,7 +97,7 @@ pub(super) fn word(kind: &Kind, token: &Token<'_>, negative: bool) -> Result<Val
         Kind::Enum(values) => return enumerated(values, token, number, negative),
         Kind::String | Kind::Bytes | Kind::Message(_) => None,
     };
-    value.ok_or_else(|| Refused::plain(kind))
+    value.ok_or_else(|| ScalarError::wrong_kind(kind))
 }
 
 /// Decimal, `0x` hexadecimal or `0` octal.
@@ -130,7 +130,7 @@ fn float(token: &Token<'_>, negative: bool) -> Option<f64> {
         },
         Token::Number(digits) => {
             let digits = digits.strip_suffix(['f', 'F']).unwrap_or(digits);
-            // Rust's parser is as wide as text format's, except for words, which no number token starts with.
+            // Rust accepts the same numbers as text format, and words besides; no number token starts with a word.
             let plain = digits
                 .bytes()
                 .all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'e' | b'E' | b'+' | b'-'));
@@ -159,7 +159,7 @@ fn enumerated(
     token: &Token<'_>,
     number: Option<i128>,
     negative: bool,
-) -> Result<Value, Refused> {
+) -> Result<Value, ScalarError> {
     let value = match (token, number.and_then(|n| i32::try_from(n).ok())) {
         (Token::Ident(name), _) if !negative => values.get_value_by_name(name),
         (_, Some(number)) => values.get_value(number),
@@ -170,13 +170,13 @@ fn enumerated(
     }
     let names: Vec<String> = values.values().map(|v| v.name().to_owned()).collect();
     let nearest = match token {
-        // Upper case first: `type_fp32` is TYPE_FP32 to any reader.
+        // In upper case: `type_fp32` means TYPE_FP32.
         Token::Ident(name) => {
             suggest::nearest(&name.to_ascii_uppercase(), names.iter().map(String::as_str))
         }
         _ => None,
     };
-    Err(Refused {
+    Err(ScalarError {
         expected: expected_enum(values),
         got: None,
         nearest,

@@ -1,11 +1,11 @@
-//! Spellings that must parse, errors with their places, and hostile input.
+//! Spellings that must parse, errors with their positions, and hostile input.
 
 use proptest::prelude::*;
 use skep_proto::inference::{
     self, model_config::SchedulingChoice, model_warmup::input::InputDataType,
 };
 
-use super::{FieldPlaces, parse_pbtxt, parser::Parser};
+use super::{FieldPositions, parse_pbtxt, parser::Parser};
 use crate::error::ConfigError;
 
 fn parse(text: &str) -> inference::ModelConfig {
@@ -213,7 +213,7 @@ fn errors_say_where_and_what() {
 }
 
 #[test]
-fn bytes_that_are_not_utf8_are_placed() {
+fn invalid_utf8_has_a_position() {
     let error = parse_pbtxt(b"name: \"m\"\nx\xff", "c").expect_err("invalid");
     assert_eq!(
         error.to_string(),
@@ -222,7 +222,7 @@ fn bytes_that_are_not_utf8_are_placed() {
 }
 
 #[test]
-fn numbers_that_are_none_are_refused() {
+fn malformed_numbers_are_refused() {
     for bad in [
         "08",
         "1_000",
@@ -249,7 +249,7 @@ fn numbers_that_are_none_are_refused() {
     }
 }
 
-/// The model configuration's messages do not nest in themselves; a schema that does stays off the end of the stack.
+/// The messages of a model configuration do not contain themselves. A schema that does must not overflow the stack.
 #[test]
 fn nesting_is_bounded() {
     let pool = prost_reflect::DescriptorPool::global();
@@ -269,7 +269,7 @@ fn nesting_is_bounded() {
     assert!(parse(16).is_ok());
     let error = parse(100_000).expect_err("too deep");
     assert!(
-        error.ends_with("expected messages nested less deeply, got `{`"),
+        error.ends_with("expected at most 32 nested messages, got `{`"),
         "{}",
         &error[error.len() - 80..]
     );
@@ -317,18 +317,18 @@ proptest! {
 #[test]
 fn fields_are_found_by_path() {
     let text = "name: 'm'\ninput [\n  { name: 'a' dims: [ 1,\n 2 ] },\n  { name: 'b' }\n]\ninput { name: 'c' }\nparameters [ { key: 'b.c' } ]";
-    let places = FieldPlaces::read(text.as_bytes(), "c");
+    let places = FieldPositions::read(text.as_bytes(), "c");
     for (path, expected) in [
         ("name", Some("c:1:1")),
         ("input[0]", Some("c:3:3")),
         ("input[0].name", Some("c:3:5")),
         ("input[0].dims[1]", Some("c:4:2")),
         ("input[1].name", Some("c:5:5")),
-        // Not written: the field around it.
+        // Absent fields: the field around them.
         ("input[1].data_type", Some("c:5:3")),
         ("input[2].reshape.shape", Some("c:7:7")),
         ("output[0].name", None),
-        // Entries of maps by their keys.
+        // Map entries by their keys.
         ("parameters.b.c", Some("c:8:14")),
         ("parameters.other", Some("c:8:1")),
     ] {
@@ -338,11 +338,11 @@ fn fields_are_found_by_path() {
             "{path}"
         );
     }
-    assert_eq!(FieldPlaces::read(b"input {", "c").find("input"), None);
+    assert_eq!(FieldPositions::read(b"input {", "c").find("input"), None);
 }
 
 #[test]
-fn parameters_written_as_fields_get_their_form() {
+fn parameters_written_as_fields_get_a_hint() {
     let form = |key, value| {
         format!("parameters {{ key: \"{key}\" value {{ string_value: \"{value}\" }} }}")
     };
@@ -380,7 +380,7 @@ fn parameters_written_as_fields_get_their_form() {
             "30",
         ),
         ("latency_slo: 30", "slo_latency_ms", "30"),
-        // Another unit has another value; and anything but one short value is left to the user.
+        // Another unit needs another value. Anything but one short value is left to the user.
         ("slo_latency_us: 30000", "slo_latency_ms", "..."),
         ("slo_latency_ms { value: 30 }", "slo_latency_ms", "..."),
         ("slo_latency_ms: [ 30 ]", "slo_latency_ms", "..."),
@@ -392,13 +392,13 @@ fn parameters_written_as_fields_get_their_form() {
         let hint = format!("write `{}`", form(key, value));
         assert!(error.ends_with(&hint), "{written}: {error}");
     }
-    // A field of the message is nearer than a parameter, and a user's own word is near to nothing.
+    // A field of the message is preferred to a parameter, and a user's own word is near to nothing.
     assert!(error("max_batch: 8").ends_with("did you mean `max_batch_size`?"));
     assert_eq!(error("tenants_of_ours: 8").lines().count(), 1);
 }
 
 #[test]
-fn a_value_in_the_place_of_its_message_gets_the_form() {
+fn a_scalar_instead_of_a_message_gets_a_hint() {
     for (written, hint) in [
         (
             "parameters { key: 'k' value: \"30\" }",

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use crate::{budget::Budget, plan::OffsetPlan, problem::Problem, timeline::Span};
 
-struct Object {
+struct SharedBlock {
     start: u64,
     size: u64,
     /// Tenants: where they end in the object, and when they live.
@@ -26,14 +26,14 @@ pub fn executorch_greedy(problem: &Problem, budget: &Budget<'_>) -> Option<Offse
     let mut order: Vec<usize> = problem.sized().collect();
     order.sort_by_key(|&buffer| Reverse(size(buffer)));
     let mut offsets = vec![0; buffers.len()];
-    let mut objects: Vec<Object> = Vec::new();
+    let mut objects: Vec<SharedBlock> = Vec::new();
     let mut end = 0;
     for (count, buffer) in order.into_iter().enumerate() {
         if count % 16 == 0 && budget.is_over() {
             return None;
         }
         let (size, span) = (size(buffer), problem.span(buffer));
-        let live_below = |object: &Object| {
+        let live_below = |object: &SharedBlock| {
             let live = object
                 .tenants
                 .iter()
@@ -53,7 +53,7 @@ pub fn executorch_greedy(problem: &Problem, budget: &Budget<'_>) -> Option<Offse
         let found = free.map(|object| (object, 0)).or_else(stacked);
         let (object, inside) = found.unwrap_or((objects.len(), 0));
         if found.is_none() {
-            objects.push(Object {
+            objects.push(SharedBlock {
                 start: end,
                 size,
                 tenants: Vec::new(),

@@ -1,7 +1,7 @@
 //! Planners of other systems, by their published rules, to compare with.
 //!
-//! ONNX Runtime's memory pattern is [`crate::offsets::in_time`]; XLA's heap simulator is [`crate::offsets::best_fit`] in
-//! its orders.
+//! ONNX Runtime's memory pattern is [`crate::offsets::in_time`]; XLA's heap simulator is [`crate::offsets::best_fit`]
+//! in its orders.
 
 mod coloring;
 mod executorch;

@@ -19,7 +19,7 @@ pub struct TvmBuffer {
 
 /// A buffer's pool and its offset there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct PoolPlace {
     /// Index of the pool.
     pub pool: usize,
     /// Bytes from its beginning.
@@ -39,7 +39,7 @@ pub enum Algorithm {
 
 /// A pool is too small.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("buffer {buffer} of {size} bytes fits into none of the pools")]
+#[error("buffer {buffer} of {size} bytes does not fit into any pool")]
 pub struct PoolsExceeded {
     /// Position in the list.
     pub buffer: usize,
@@ -50,7 +50,7 @@ pub struct PoolsExceeded {
 /// Attempts of the hill climb.
 const ATTEMPTS: u64 = 500;
 
-/// Places `buffers` in `pools` of at most so many bytes, the first of them that has room.
+/// Places each of `buffers` in the first of `pools`, whose sizes are in bytes, that has room.
 ///
 /// The hill climb ends where it needs at most `memory_pressure` bytes in all.
 ///
@@ -64,17 +64,17 @@ pub fn plan(
     buffers: &[TvmBuffer],
     pools: &[u64],
     memory_pressure: u64,
-) -> Result<Vec<Place>, PoolsExceeded> {
+) -> Result<Vec<PoolPlace>, PoolsExceeded> {
     let no_limit = Budget::nodes(u64::MAX);
     match plan_within(algorithm, buffers, pools, memory_pressure, &no_limit) {
         Ok(places) => Ok(places),
-        Err(Ended::Pools(exceeded)) => Err(exceeded),
-        Err(Ended::Stopped) => unreachable!("this budget never ends"),
+        Err(TvmFailure::Pools(exceeded)) => Err(exceeded),
+        Err(TvmFailure::Stopped) => unreachable!("this budget never ends"),
     }
 }
 
-/// Why there are no places.
-enum Ended {
+/// Why no plan was found.
+enum TvmFailure {
     Pools(PoolsExceeded),
     /// The budget is over.
     Stopped,
@@ -87,7 +87,7 @@ fn plan_within(
     pools: &[u64],
     memory_pressure: u64,
     budget: &Budget<'_>,
-) -> Result<Vec<Place>, Ended> {
+) -> Result<Vec<PoolPlace>, TvmFailure> {
     let conflicts = |buffer: usize| buffers[buffer].conflicts.len();
     let size = |buffer: usize| buffers[buffer].size;
     let mut order: Vec<usize> = (0..buffers.len()).collect();
@@ -155,7 +155,7 @@ pub(crate) fn plan_problem(
 }
 
 /// Where a buffer goes in a pool, given the ranges there of what it conflicts with.
-type Rule = fn(&TvmBuffer, &mut [(u64, u64)]) -> u64;
+type PlacementRule = fn(&TvmBuffer, &mut [(u64, u64)]) -> u64;
 
 fn on_top(buffer: &TvmBuffer, taken: &mut [(u64, u64)]) -> u64 {
     let ends = taken
@@ -180,14 +180,14 @@ fn place(
     buffers: &[TvmBuffer],
     pools: &[u64],
     order: &[usize],
-    rule: Rule,
+    rule: PlacementRule,
     budget: &Budget<'_>,
-) -> Result<Vec<Place>, Ended> {
-    let mut places: Vec<Option<Place>> = vec![None; buffers.len()];
+) -> Result<Vec<PoolPlace>, TvmFailure> {
+    let mut places: Vec<Option<PoolPlace>> = vec![None; buffers.len()];
     let mut taken = Vec::new();
     for (count, &number) in order.iter().enumerate() {
         if count % 64 == 0 && budget.is_over() {
-            return Err(Ended::Stopped);
+            return Err(TvmFailure::Stopped);
         }
         let buffer = &buffers[number];
         places[number] = pools.iter().enumerate().find_map(|(pool, limit)| {
@@ -198,10 +198,10 @@ fn place(
                 }
             }
             let offset = rule(buffer, &mut taken);
-            (offset + buffer.size <= *limit).then_some(Place { pool, offset })
+            (offset + buffer.size <= *limit).then_some(PoolPlace { pool, offset })
         });
         if places[number].is_none() {
-            return Err(Ended::Pools(PoolsExceeded {
+            return Err(TvmFailure::Pools(PoolsExceeded {
                 buffer: number,
                 size: buffer.size,
             }));
@@ -211,7 +211,7 @@ fn place(
 }
 
 /// Bytes of each pool.
-pub fn pool_sizes(buffers: &[TvmBuffer], places: &[Place], pools: usize) -> Vec<u64> {
+pub fn pool_sizes(buffers: &[TvmBuffer], places: &[PoolPlace], pools: usize) -> Vec<u64> {
     let mut sizes = vec![0; pools];
     for (buffer, place) in buffers.iter().zip(places) {
         sizes[place.pool] = sizes[place.pool].max(place.offset + buffer.size);
@@ -225,8 +225,8 @@ fn hill_climb(
     memory_pressure: u64,
     mut order: Vec<usize>,
     budget: &Budget<'_>,
-) -> Result<Vec<Place>, Ended> {
-    let total = |places: &[Place]| pool_sizes(buffers, places, pools.len()).iter().sum::<u64>();
+) -> Result<Vec<PoolPlace>, TvmFailure> {
+    let total = |places: &[PoolPlace]| pool_sizes(buffers, places, pools.len()).iter().sum::<u64>();
     let mut best = place(buffers, pools, &order, first_fit, budget)?;
     let mut least = total(&best);
     let mut current = best.clone();
@@ -240,7 +240,7 @@ fn hill_climb(
         };
         order.swap(first, second);
         let tried = match place(buffers, pools, &order, first_fit, budget) {
-            Err(Ended::Stopped) => return Err(Ended::Stopped),
+            Err(TvmFailure::Stopped) => return Err(TvmFailure::Stopped),
             tried => tried.ok(),
         };
         let accepted = tried.filter(|tried| {
@@ -266,7 +266,7 @@ fn exchange(
     buffers: &[TvmBuffer],
     pools: &[u64],
     order: &[usize],
-    places: &[Place],
+    places: &[PoolPlace],
     random: &mut Rand,
 ) -> Option<(usize, usize)> {
     let mut turn = vec![0; order.len()];

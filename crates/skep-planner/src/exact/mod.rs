@@ -5,12 +5,12 @@ mod portfolio;
 mod search;
 
 use crate::{
-    budget::{Budget, Workers},
-    offsets::Order,
+    budget::{Budget, JobRunner},
+    offsets::PlacementOrder,
     problem::Problem,
 };
 use piece::Piece;
-use portfolio::{Portfolio, Round};
+use portfolio::{Portfolio, RoundResult};
 
 /// Pieces with more entries in their lists of neighbours and sections than this are not searched: the lists alone would
 /// take 4 bytes each, and a first descent seconds.
@@ -18,9 +18,9 @@ const MAX_ENTRIES: usize = 16 << 20;
 /// Larger pieces are not searched either: each try looks through all that is left, and a plan takes as many tries.
 const MAX_ITEMS: usize = 1 << 14;
 
-/// What is known of a piece: a plan, and a bound that no plan beats.
+/// A piece's best plan so far, and a bound that no plan beats.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Known {
+pub(crate) struct BoundedPiece {
     /// Each buffer and its offset.
     pub(crate) offsets: Vec<(usize, u64)>,
     /// Bytes of that plan.
@@ -28,21 +28,22 @@ pub(crate) struct Known {
     /// Bytes that every plan needs.
     pub(crate) bound: u64,
     /// The order that the plan is from, if it is from one.
-    pub(crate) order: Option<Order>,
+    pub(crate) order: Option<PlacementOrder>,
 }
 
-/// Improves what is known of a piece until its plan needs at most `goal` bytes, is the smallest, or the budget is spent.
+/// Improves what is known of a piece until its plan needs at most `goal` bytes, is the smallest, or the budget is
+/// spent.
 ///
 /// Returns the nodes that it took.
 pub(crate) fn improve(
     problem: &Problem,
-    known: &mut Known,
+    known: &mut BoundedPiece,
     goal: u64,
     budget: &Budget<'_>,
-    workers: &dyn Workers,
+    workers: &dyn JobRunner,
 ) -> u64 {
     let buffers: Vec<usize> = known.offsets.iter().map(|(buffer, _)| *buffer).collect();
-    // Two fixed buffers in one place are no conflict, which the search does not know.
+    // Two fixed buffers may share a place; the search does not know that.
     let shares = |&buffer: &usize| {
         let all = problem.buffers();
         all[buffer].in_place.is_some_and(|input| {
@@ -73,35 +74,35 @@ pub(crate) fn improve(
         if portfolio.nodes >= budget.nodes || budget.is_over() {
             break;
         }
-        let attempt = |capacity: u64, known: &mut Known, portfolio: &mut Portfolio<'_>| {
+        let attempt = |capacity: u64, known: &mut BoundedPiece, portfolio: &mut Portfolio<'_>| {
             let units = i64::try_from(capacity).expect("a problem's sizes stay below 2^62");
             let round = portfolio.round(units, limit, budget, workers);
             match &round {
-                Round::Fits(offsets) => {
+                RoundResult::Fits(offsets) => {
                     let offsets = offsets.iter().map(|offset| offset.unsigned_abs());
                     let items = piece.items.iter();
                     known.offsets = items.map(|item| item.buffer).zip(offsets).collect();
                     known.size = size(problem, &known.offsets);
                     known.order = None;
                 }
-                Round::Impossible => known.bound = (capacity + 1).next_multiple_of(step),
-                Round::Stopped => {}
+                RoundResult::Impossible => known.bound = (capacity + 1).next_multiple_of(step),
+                RoundResult::Stopped => {}
             }
             round
         };
         let capacity = (known.bound.max(goal) + reach).min(known.size - 1);
         match attempt(capacity, known, &mut portfolio) {
-            Round::Fits(_) => reach = 0,
-            Round::Impossible => reach = (2 * reach).max(step),
-            Round::Stopped if reach > 0 => reach = 0,
-            Round::Stopped => {
+            RoundResult::Fits(_) => reach = 0,
+            RoundResult::Impossible => reach = (2 * reach).max(step),
+            RoundResult::Stopped if reach > 0 => reach = 0,
+            RoundResult::Stopped => {
                 // Halfway up at first, and nearer to the plan after every failure.
                 let middle = known.bound + (known.size - known.bound) / 2;
                 aim = aim.max(middle).min(known.size - 1);
                 match attempt(aim, known, &mut portfolio) {
-                    Round::Fits(_) => aim = 0,
-                    Round::Impossible => {}
-                    Round::Stopped => aim += (known.size - aim) / 2,
+                    RoundResult::Fits(_) => aim = 0,
+                    RoundResult::Impossible => {}
+                    RoundResult::Stopped => aim += (known.size - aim) / 2,
                 }
                 limit = limit.saturating_mul(2);
             }

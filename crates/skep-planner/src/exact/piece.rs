@@ -9,7 +9,7 @@ use crate::{
 
 /// A buffer of a piece.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Item {
+pub(crate) struct PieceBuffer {
     /// Its number in the problem.
     pub(crate) buffer: usize,
     /// Units that it takes, padding up to the common alignment included.
@@ -24,7 +24,7 @@ pub(crate) struct Item {
     pub(crate) end: u32,
 }
 
-impl Item {
+impl PieceBuffer {
     pub(crate) fn span(&self) -> Span {
         Span {
             start: self.start,
@@ -43,14 +43,14 @@ impl Item {
     }
 }
 
-/// Buffers that hang together in time, prepared for [`Search`](super::search::Search).
+/// Buffers that hang together in time, prepared for [`PieceSearch`](super::search::PieceSearch).
 ///
 /// Of the problem's sections only those are kept whose live set is contained in no other's: two buffers are live
 /// together exactly if they are in one of these, and the load of the others is no larger.
 pub(crate) struct Piece {
-    pub(crate) items: Vec<Item>,
+    pub(crate) items: Vec<PieceBuffer>,
     pub(crate) sections: usize,
-    /// Up to so much of what a section holds may be padding above its topmost buffer.
+    /// How much of a section may be padding above its topmost buffer.
     pub(crate) padding: i64,
     meets: Lists,
     members: Lists,
@@ -121,7 +121,7 @@ impl Piece {
         let units = |bytes: u64| i64::try_from(bytes).expect("a problem's sizes stay below 2^62");
         let spans: Vec<Span> = buffers.iter().map(|&buffer| problem.span(buffer)).collect();
         let (sections, spans) = maximal_sections(&spans);
-        let mut items: Vec<Item> = buffers
+        let mut items: Vec<PieceBuffer> = buffers
             .iter()
             .zip(&spans)
             .map(|(&buffer, span)| {
@@ -131,7 +131,7 @@ impl Piece {
                     fixed,
                     ..
                 } = all[buffer];
-                Item {
+                PieceBuffer {
                     buffer,
                     size: units(size.next_multiple_of(alignment)),
                     bare: units(size),
@@ -152,7 +152,7 @@ impl Piece {
         }
         let members = Lists::new(members.into_iter());
         // What is live where an item begins, and what begins later while it is live: items are sorted by their start.
-        let meets = Lists::new((0..).zip(&items).map(|(own, item): (u32, &Item)| {
+        let meets = Lists::new((0..).zip(&items).map(|(own, item): (u32, &PieceBuffer)| {
             let live = members.get(item.start as usize).iter().copied();
             let after = items.partition_point(|other| other.start <= item.start);
             let until = items.partition_point(|other| other.start < item.end);
@@ -185,7 +185,7 @@ impl Piece {
     /// What no plan of the piece can be smaller than, and in which steps plans differ: a capacity that is no multiple
     /// of the second is no better than the next smaller one that is.
     pub(crate) fn bound(&self) -> (i64, i64) {
-        let sizes = |of: fn(&Item) -> i64| {
+        let sizes = |of: fn(&PieceBuffer) -> i64| {
             let items = self.items.iter();
             let sizes = items.map(move |item| (item.span(), of(item).unsigned_abs()));
             let highest = timeline::loads(self.sections, sizes).into_iter().max();

@@ -13,16 +13,16 @@ use std::{
 
 use super::{
     piece::Piece,
-    search::{Outcome, Preference, Search},
+    search::{PieceSearch, Preference, SearchEnd},
 };
 use crate::{
-    budget::{Budget, Workers},
+    budget::{Budget, JobRunner},
     timeline,
 };
 
-/// What a buffer is judged by; more comes first.
+/// The measure by which a search orders buffers; more comes first.
 #[derive(Clone, Copy)]
-enum Key {
+enum BufferMeasure {
     /// Steps for which it is live.
     Width,
     /// Width times size.
@@ -34,14 +34,63 @@ enum Key {
 }
 
 /// (by slack, keys from the first to the last).
-const PREFERENCES: [(bool, [Key; 3]); 7] = [
-    (true, [Key::Width, Key::Area, Key::Load]),
-    (false, [Key::Load, Key::Width, Key::Area]),
-    (true, [Key::Failures, Key::Width, Key::Area]),
-    (false, [Key::Failures, Key::Width, Key::Area]),
-    (true, [Key::Load, Key::Width, Key::Area]),
-    (false, [Key::Width, Key::Area, Key::Load]),
-    (false, [Key::Load, Key::Area, Key::Width]),
+const PREFERENCES: [(bool, [BufferMeasure; 3]); 7] = [
+    (
+        true,
+        [
+            BufferMeasure::Width,
+            BufferMeasure::Area,
+            BufferMeasure::Load,
+        ],
+    ),
+    (
+        false,
+        [
+            BufferMeasure::Load,
+            BufferMeasure::Width,
+            BufferMeasure::Area,
+        ],
+    ),
+    (
+        true,
+        [
+            BufferMeasure::Failures,
+            BufferMeasure::Width,
+            BufferMeasure::Area,
+        ],
+    ),
+    (
+        false,
+        [
+            BufferMeasure::Failures,
+            BufferMeasure::Width,
+            BufferMeasure::Area,
+        ],
+    ),
+    (
+        true,
+        [
+            BufferMeasure::Load,
+            BufferMeasure::Width,
+            BufferMeasure::Area,
+        ],
+    ),
+    (
+        false,
+        [
+            BufferMeasure::Width,
+            BufferMeasure::Area,
+            BufferMeasure::Load,
+        ],
+    ),
+    (
+        false,
+        [
+            BufferMeasure::Load,
+            BufferMeasure::Area,
+            BufferMeasure::Width,
+        ],
+    ),
 ];
 
 /// What of the old weights remains after a round, in tenths.
@@ -49,8 +98,8 @@ const MEMORY: u64 = 8;
 /// A round's failures are weighed in parts of this.
 const ROUND: u64 = 1 << 32;
 
-/// What a round has come to.
-pub(crate) enum Round {
+/// The result of a round.
+pub(crate) enum RoundResult {
     /// Each item's address.
     Fits(Vec<i64>),
     /// There is no plan of this capacity.
@@ -60,7 +109,7 @@ pub(crate) enum Round {
 }
 
 /// How a search ended: each item's address, each section's failures, and nodes.
-type Ended = (Outcome, Vec<i64>, Vec<u64>, u64);
+type EndedSearch = (SearchEnd, Vec<i64>, Vec<u64>, u64);
 
 /// The searches for one piece, and what they have learned.
 pub(crate) struct Portfolio<'a> {
@@ -88,17 +137,17 @@ impl<'a> Portfolio<'a> {
         }
     }
 
-    /// Gives each preference `limit` nodes. The first in the table that comes to an end decides, whoever was faster.
+    /// Gives each preference `limit` nodes. The first in the table that finishes decides, whichever was faster.
     pub(crate) fn round(
         &mut self,
         capacity: i64,
         limit: u64,
         budget: &Budget<'_>,
-        workers: &dyn Workers,
-    ) -> Round {
+        workers: &dyn JobRunner,
+    ) -> RoundResult {
         let left = budget.nodes.saturating_sub(self.nodes);
         let limit = limit.min(left / PREFERENCES.len() as u64 + 1);
-        let results: [OnceLock<Ended>; PREFERENCES.len()] = Default::default();
+        let results: [OnceLock<EndedSearch>; PREFERENCES.len()] = Default::default();
         let decided = AtomicUsize::new(usize::MAX);
         let ranks: Vec<Vec<u32>> = PREFERENCES
             .iter()
@@ -113,9 +162,9 @@ impl<'a> Portfolio<'a> {
                 by_slack: PREFERENCES[number].0,
                 rank: &ranks[number],
             };
-            let mut search = Search::new(self.piece, capacity, preference);
+            let mut search = PieceSearch::new(self.piece, capacity, preference);
             let outcome = search.run(limit, &is_over);
-            if outcome != Outcome::Stopped {
+            if outcome != SearchEnd::Stopped {
                 decided.fetch_min(number, Ordering::Relaxed);
             }
             let (offsets, failures) = (search.offsets().to_vec(), search.failures().to_vec());
@@ -129,9 +178,9 @@ impl<'a> Portfolio<'a> {
             };
             self.nodes += nodes;
             match outcome {
-                Outcome::Fits => return Round::Fits(offsets),
-                Outcome::Impossible => return Round::Impossible,
-                Outcome::Stopped => {
+                SearchEnd::Fits => return RoundResult::Fits(offsets),
+                SearchEnd::Impossible => return RoundResult::Impossible,
+                SearchEnd::Stopped => {
                     let total = found.iter().sum::<u64>().max(1);
                     for (sum, found) in failures.iter_mut().zip(&found) {
                         *sum += found * ROUND / total;
@@ -142,10 +191,10 @@ impl<'a> Portfolio<'a> {
         for (weight, found) in self.failures.iter_mut().zip(&failures) {
             *weight = *weight * MEMORY / 10 + found;
         }
-        Round::Stopped
+        RoundResult::Stopped
     }
 
-    fn rank(&self, keys: [Key; 3]) -> Vec<u32> {
+    fn rank(&self, keys: [BufferMeasure; 3]) -> Vec<u32> {
         let items = &self.piece.items;
         let mut keyed: Vec<(Reverse<[u128; 3]>, usize)> = (0..items.len())
             .map(|item| (Reverse(keys.map(|key| self.key(key, item))), item))
@@ -158,17 +207,17 @@ impl<'a> Portfolio<'a> {
         rank
     }
 
-    fn key(&self, key: Key, item: usize) -> u128 {
+    fn key(&self, key: BufferMeasure, item: usize) -> u128 {
         let most = |of: &[u64]| {
             let sections = &of[self.piece.items[item].sections()];
             u128::from(sections.iter().copied().max().unwrap_or(0))
         };
         let width = u128::from(self.widths[item]);
         match key {
-            Key::Width => width,
-            Key::Area => width * self.piece.items[item].size.unsigned_abs() as u128,
-            Key::Load => most(&self.loads),
-            Key::Failures => most(&self.failures),
+            BufferMeasure::Width => width,
+            BufferMeasure::Area => width * self.piece.items[item].size.unsigned_abs() as u128,
+            BufferMeasure::Load => most(&self.loads),
+            BufferMeasure::Failures => most(&self.failures),
         }
     }
 }

@@ -17,11 +17,11 @@
 //! What is left falls apart where no unplaced buffer is live on both sides; the parts are solved one by one, and one
 //! part that cannot be solved ends the search in all of them.
 
-use super::piece::{Item, Piece};
+use super::piece::{Piece, PieceBuffer};
 
 /// How a search ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum SearchEnd {
     /// Every buffer has a place.
     Fits,
     /// There is no plan of this size.
@@ -39,24 +39,24 @@ pub(crate) struct Preference<'a> {
     pub(crate) rank: &'a [u32],
 }
 
-/// What can be taken back.
+/// A step of the trail, which can be taken back.
 #[derive(Clone, Copy)]
-enum Change {
+enum TrailEntry {
     Low(u32, i64),
     Blocked(u32, bool),
     Placed(u32),
 }
 
-/// Buffers that hang together in time, those with a place left out: a range of [`Search::parts`].
+/// Buffers that hang together in time, those with a place left out: a range of [`PieceSearch::parts`].
 #[derive(Clone, Copy)]
-struct Part {
+struct TimePart {
     start: usize,
     end: usize,
 }
 
-/// A buffer that has been placed for a try, and what that has left to do.
-struct Frame {
-    part: Part,
+/// A buffer that has been placed for a try, and the state to return to.
+struct SearchFrame {
+    part: TimePart,
     item: usize,
     /// Lengths of the trail, of the parts and of the open parts before.
     trail: usize,
@@ -65,7 +65,7 @@ struct Frame {
 }
 
 /// A search for a plan of one piece under one capacity.
-pub(crate) struct Search<'a> {
+pub(crate) struct PieceSearch<'a> {
     piece: &'a Piece,
     capacity: i64,
     preference: Preference<'a>,
@@ -79,20 +79,20 @@ pub(crate) struct Search<'a> {
     slack: Vec<i64>,
     /// How often a section has ended a try.
     failures: Vec<u64>,
-    trail: Vec<Change>,
+    trail: Vec<TrailEntry>,
     queue: Vec<u32>,
     queued: Vec<bool>,
     /// Members of the parts on all levels of the search.
     parts: Vec<u32>,
     /// Parts that no try has begun with.
-    open: Vec<Part>,
+    open: Vec<TimePart>,
     nodes: u64,
 }
 
 /// The caller is asked so often, in nodes.
 const STOP_INTERVAL: u64 = 64;
 
-impl<'a> Search<'a> {
+impl<'a> PieceSearch<'a> {
     pub(crate) fn new(piece: &'a Piece, capacity: i64, preference: Preference<'a>) -> Self {
         let count = piece.items.len();
         let mut rest = vec![0; piece.sections];
@@ -122,10 +122,10 @@ impl<'a> Search<'a> {
     }
 
     /// Searches until a plan is found, there is none, or a limit is reached. To be called once.
-    pub(crate) fn run(&mut self, node_limit: u64, should_stop: &dyn Fn() -> bool) -> Outcome {
+    pub(crate) fn run(&mut self, node_limit: u64, should_stop: &dyn Fn() -> bool) -> SearchEnd {
         let count = self.piece.items.len();
         self.parts = (0..).take(count).collect();
-        let whole = Part {
+        let whole = TimePart {
             start: 0,
             end: count,
         };
@@ -133,16 +133,16 @@ impl<'a> Search<'a> {
             self.enqueue(section);
         }
         if !(0..count).all(|item| self.raise(item, 0)) || !self.propagate(whole) {
-            return Outcome::Impossible;
+            return SearchEnd::Impossible;
         }
         self.open.push(whole);
-        let mut frames: Vec<Frame> = Vec::new();
+        let mut frames: Vec<SearchFrame> = Vec::new();
         loop {
             // What the last try has left open comes next; with nothing left, it has succeeded.
             let bottom = frames.last().map_or(0, |frame| frame.open);
             if self.open.len() == bottom {
                 let Some(frame) = frames.pop() else {
-                    return Outcome::Fits;
+                    return SearchEnd::Fits;
                 };
                 self.parts.truncate(frame.parts);
                 continue;
@@ -154,9 +154,9 @@ impl<'a> Search<'a> {
                 if self.nodes > node_limit
                     || self.nodes.is_multiple_of(STOP_INTERVAL) && should_stop()
                 {
-                    return Outcome::Stopped;
+                    return SearchEnd::Stopped;
                 }
-                let frame = self.choose(trying).map(|item| Frame {
+                let frame = self.choose(trying).map(|item| SearchFrame {
                     part: trying,
                     item,
                     trail: self.trail.len(),
@@ -176,13 +176,13 @@ impl<'a> Search<'a> {
                 };
                 part = self.take_back(failed, &mut frames);
                 if part.is_none() {
-                    return Outcome::Impossible;
+                    return SearchEnd::Impossible;
                 }
             }
         }
     }
 
-    /// Each buffer's address, once [`Outcome::Fits`].
+    /// Each buffer's address, once [`SearchEnd::Fits`].
     pub(crate) fn offsets(&self) -> &[i64] {
         &self.low
     }
@@ -198,7 +198,11 @@ impl<'a> Search<'a> {
     }
 
     /// Takes back a try and, while its opposite is no better, those before it. Returns the part to go on with.
-    fn take_back(&mut self, failed: Option<Frame>, frames: &mut Vec<Frame>) -> Option<Part> {
+    fn take_back(
+        &mut self,
+        failed: Option<SearchFrame>,
+        frames: &mut Vec<SearchFrame>,
+    ) -> Option<TimePart> {
         let mut failed = failed;
         while let Some(frame) = failed {
             self.undo(frame.trail);
@@ -213,7 +217,7 @@ impl<'a> Search<'a> {
     }
 
     /// The preferred one of the lowest of those that could be below all they meet.
-    fn choose(&self, part: Part) -> Option<usize> {
+    fn choose(&self, part: TimePart) -> Option<usize> {
         let candidates = || {
             self.parts[part.start..part.end]
                 .iter()
@@ -235,7 +239,7 @@ impl<'a> Search<'a> {
     ///
     /// A part that does not split and has lost little stays in use, members with a place and all: so the lists of all
     /// levels together stay linear.
-    fn split(&mut self, part: Part) {
+    fn split(&mut self, part: TimePart) {
         let bottom = self.parts.len();
         let mut start = bottom;
         let mut reach = 0;
@@ -247,7 +251,7 @@ impl<'a> Search<'a> {
             let item = &self.piece.items[number as usize];
             let end = self.parts.len();
             if item.start >= reach && end > start {
-                self.open.push(Part { start, end });
+                self.open.push(TimePart { start, end });
                 start = end;
             }
             reach = reach.max(item.end);
@@ -258,7 +262,7 @@ impl<'a> Search<'a> {
             self.parts.truncate(bottom);
             self.open.push(part);
         } else if end > start {
-            self.open.push(Part { start, end });
+            self.open.push(TimePart { start, end });
         }
     }
 
@@ -266,8 +270,8 @@ impl<'a> Search<'a> {
     fn place(&mut self, item: usize) -> bool {
         let piece = self.piece;
         self.placed[item] = true;
-        self.trail.push(Change::Placed(number(item)));
-        let Item { size, .. } = piece.items[item];
+        self.trail.push(TrailEntry::Placed(number(item)));
+        let PieceBuffer { size, .. } = piece.items[item];
         let top = self.low[item] + size;
         for section in piece.items[item].sections() {
             self.rest[section] -= size;
@@ -280,7 +284,7 @@ impl<'a> Search<'a> {
             }
             if self.blocked[other] {
                 self.blocked[other] = false;
-                self.trail.push(Change::Blocked(number(other), true));
+                self.trail.push(TrailEntry::Blocked(number(other), true));
             }
             if self.low[other] < top && !self.raise(other, top) {
                 return false;
@@ -292,7 +296,7 @@ impl<'a> Search<'a> {
     /// Decides that something without a place, which `item` meets, is below it.
     fn block(&mut self, item: usize) -> bool {
         self.blocked[item] = true;
-        self.trail.push(Change::Blocked(number(item), false));
+        self.trail.push(TrailEntry::Blocked(number(item), false));
         self.rest_on_something(item)
     }
 
@@ -330,7 +334,8 @@ impl<'a> Search<'a> {
             return false;
         }
         if low > self.low[item] {
-            self.trail.push(Change::Low(number(item), self.low[item]));
+            self.trail
+                .push(TrailEntry::Low(number(item), self.low[item]));
             self.low[item] = low;
             for section in piece.items[item].sections() {
                 self.enqueue(section);
@@ -347,7 +352,7 @@ impl<'a> Search<'a> {
     }
 
     /// Draws all conclusions within a part.
-    fn propagate(&mut self, part: Part) -> bool {
+    fn propagate(&mut self, part: TimePart) -> bool {
         loop {
             while let Some(section) = self.queue.pop() {
                 self.queued[section as usize] = false;
@@ -422,9 +427,9 @@ impl<'a> Search<'a> {
         }
         while self.trail.len() > mark {
             match self.trail.pop() {
-                Some(Change::Low(item, low)) => self.low[item as usize] = low,
-                Some(Change::Blocked(item, blocked)) => self.blocked[item as usize] = blocked,
-                Some(Change::Placed(item)) => {
+                Some(TrailEntry::Low(item, low)) => self.low[item as usize] = low,
+                Some(TrailEntry::Blocked(item, blocked)) => self.blocked[item as usize] = blocked,
+                Some(TrailEntry::Placed(item)) => {
                     self.placed[item as usize] = false;
                     let item = &self.piece.items[item as usize];
                     for section in item.sections() {

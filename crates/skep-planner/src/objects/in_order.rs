@@ -14,7 +14,7 @@ pub fn equality(problem: &Problem) -> ObjectPlan {
 
 /// A tensor takes the released object whose size is nearest to its own, the larger of two; one that is too small grows.
 pub fn greedy_in_order(problem: &Problem) -> ObjectPlan {
-    in_order(problem, &mut Nearest::default())
+    in_order(problem, &mut NearestInSize::default())
 }
 
 /// As [`greedy_in_order`], but a tensor only follows one that `graph` allows ([`super::reallocation_graph`]), so that
@@ -33,7 +33,7 @@ pub fn greedy_in_order_reallocating(problem: &Problem, graph: &[Vec<usize>]) -> 
 }
 
 /// Objects without a live tensor.
-trait Pool {
+trait IdleObjects {
     fn release(&mut self, object: usize, size: u64);
 
     /// Takes out the object for a tensor.
@@ -47,7 +47,7 @@ trait Pool {
 #[derive(Default)]
 struct BySize(BTreeMap<u64, Vec<usize>>);
 
-impl Pool for BySize {
+impl IdleObjects for BySize {
     fn release(&mut self, object: usize, size: u64) {
         self.0.entry(size).or_default().push(object);
     }
@@ -59,9 +59,9 @@ impl Pool for BySize {
 
 /// Objects by size, then number.
 #[derive(Default)]
-struct Nearest(BTreeSet<(u64, usize)>);
+struct NearestInSize(BTreeSet<(u64, usize)>);
 
-impl Pool for Nearest {
+impl IdleObjects for NearestInSize {
     fn release(&mut self, object: usize, size: u64) {
         self.0.insert((size, object));
     }
@@ -86,7 +86,7 @@ struct Allowed<'g> {
     tenant: Vec<usize>,
 }
 
-impl Pool for Allowed<'_> {
+impl IdleObjects for Allowed<'_> {
     fn release(&mut self, object: usize, size: u64) {
         self.free.insert((size, object));
     }
@@ -113,7 +113,7 @@ impl Pool for Allowed<'_> {
 
 /// The common frame. Tensors come by their start, as records of a graph do; of those that start together, in their
 /// order. Objects are released by the end of their tensor, then by number.
-fn in_order(problem: &Problem, pool: &mut impl Pool) -> ObjectPlan {
+fn in_order(problem: &Problem, pool: &mut impl IdleObjects) -> ObjectPlan {
     let mut order: Vec<usize> = (0..problem.len()).collect();
     order.sort_by_key(|&tensor| problem.span(tensor).start);
     let mut objects = vec![0; problem.len()];

@@ -103,11 +103,11 @@ impl<'p> Live<'p> {
     }
 }
 
-/// Objects as they fill: a plan in the making, and who lives in each.
+/// Objects as they fill: a plan in the making, and the tensors in each object.
 pub(crate) struct Filling<'p> {
     problem: &'p Problem,
     plan: ObjectPlan,
-    tenants: Vec<Tenants>,
+    tenants: Vec<ObjectOccupancy>,
 }
 
 impl<'p> Filling<'p> {
@@ -127,8 +127,8 @@ impl<'p> Filling<'p> {
         &self.plan.sizes
     }
 
-    /// Who lives in each object.
-    pub(crate) fn tenants(&self) -> &[Tenants] {
+    /// The live ranges in each object.
+    pub(crate) fn tenants(&self) -> &[ObjectOccupancy] {
         &self.tenants
     }
 
@@ -136,7 +136,7 @@ impl<'p> Filling<'p> {
     pub(crate) fn join(&mut self, buffer: usize, object: Option<usize>) -> usize {
         let object = object.unwrap_or_else(|| {
             self.plan.sizes.push(0);
-            self.tenants.push(Tenants::default());
+            self.tenants.push(ObjectOccupancy::default());
             self.tenants.len() - 1
         });
         let size = self.problem.buffers()[buffer].size;
@@ -153,9 +153,9 @@ impl<'p> Filling<'p> {
 
 /// Live ranges of one object's tenants, which never overlap.
 #[derive(Default)]
-pub(crate) struct Tenants(BTreeMap<u32, u32>);
+pub(crate) struct ObjectOccupancy(BTreeMap<u32, u32>);
 
-impl Tenants {
+impl ObjectOccupancy {
     pub(crate) fn insert(&mut self, span: Span) {
         self.0.insert(span.start, span.end);
     }

@@ -112,7 +112,7 @@ fn elements<const N: usize>(shape: &[u64; N]) -> u128 {
     sizes.fold(1, u128::saturating_mul)
 }
 
-/// Asks for each tensor's object by its start, and makes a new one where there is none.
+/// Asks for each tensor's object in the order of starts, and makes a new object where none is free.
 fn assign<const N: usize>(
     buffers: &[ShapedBuffer<N>],
     mut choose: impl FnMut(&[[u64; N]], &ShapedBuffer<N>) -> Option<usize>,

@@ -2,11 +2,11 @@
 
 use std::cmp::Reverse;
 
-use super::{Filling, Tenants, positional_maximums};
+use super::{Filling, ObjectOccupancy, positional_maximums};
 use crate::{budget::Budget, plan::ObjectPlan, problem::Problem};
 
 /// The nearest object that a tensor could join: steps that it is idle between, and its number.
-type Nearest = Option<(u64, usize)>;
+type NearestObject = Option<(u64, usize)>;
 
 /// Tensors come by the class of their size (the last positional maximum that is no smaller), then by their distance in
 /// time from the nearest object without an overlap, then by size. Each joins that object, or a new one. `None` if the
@@ -20,7 +20,7 @@ pub fn greedy_by_size(problem: &Problem, budget: &Budget<'_>) -> Option<ObjectPl
         .collect();
     let mut open: Vec<usize> = (0..problem.len()).collect();
     open.sort_by_key(|&tensor| (classes[tensor], Reverse(buffers[tensor].size), tensor));
-    let mut nearest: Vec<Nearest> = vec![None; problem.len()];
+    let mut nearest: Vec<NearestObject> = vec![None; problem.len()];
     let mut filling = Filling::new(problem);
     while let Some(&first) = open.first() {
         if open.len().is_multiple_of(16) && budget.is_over() {
@@ -57,7 +57,7 @@ fn distance(problem: &Problem, first: usize, second: usize) -> u64 {
 }
 
 /// The nearest object of all, the lowest number of several.
-fn search(problem: &Problem, tenants: &[Tenants], tensor: usize) -> Nearest {
+fn search(problem: &Problem, tenants: &[ObjectOccupancy], tensor: usize) -> NearestObject {
     let span = problem.span(tensor);
     let steps = problem.timeline().steps();
     let step = |section: u32| steps[section as usize];

@@ -5,7 +5,7 @@ mod order;
 mod placed;
 
 pub use in_time::in_time;
-pub use order::Order;
+pub use order::PlacementOrder;
 pub(crate) use order::conflicts;
 
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     plan::OffsetPlan,
     problem::{Buffer, Problem},
 };
-use placed::Placed;
+use placed::PlacedBuffers;
 
 /// Places buffers in the given order, each into the smallest gap that holds it (the lowest of several, and on top where
 /// none does), fixed ones first. `None` if the caller ended it.
@@ -24,7 +24,7 @@ pub fn best_fit(
     order: impl IntoIterator<Item = usize>,
     budget: &Budget<'_>,
 ) -> Option<OffsetPlan> {
-    let mut placed = Placed::new(problem);
+    let mut placed = PlacedBuffers::new(problem);
     let mut offsets = vec![0; problem.len()];
     for buffer in problem.sized() {
         if let Some(offset) = problem.buffers()[buffer].fixed {

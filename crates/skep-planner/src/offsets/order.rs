@@ -6,7 +6,7 @@ use crate::{problem::Problem, timeline};
 
 /// What comes first; ties end with the lowest number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Order {
+pub enum PlacementOrder {
     /// The largest: TFLite's greedy by size.
     Size,
     /// The largest, then the longest-lived: XLA's spatial order.
@@ -23,7 +23,7 @@ pub enum Order {
     LoadWidth,
 }
 
-impl Order {
+impl PlacementOrder {
     /// Every order.
     pub const ALL: [Self; 7] = [
         Self::Size,

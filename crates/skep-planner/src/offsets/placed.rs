@@ -1,8 +1,8 @@
 //! What has been placed, arranged so that a short-lived buffer looks only at what it can meet.
 //!
-//! The time axis is covered by windows, each half over the next, a quarter as wide from level to level. A window lists by offset what is live
-//! in it; a buffer asks the narrowest window that contains it. What lives long is in many windows, so there are only
-//! widths that some buffer asks for, and only as many as entries can be afforded.
+//! The time axis is covered by windows, each half over the next, a quarter as wide from level to level. A window lists
+//! by offset what is live in it; a buffer asks the narrowest window that contains it. What lives long is in many
+//! windows, so there are only widths that some buffer asks for, and only as many as entries can be afforded.
 
 use crate::{
     problem::{Buffer, Problem},
@@ -17,7 +17,7 @@ const NARROWEST: usize = 16;
 const CHUNK: usize = 512;
 
 #[derive(Clone, Copy)]
-struct Entry {
+struct PlacedSpan {
     offset: u64,
     end: u64,
     span: Span,
@@ -25,11 +25,11 @@ struct Entry {
 
 /// Entries by offset, equal ones in the order of their insertion.
 #[derive(Clone, Default)]
-struct Window(Vec<Vec<Entry>>);
+struct OffsetWindow(Vec<Vec<PlacedSpan>>);
 
-impl Window {
-    fn insert(&mut self, entry: Entry) {
-        let is_before = |chunk: &Vec<Entry>| {
+impl OffsetWindow {
+    fn insert(&mut self, entry: PlacedSpan) {
+        let is_before = |chunk: &Vec<PlacedSpan>| {
             chunk
                 .first()
                 .is_some_and(|first| first.offset <= entry.offset)
@@ -48,23 +48,23 @@ impl Window {
     }
 }
 
-pub(crate) struct Placed<'p> {
+pub(crate) struct PlacedBuffers<'p> {
     problem: &'p Problem,
-    levels: Vec<Level>,
+    levels: Vec<WindowLevel>,
 }
 
 /// Windows of one width.
-struct Level {
+struct WindowLevel {
     /// Windows begin at multiples of this and are twice as wide.
     stride: usize,
-    windows: Vec<Window>,
+    windows: Vec<OffsetWindow>,
 }
 
-impl Level {
+impl WindowLevel {
     fn new(sections: usize, stride: usize) -> Self {
         Self {
             stride,
-            windows: vec![Window::default(); sections.div_ceil(stride)],
+            windows: vec![OffsetWindow::default(); sections.div_ceil(stride)],
         }
     }
 
@@ -81,7 +81,7 @@ impl Level {
     }
 }
 
-impl<'p> Placed<'p> {
+impl<'p> PlacedBuffers<'p> {
     pub(crate) fn new(problem: &'p Problem) -> Self {
         let sections = problem.timeline().sections().max(1);
         // How often the whole can be quartered and still be as wide as a buffer.
@@ -92,10 +92,10 @@ impl<'p> Placed<'p> {
             let own = quarterings(problem.span(buffer).sections().len());
             is_asked_for[own.min(most)] = true;
         }
-        let mut levels = vec![Level::new(sections, sections)];
+        let mut levels = vec![WindowLevel::new(sections, sections)];
         let mut left = ENTRIES_A_BUFFER * problem.len();
         for quartering in (1..=most).filter(|&quartering| is_asked_for[quartering]) {
-            let level = Level::new(sections, sections >> (2 * quartering));
+            let level = WindowLevel::new(sections, sections >> (2 * quartering));
             let entries: usize = problem
                 .sized()
                 .map(|buffer| level.windows_of(problem.span(buffer)).len())
@@ -106,8 +106,8 @@ impl<'p> Placed<'p> {
             left -= entries;
             levels.push(level);
         }
-        // Nobody asks the widest where the next one contains everybody.
-        let contains_all = |level: &Level| {
+        // The widest level is never asked where the next narrower one covers the whole time.
+        let contains_all = |level: &WindowLevel| {
             problem
                 .sized()
                 .all(|buffer| level.window_around(problem.span(buffer)).is_some())
@@ -120,7 +120,7 @@ impl<'p> Placed<'p> {
 
     pub(crate) fn insert(&mut self, buffer: usize, offset: u64) {
         let span = self.problem.span(buffer);
-        let entry = Entry {
+        let entry = PlacedSpan {
             offset,
             end: offset + self.problem.buffers()[buffer].size,
             span,

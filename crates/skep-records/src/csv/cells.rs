@@ -2,10 +2,12 @@
 
 use std::borrow::Cow;
 
-use crate::error::{RecordsError, shortened};
+use skep_planner::shortened_name;
 
-/// Calls `take` with the number and the text of each cell, without the white space around it, and returns how many there
-/// are.
+use crate::error::RecordsError;
+
+/// Calls `take` with the number and the text of each cell, without the white space around it, and returns how many
+/// there are.
 pub(super) fn cells<'a>(
     line: &'a str,
     number: usize,
@@ -24,7 +26,7 @@ pub(super) fn cells<'a>(
                 let (cell, after) = unquoted(inner).ok_or_else(|| RecordsError::Line {
                     line: number,
                     expected: "a quoted cell to end with a quote and a comma",
-                    got: shortened(line.trim()),
+                    got: shortened_name(line.trim()),
                 })?;
                 (Cow::Owned(cell), after)
             }
@@ -56,8 +58,8 @@ fn unquoted(text: &str) -> Option<(String, Option<&str>)> {
     }
 }
 
-/// A cell as it is written: in quotes where it could be taken for something else. A line break, which would end the line,
-/// becomes a space.
+/// A cell in the form to write: in quotes where it could be read as something else. A line break, which would end the
+/// line, becomes a space.
 pub(super) fn quoted(text: &str) -> Cow<'_, str> {
     let breaks = text.contains(['\n', '\r']);
     let plain = !text.is_empty()
@@ -91,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn cells_are_what_is_between_commas_or_quotes() {
+    fn commas_and_quotes_separate_cells() {
         let cases: [(&str, &[&str]); 7] = [
             ("a,1, 2 ", &["a", "1", "2"]),
             ("a,", &["a", ""]),
@@ -114,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn written_cells_are_read_back() {
         for name in ["a", "a,b", "say \"x\"", "", " a ", "#a", "\"", "ü,"] {
             let line = format!("{},1", quoted(name));
             assert_eq!(split(&line).expect("written"), [name, "1"], "{line}");

@@ -2,14 +2,14 @@
 
 use std::borrow::Cow;
 
-use skep_planner::Buffer;
+use skep_planner::{Buffer, shortened_name};
 
 use super::cells;
-use crate::error::{RecordsError, shortened};
+use crate::error::RecordsError;
 
 /// What a column says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Meaning {
+enum ColumnMeaning {
     Name,
     Start,
     End { inclusive: bool },
@@ -22,32 +22,32 @@ enum Meaning {
 }
 
 /// Every name that has a meaning, in small letters.
-const NAMES: [(&str, Meaning); 22] = [
-    ("id", Meaning::Name),
-    ("buffer", Meaning::Name),
-    ("buffer_id", Meaning::Name),
-    ("name", Meaning::Name),
-    ("tensor", Meaning::Name),
-    ("tensor_id", Meaning::Name),
-    ("lower", Meaning::Start),
-    ("begin", Meaning::Start),
-    ("start", Meaning::Start),
-    ("first_op", Meaning::Start),
-    ("first_task", Meaning::Start),
-    ("upper", Meaning::End { inclusive: false }),
-    ("end", Meaning::End { inclusive: true }),
-    ("last_op", Meaning::End { inclusive: true }),
-    ("last_task", Meaning::End { inclusive: true }),
-    ("size", Meaning::Size),
-    ("size_bytes", Meaning::Size),
-    ("alignment", Meaning::Alignment),
-    ("offset", Meaning::Offset),
-    ("in_place", Meaning::InPlace),
-    ("is_output", Meaning::IsOutput),
-    ("gaps", Meaning::Gaps),
+const NAMES: [(&str, ColumnMeaning); 22] = [
+    ("id", ColumnMeaning::Name),
+    ("buffer", ColumnMeaning::Name),
+    ("buffer_id", ColumnMeaning::Name),
+    ("name", ColumnMeaning::Name),
+    ("tensor", ColumnMeaning::Name),
+    ("tensor_id", ColumnMeaning::Name),
+    ("lower", ColumnMeaning::Start),
+    ("begin", ColumnMeaning::Start),
+    ("start", ColumnMeaning::Start),
+    ("first_op", ColumnMeaning::Start),
+    ("first_task", ColumnMeaning::Start),
+    ("upper", ColumnMeaning::End { inclusive: false }),
+    ("end", ColumnMeaning::End { inclusive: true }),
+    ("last_op", ColumnMeaning::End { inclusive: true }),
+    ("last_task", ColumnMeaning::End { inclusive: true }),
+    ("size", ColumnMeaning::Size),
+    ("size_bytes", ColumnMeaning::Size),
+    ("alignment", ColumnMeaning::Alignment),
+    ("offset", ColumnMeaning::Offset),
+    ("in_place", ColumnMeaning::InPlace),
+    ("is_output", ColumnMeaning::IsOutput),
+    ("gaps", ColumnMeaning::Gaps),
 ];
 
-impl Meaning {
+impl ColumnMeaning {
     fn of(name: &str) -> Option<Self> {
         let name = name.to_ascii_lowercase();
         NAMES
@@ -78,11 +78,11 @@ impl Meaning {
 /// A heading.
 pub(super) struct Columns {
     /// What each column means, if anything, and its name.
-    meanings: Vec<(Option<Meaning>, String)>,
+    meanings: Vec<(Option<ColumnMeaning>, String)>,
 }
 
 /// A buffer, and the name of its input if it may be in its place.
-pub(super) struct Row {
+pub(super) struct TableRow {
     pub(super) name: String,
     pub(super) buffer: Buffer,
     pub(super) input: Option<String>,
@@ -91,9 +91,9 @@ pub(super) struct Row {
 impl Columns {
     /// Reads a heading; also gives the columns without effect.
     pub(super) fn of(heading: &str, line: usize) -> Result<(Self, Vec<String>), RecordsError> {
-        let mut meanings: Vec<(Option<Meaning>, String)> = Vec::new();
+        let mut meanings: Vec<(Option<ColumnMeaning>, String)> = Vec::new();
         cells(heading, line, |_, name| {
-            let meaning = Meaning::of(&name);
+            let meaning = ColumnMeaning::of(&name);
             let other = meanings
                 .iter()
                 .find(|(other, _)| matches!((*other, meaning), (Some(a), Some(b)) if a.same(b)));
@@ -105,14 +105,14 @@ impl Columns {
                     what: meaning.words(),
                 });
             }
-            meanings.push((meaning, shortened(&name)));
+            meanings.push((meaning, shortened_name(&name)));
             Ok(())
         })?;
         for needed in [
-            Meaning::Name,
-            Meaning::Start,
-            Meaning::End { inclusive: false },
-            Meaning::Size,
+            ColumnMeaning::Name,
+            ColumnMeaning::Start,
+            ColumnMeaning::End { inclusive: false },
+            ColumnMeaning::Size,
         ] {
             let is_there = meanings
                 .iter()
@@ -124,7 +124,7 @@ impl Columns {
                     line,
                     what: needed.words(),
                     names: names.join(", "),
-                    got: shortened(heading.trim()),
+                    got: shortened_name(heading.trim()),
                 });
             }
         }
@@ -134,7 +134,7 @@ impl Columns {
     }
 
     /// Reads a line; none for an output.
-    pub(super) fn row(&self, line: &str, number: usize) -> Result<Option<Row>, RecordsError> {
+    pub(super) fn row(&self, line: &str, number: usize) -> Result<Option<TableRow>, RecordsError> {
         let mut name = String::new();
         let mut buffer = Buffer::new(0, 0, 0);
         let mut input = None;
@@ -143,44 +143,46 @@ impl Columns {
             let Some((Some(meaning), column)) = self.meanings.get(index) else {
                 return Ok(());
             };
-            let cell = Cell {
+            let cell = TableCell {
                 text: cell,
                 line: number,
                 column,
             };
             match *meaning {
-                Meaning::Name if cell.text.is_empty() => return Err(cell.wrong("a name")),
-                Meaning::Name => name = cell.text.into_owned(),
-                Meaning::Start => buffer.start = cell.number()?,
-                Meaning::End { inclusive } => {
+                ColumnMeaning::Name if cell.text.is_empty() => return Err(cell.wrong("a name")),
+                ColumnMeaning::Name => name = cell.text.into_owned(),
+                ColumnMeaning::Start => buffer.start = cell.number()?,
+                ColumnMeaning::End { inclusive } => {
                     let end = cell.number()?.checked_add(u64::from(inclusive));
                     buffer.end = end.ok_or_else(|| cell.wrong("a step below 2^64 - 1"))?;
                 }
-                Meaning::Size => buffer.size = cell.number()?,
-                Meaning::Alignment => {
+                ColumnMeaning::Size => buffer.size = cell.number()?,
+                ColumnMeaning::Alignment => {
                     let alignment = cell.number()?;
                     if !alignment.is_power_of_two() {
                         return Err(cell.wrong("a power of two"));
                     }
                     buffer.alignment = alignment;
                 }
-                Meaning::Offset => {
+                ColumnMeaning::Offset => {
                     let anywhere = matches!(&*cell.text, "" | "-1");
                     buffer.fixed = (!anywhere).then(|| cell.number()).transpose()?;
                 }
-                Meaning::InPlace => {
+                ColumnMeaning::InPlace => {
                     input = Some(cell.text.into_owned()).filter(|input| !input.is_empty())
                 }
-                Meaning::IsOutput => {
+                ColumnMeaning::IsOutput => {
                     is_output = match &*cell.text.to_ascii_lowercase() {
                         "1" | "true" => true,
                         "0" | "false" | "" => false,
                         _ => return Err(cell.wrong("0 or 1")),
                     }
                 }
-                Meaning::Gaps if cell.text.is_empty() => {}
-                Meaning::Gaps => {
-                    return Err(cell.wrong("nothing, for gaps in live ranges are not supported"));
+                ColumnMeaning::Gaps if cell.text.is_empty() => {}
+                ColumnMeaning::Gaps => {
+                    return Err(
+                        cell.wrong("an empty cell, since gaps in live ranges are not supported")
+                    );
                 }
             }
             Ok(())
@@ -195,7 +197,7 @@ impl Columns {
         }
         let Buffer { start, end, .. } = buffer;
         if start >= end {
-            let name = shortened(&name);
+            let name = shortened_name(&name);
             return Err(RecordsError::Range {
                 line: number,
                 name,
@@ -203,7 +205,7 @@ impl Columns {
                 end,
             });
         }
-        Ok((!is_output).then_some(Row {
+        Ok((!is_output).then_some(TableRow {
             name,
             buffer,
             input,
@@ -212,15 +214,15 @@ impl Columns {
 }
 
 /// A cell, and where it is.
-struct Cell<'a> {
+struct TableCell<'a> {
     text: Cow<'a, str>,
     line: usize,
     column: &'a str,
 }
 
-impl Cell<'_> {
+impl TableCell<'_> {
     fn number(&self) -> Result<u64, RecordsError> {
-        // A sign is no digit, which `parse` would allow.
+        // `parse` would allow a sign.
         let number = self
             .text
             .parse()
@@ -234,7 +236,7 @@ impl Cell<'_> {
             line: self.line,
             column: self.column.to_owned(),
             expected,
-            got: shortened(&self.text),
+            got: shortened_name(&self.text),
         }
     }
 }

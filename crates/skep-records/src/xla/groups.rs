@@ -1,12 +1,12 @@
 //! Buffers that several values have in turn, while they are found.
 
-use skep_planner::Buffer;
+use skep_planner::{Buffer, UsageRecords};
 
-use crate::{MAX_BUFFERS, error::RecordsError, records::Records};
+use crate::{MAX_BUFFERS, error::RecordsError};
 
 /// A buffer and its live range, half-open.
 #[derive(Clone, Debug)]
-pub(super) struct Group {
+pub(super) struct ValueGroup {
     pub(super) name: String,
     pub(super) size: u64,
     pub(super) start: u64,
@@ -15,11 +15,11 @@ pub(super) struct Group {
 
 /// Buffers in the order in which they were found.
 #[derive(Default)]
-pub(super) struct Groups(Vec<Group>);
+pub(super) struct ValueGroups(Vec<ValueGroup>);
 
-impl Groups {
+impl ValueGroups {
     /// Adds a buffer, and gives its number.
-    pub(super) fn push(&mut self, group: Group) -> Result<usize, RecordsError> {
+    pub(super) fn push(&mut self, group: ValueGroup) -> Result<usize, RecordsError> {
         if self.0.len() == MAX_BUFFERS {
             return Err(RecordsError::TooMany { limit: MAX_BUFFERS });
         }
@@ -37,16 +37,16 @@ impl Groups {
         self.0[group].end = self.0[group].end.max(step);
     }
 
-    pub(super) fn records(self) -> Result<Records, RecordsError> {
+    pub(super) fn records(self) -> Result<UsageRecords, RecordsError> {
         let named = self.0.into_iter();
         let named = named.map(
-            |Group {
+            |ValueGroup {
                  name,
                  size,
                  start,
                  end,
              }| (name, Buffer::new(size, start, end)),
         );
-        Records::new(named.collect())
+        Ok(UsageRecords::new(named.collect())?)
     }
 }

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use super::LIVE_RANGE_HEADING;
-use crate::error::{RecordsError, shortened, text};
+use skep_planner::shortened_name;
+
+use crate::error::{RecordsError, text};
 
 /// What the ranges are below.
 const SECTION: &str = "BufferLiveRange:";
@@ -17,7 +19,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<HashMap<&str, (u64, u64)>, RecordsErr
         return Err(RecordsError::Line {
             line: 1,
             expected: "`HloLiveRange`, as a file of live ranges begins",
-            got: shortened(heading),
+            got: shortened_name(heading),
         });
     }
     let mut ranges = HashMap::new();
@@ -30,7 +32,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<HashMap<&str, (u64, u64)>, RecordsErr
         let (name, range) = range(entry).ok_or_else(|| RecordsError::Line {
             line: index + 1,
             expected: "a live range as in `name{}:3-7`, its end not before its start",
-            got: shortened(entry.trim()),
+            got: shortened_name(entry.trim()),
         })?;
         ranges.insert(name, range);
     }
@@ -45,7 +47,8 @@ fn range(entry: &str) -> Option<(&str, (u64, u64))> {
     (start <= end && end < u64::MAX).then_some((without_empty_index(name), (start, end)))
 }
 
-/// A value's name. Of an instruction with several values the whole has an empty index, which is written here and not there.
+/// A value's name. Of an instruction with several values the whole has an empty index, which is written here and not
+/// there.
 pub(super) fn without_empty_index(name: &str) -> &str {
     name.strip_suffix("{}").unwrap_or(name)
 }

@@ -2,15 +2,16 @@
 
 use std::collections::HashMap;
 
+use skep_planner::UsageRecords;
+
 use super::{
     sorted,
-    wire::{self, Field, Fields, Value},
+    wire::{self, WireField, WireFields, WireValue},
 };
 use crate::{
     MAX_BUFFERS,
     error::RecordsError,
-    records::Records,
-    xla::groups::{Group, Groups},
+    xla::groups::{ValueGroup, ValueGroups},
 };
 
 /// Numbers of fields, by message.
@@ -38,21 +39,23 @@ const SHARE_WITH: u64 = 2;
 ///
 /// # Errors
 /// The message is broken, says something that cannot be, or has no trace.
-pub fn read_proto(bytes: &[u8]) -> Result<Vec<(String, Records)>, RecordsError> {
+pub fn read_proto(bytes: &[u8]) -> Result<Vec<(String, UsageRecords)>, RecordsError> {
     let mut logical_buffers = HashMap::new();
     let mut traces = Vec::new();
     for (message, at) in messages(bytes, 0, field::PROTO_BUFFER_ASSIGNMENT)? {
-        for field in Fields::new(message, at) {
-            let Field { number, value } = field?;
+        for field in WireFields::new(message, at) {
+            let WireField { number, value } = field?;
             match (number, value) {
-                (field::ASSIGNMENT_LOGICAL_BUFFER, Value::Bytes { bytes, at }) => {
+                (field::ASSIGNMENT_LOGICAL_BUFFER, WireValue::Bytes { bytes, at }) => {
                     let (id, logical_buffer) = logical_buffer(bytes, at)?;
                     if logical_buffers.len() == MAX_BUFFERS {
                         return Err(RecordsError::TooMany { limit: MAX_BUFFERS });
                     }
                     logical_buffers.insert(id, logical_buffer);
                 }
-                (field::ASSIGNMENT_TRACE, Value::Bytes { bytes, at }) => traces.push((bytes, at)),
+                (field::ASSIGNMENT_TRACE, WireValue::Bytes { bytes, at }) => {
+                    traces.push((bytes, at))
+                }
                 _ => {}
             }
         }
@@ -73,9 +76,9 @@ pub fn read_proto(bytes: &[u8]) -> Result<Vec<(String, Records)>, RecordsError> 
 /// The messages in fields of this number, with their positions.
 fn messages(bytes: &[u8], at: usize, number: u32) -> Result<Vec<(&[u8], usize)>, RecordsError> {
     let mut found = Vec::new();
-    for field in Fields::new(bytes, at) {
+    for field in WireFields::new(bytes, at) {
         let field = field?;
-        if let (true, Value::Bytes { bytes, at }) = (field.number == number, field.value) {
+        if let (true, WireValue::Bytes { bytes, at }) = (field.number == number, field.value) {
             found.push((bytes, at));
         }
     }
@@ -92,12 +95,12 @@ struct LogicalBuffer {
 /// A value by its id. A number that is 0 is left out of a message.
 fn logical_buffer(message: &[u8], at: usize) -> Result<(u64, LogicalBuffer), RecordsError> {
     let (mut id, mut size, mut index) = (0, 0, String::new());
-    for field in Fields::new(message, at) {
-        let Field { number, value } = field?;
+    for field in WireFields::new(message, at) {
+        let WireField { number, value } = field?;
         match (number, value) {
-            (field::BUFFER_ID, Value::Varint(value)) => id = value,
-            (field::BUFFER_SIZE, Value::Varint(value)) => size = value,
-            (field::BUFFER_DEFINED_AT, Value::Bytes { bytes, at }) => {
+            (field::BUFFER_ID, WireValue::Varint(value)) => id = value,
+            (field::BUFFER_SIZE, WireValue::Varint(value)) => size = value,
+            (field::BUFFER_DEFINED_AT, WireValue::Bytes { bytes, at }) => {
                 if let Some((packed, at)) = messages(bytes, at, field::LOCATION_INDEX)?.last() {
                     let positions = wire::packed(packed, *at)?;
                     let positions: Vec<String> = positions.iter().map(u64::to_string).collect();
@@ -116,37 +119,37 @@ fn logical_buffer(message: &[u8], at: usize) -> Result<(u64, LogicalBuffer), Rec
 }
 
 /// An event of a trace.
-struct Event<'a> {
+struct TraceEvent<'a> {
     kind: u64,
     buffer: u64,
     shares_with: u64,
     instruction: &'a [u8],
 }
 
-fn event(message: &[u8], at: usize) -> Result<Event<'_>, RecordsError> {
-    let mut event = Event {
+fn event(message: &[u8], at: usize) -> Result<TraceEvent<'_>, RecordsError> {
+    let mut event = TraceEvent {
         kind: ALLOC,
         buffer: 0,
         shares_with: 0,
         instruction: &[],
     };
-    for field in Fields::new(message, at) {
+    for field in WireFields::new(message, at) {
         match field? {
-            Field {
+            WireField {
                 number: field::EVENT_KIND,
-                value: Value::Varint(kind),
+                value: WireValue::Varint(kind),
             } => event.kind = kind,
-            Field {
+            WireField {
                 number: field::EVENT_BUFFER,
-                value: Value::Varint(buffer),
+                value: WireValue::Varint(buffer),
             } => event.buffer = buffer,
-            Field {
+            WireField {
                 number: field::EVENT_SHARES_WITH,
-                value: Value::Varint(other),
+                value: WireValue::Varint(other),
             } => event.shares_with = other,
-            Field {
+            WireField {
                 number: field::EVENT_INSTRUCTION,
-                value: Value::Bytes { bytes, .. },
+                value: WireValue::Bytes { bytes, .. },
             } => event.instruction = bytes,
             _ => {}
         }
@@ -161,8 +164,8 @@ fn trace(
     message: &[u8],
     at: usize,
     logical_buffers: &HashMap<u64, LogicalBuffer>,
-) -> Result<Records, RecordsError> {
-    let mut groups = Groups::default();
+) -> Result<UsageRecords, RecordsError> {
+    let mut groups = ValueGroups::default();
     // Each value's buffer, and whether the value is live.
     let mut values: HashMap<u64, (usize, bool)> = HashMap::new();
     let mut step = 0;
@@ -183,7 +186,7 @@ fn trace(
                 ALLOC => {
                     let instruction = String::from_utf8_lossy(event.instruction);
                     let name = format!("{} {instruction}{index}", event.buffer);
-                    groups.push(Group {
+                    groups.push(ValueGroup {
                         name,
                         size: *size,
                         start: step,

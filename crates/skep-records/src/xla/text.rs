@@ -2,19 +2,20 @@
 
 use std::collections::HashMap;
 
+use skep_planner::{UsageRecords, shortened_name};
+
 use super::{
     ASSIGNMENT_HEADING,
-    groups::{Group, Groups},
+    groups::{ValueGroup, ValueGroups},
     live_range, sorted,
 };
 use crate::{
     MAX_BUFFERS,
-    error::{RecordsError, shortened, text},
-    records::Records,
+    error::{RecordsError, text},
 };
 
-/// A value of an allocation, as it is written.
-struct Value<'a> {
+/// A value of an allocation, as the file has it.
+struct AssignedValue<'a> {
     id: &'a str,
     name: &'a str,
     size: u64,
@@ -24,7 +25,7 @@ struct Value<'a> {
 }
 
 /// A value with its live range: instructions, both ends included.
-struct Placed {
+struct PlacedValue {
     name: String,
     size: u64,
     offset: u64,
@@ -40,9 +41,9 @@ struct Placed {
 pub fn read_text(
     assignment: &[u8],
     live_ranges: &[u8],
-) -> Result<Vec<(String, Records)>, RecordsError> {
+) -> Result<Vec<(String, UsageRecords)>, RecordsError> {
     let ranges = live_range::read(live_ranges)?;
-    let mut heaps: Vec<(String, Vec<Placed>)> = Vec::new();
+    let mut heaps: Vec<(String, Vec<PlacedValue>)> = Vec::new();
     let mut in_heap = false;
     let mut count = 0;
     for (index, line) in text(assignment)?.lines().enumerate() {
@@ -50,7 +51,7 @@ pub fn read_text(
         let wrong = |expected| RecordsError::Line {
             line: number,
             expected,
-            got: shortened(line.trim()),
+            got: shortened_name(line.trim()),
         };
         if index == 0 && !line.starts_with(ASSIGNMENT_HEADING) {
             return Err(wrong("`BufferAssignment:`, as a buffer assignment begins"));
@@ -100,12 +101,12 @@ fn allocation(entry: &str) -> Option<(u64, &str)> {
 }
 
 /// `<7 add.1 @0> (size=64,offset=128): f32[16]{0}`.
-fn value(entry: &str) -> Option<Value<'_>> {
+fn value(entry: &str) -> Option<AssignedValue<'_>> {
     let (tag, place) = entry.strip_prefix('<')?.split_once("> (size=")?;
     let (id, name) = tag.rsplit_once(" @")?.0.split_once(' ')?;
     let (size, place) = place.split_once(",offset=")?;
     let (offset, shape) = place.split_once(')')?;
-    Some(Value {
+    Some(AssignedValue {
         id,
         name: live_range::without_empty_index(name),
         size: size.parse().ok()?,
@@ -115,11 +116,11 @@ fn value(entry: &str) -> Option<Value<'_>> {
 }
 
 fn placed(
-    value: &Value<'_>,
+    value: &AssignedValue<'_>,
     ranges: &HashMap<&str, (u64, u64)>,
     line: usize,
-) -> Result<Placed, RecordsError> {
-    let &Value {
+) -> Result<PlacedValue, RecordsError> {
+    let &AssignedValue {
         id,
         name,
         size,
@@ -127,7 +128,7 @@ fn placed(
         ..
     } = value;
     match ranges.get(name) {
-        Some(&(start, end)) => Ok(Placed {
+        Some(&(start, end)) => Ok(PlacedValue {
             name: format!("{id} {name}"),
             size,
             offset,
@@ -136,18 +137,18 @@ fn placed(
         }),
         None => Err(RecordsError::NoLiveRange {
             line,
-            name: shortened(name),
+            name: shortened_name(name),
         }),
     }
 }
 
 /// One buffer for values that lie at one offset while they are live.
-fn grouped(mut values: Vec<Placed>) -> Result<Records, RecordsError> {
+fn grouped(mut values: Vec<PlacedValue>) -> Result<UsageRecords, RecordsError> {
     values.sort_by(|a, b| {
         (a.offset, a.start, a.end, &a.name).cmp(&(b.offset, b.start, b.end, &b.name))
     });
-    let mut groups: Vec<(u64, Group)> = Vec::new();
-    for Placed {
+    let mut groups: Vec<(u64, ValueGroup)> = Vec::new();
+    for PlacedValue {
         name,
         size,
         offset,
@@ -164,7 +165,7 @@ fn grouped(mut values: Vec<Placed>) -> Result<Records, RecordsError> {
             }
             _ => groups.push((
                 offset,
-                Group {
+                ValueGroup {
                     name,
                     size,
                     start,
@@ -174,7 +175,7 @@ fn grouped(mut values: Vec<Placed>) -> Result<Records, RecordsError> {
         }
     }
     groups.sort_by_key(|(_, group)| group.start);
-    let mut found = Groups::default();
+    let mut found = ValueGroups::default();
     for (_, group) in groups {
         found.push(group)?;
     }

@@ -10,7 +10,7 @@ const FIXED32: u8 = 5;
 
 /// A field's value. Fixed-width numbers are skipped, since no message here has one that matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Value<'a> {
+pub(crate) enum WireValue<'a> {
     Varint(u64),
     /// A string, or a message whose first byte is `at` in the file.
     Bytes {
@@ -22,7 +22,7 @@ pub(crate) enum Value<'a> {
     },
 }
 
-impl Value<'_> {
+impl WireValue<'_> {
     pub(crate) const fn wire_type(&self) -> u8 {
         match self {
             Self::Varint(_) => VARINT,
@@ -34,19 +34,19 @@ impl Value<'_> {
 
 /// A field of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Field<'a> {
+pub(crate) struct WireField<'a> {
     pub(crate) number: u32,
-    pub(crate) value: Value<'a>,
+    pub(crate) value: WireValue<'a>,
 }
 
 /// The fields of a message; ends after an error.
-pub(crate) struct Fields<'a> {
+pub(crate) struct WireFields<'a> {
     rest: &'a [u8],
     /// Position of `rest` in the file.
     at: usize,
 }
 
-impl<'a> Fields<'a> {
+impl<'a> WireFields<'a> {
     /// The fields of `message`, which begins at byte `at` of the file.
     pub(crate) fn new(message: &'a [u8], at: usize) -> Self {
         Self { rest: message, at }
@@ -80,7 +80,7 @@ impl<'a> Fields<'a> {
         None
     }
 
-    fn field(&mut self) -> Result<Field<'a>, RecordsError> {
+    fn field(&mut self) -> Result<WireField<'a>, RecordsError> {
         let byte = self.at;
         let wrong = |expected| RecordsError::Wire { byte, expected };
         let tag = self.varint().ok_or_else(|| wrong("a field's number"))?;
@@ -89,25 +89,26 @@ impl<'a> Fields<'a> {
             .filter(|number| (1..1 << 29).contains(number));
         let number = number.ok_or_else(|| wrong("a field's number from 1 to 2^29 - 1"))?;
         let wire_type = (tag & 7) as u8;
-        let fixed = Value::Fixed { wire_type };
+        let fixed = WireValue::Fixed { wire_type };
         let value = match wire_type {
-            VARINT => self.varint().map(Value::Varint),
+            VARINT => self.varint().map(WireValue::Varint),
             FIXED64 => self.take(8).map(|_| fixed),
             FIXED32 => self.take(4).map(|_| fixed),
             BYTES => self.varint().and_then(|length| {
                 let at = self.at;
-                self.take(length).map(|bytes| Value::Bytes { bytes, at })
+                self.take(length)
+                    .map(|bytes| WireValue::Bytes { bytes, at })
             }),
             _ => return Err(wrong("a field of wire type 0, 1, 2 or 5")),
         };
         let value = value.ok_or_else(|| wrong("a whole field before the message ends"))?;
-        Ok(Field { number, value })
+        Ok(WireField { number, value })
     }
 }
 
 /// The numbers of a packed field, which begins at byte `at` of the file.
 pub(crate) fn packed(bytes: &[u8], at: usize) -> Result<Vec<u64>, RecordsError> {
-    let mut rest = Fields::new(bytes, at);
+    let mut rest = WireFields::new(bytes, at);
     let mut numbers = Vec::new();
     while !rest.rest.is_empty() {
         let byte = rest.at;
@@ -117,8 +118,8 @@ pub(crate) fn packed(bytes: &[u8], at: usize) -> Result<Vec<u64>, RecordsError> 
     Ok(numbers)
 }
 
-impl<'a> Iterator for Fields<'a> {
-    type Item = Result<Field<'a>, RecordsError>;
+impl<'a> Iterator for WireFields<'a> {
+    type Item = Result<WireField<'a>, RecordsError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.rest.is_empty() {
@@ -141,43 +142,43 @@ mod tests {
         let message = [
             0x08, 0x96, 0x01, 0x12, 2, 7, 8, 0x19, 0, 0, 0, 0, 0, 0, 0, 0, 0x25, 0, 0, 0, 0,
         ];
-        let fields: Vec<Field<'_>> = Fields::new(&message, 100)
+        let fields: Vec<WireField<'_>> = WireFields::new(&message, 100)
             .map(|field| field.expect("valid"))
             .collect();
-        let values: Vec<(u32, Value<'_>)> = fields
+        let values: Vec<(u32, WireValue<'_>)> = fields
             .iter()
             .map(|field| (field.number, field.value))
             .collect();
         assert_eq!(
             values,
             [
-                (1, Value::Varint(150)),
+                (1, WireValue::Varint(150)),
                 (
                     2,
-                    Value::Bytes {
+                    WireValue::Bytes {
                         bytes: &[7, 8],
                         at: 105
                     }
                 ),
-                (3, Value::Fixed { wire_type: 1 }),
-                (4, Value::Fixed { wire_type: 5 }),
+                (3, WireValue::Fixed { wire_type: 1 }),
+                (4, WireValue::Fixed { wire_type: 5 }),
             ]
         );
         let largest = [
             0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01,
         ];
         assert_eq!(
-            Fields::new(&largest, 0)
+            WireFields::new(&largest, 0)
                 .next()
                 .expect("one")
                 .expect("valid")
                 .value,
-            Value::Varint(u64::MAX)
+            WireValue::Varint(u64::MAX)
         );
     }
 
     #[test]
-    fn what_is_no_field_ends_the_message() {
+    fn a_malformed_field_ends_the_message() {
         for message in [
             &[0x80][..],
             &[0x00, 0x00],
@@ -193,7 +194,7 @@ mod tests {
             &[0x09, 0],
             &[0xff; 11],
         ] {
-            let mut fields = Fields::new(message, 0);
+            let mut fields = WireFields::new(message, 0);
             let error = fields.next().expect("a field").expect_err("wrong");
             assert!(
                 matches!(error, RecordsError::Wire { byte: 0, .. }),

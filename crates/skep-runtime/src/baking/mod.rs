@@ -19,15 +19,16 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use skep_backend::{
-    Backend, Baking, LoadRequest, Model, ModelFile, Weights,
-    baking::{Cost, Needed, Plan},
-    panic_text,
-};
+use skep_backend::{Backend, LoadRequest, Model, ModelFile, panic_text};
 use skep_cache::{Begun, Claim, Found, Turn};
 use skep_config::ModelConfig;
 use skep_heap::give_back_freed_memory;
 use skep_sandbox::{BakeEnd, BakeLimits, Cancel};
+use skep_types::DeviceId;
+use skep_weights::{
+    BakingPolicy, WeightSource,
+    baking::{BakeCost, FormPlan, NeededForm},
+};
 
 /// Models that wait to be baked, at most: more than a node serves. The next load of one beyond that orders it again.
 const MAX_ORDERS: usize = 1024;
@@ -60,7 +61,8 @@ pub(crate) struct BakeOrder {
     pub(crate) file: ModelFile,
     pub(crate) config: Arc<ModelConfig>,
     pub(crate) threads: std::num::NonZeroUsize,
-    pub(crate) weights: Weights,
+    pub(crate) device: DeviceId,
+    pub(crate) weights: WeightSource,
     pub(crate) model: Weak<dyn Model>,
 }
 
@@ -122,7 +124,7 @@ enum BakeAttempt {
 /// Has a model baked behind its runs, if its weights say so and it does not run on its form already.
 pub(crate) fn order(order: BakeOrder) -> Option<PendingBake> {
     let is_left = order.model.upgrade().is_some_and(|model| !model.is_baked());
-    if order.weights.baking != Baking::Behind || !is_left {
+    if order.weights.baking != BakingPolicy::Behind || !is_left {
         return None;
     }
     let mut state = BAKERY.lock();
@@ -249,6 +251,7 @@ impl OpenOrder {
             config: &self.order.config,
             threads: self.order.threads,
             weights: Some(&self.order.weights),
+            device: self.order.device,
             request_memory: None,
         }
     }
@@ -260,9 +263,9 @@ impl OpenOrder {
         let path = self.path().display();
         let planned = at_lowest_priority(|| self.order.backend.plan_form(&self.request()));
         let needed = match planned {
-            Some(Ok(Plan::Needed(needed))) => needed,
-            Some(Ok(Plan::Known(_))) => return self.change_over(),
-            Some(Ok(Plan::AsItIs(why))) => {
+            Some(Ok(FormPlan::Needed(needed))) => needed,
+            Some(Ok(FormPlan::Known(_))) => return self.change_over(),
+            Some(Ok(FormPlan::WithoutForm(why))) => {
                 tracing::debug!("`{path}` is not baked: {why}");
                 return BakeAttempt::Over;
             }
@@ -280,7 +283,7 @@ impl OpenOrder {
     }
 
     /// The right to make the form; `None` where another process made it meanwhile.
-    fn begin(&self, needed: &Needed) -> Result<Option<(Turn, Claim)>, BakeAttempt> {
+    fn begin(&self, needed: &NeededForm) -> Result<Option<(Turn, Claim)>, BakeAttempt> {
         let (path, cache) = (self.path().display(), &self.order.weights.cache);
         let over = |error: &dyn std::fmt::Display| {
             tracing::warn!("`{path}` is not baked: {error}");
@@ -308,7 +311,7 @@ impl OpenOrder {
         }
     }
 
-    fn bake(&self, claim: Claim, cost: Cost) -> BakeAttempt {
+    fn bake(&self, claim: Claim, cost: BakeCost) -> BakeAttempt {
         let path = self.path().display();
         tracing::info!(
             "baking `{path}` behind the model, with up to {} MiB of memory and {} MiB on the disk",
@@ -401,7 +404,7 @@ impl OpenOrder {
 const MIB: u64 = 1 << 20;
 
 /// Whether there is what baking takes, now.
-fn check(cost: Cost, directory: &Path) -> Result<(), BakeAttempt> {
+fn check(cost: BakeCost, directory: &Path) -> Result<(), BakeAttempt> {
     let memory = skep_host::memory();
     let wanted = cost.memory_bytes.saturating_add(MARGIN_BYTES);
     if memory.available < wanted {
@@ -454,7 +457,7 @@ mod tests {
     fn what_is_short_is_said() {
         let root = tempfile::tempdir().expect("a directory");
         let short = |memory_bytes, disk_bytes| {
-            let cost = Cost {
+            let cost = BakeCost {
                 memory_bytes,
                 disk_bytes,
             };

@@ -8,10 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use skep_backend::{Baked, ModelFile};
+use skep_backend::ModelFile;
 use skep_config::ModelConfig;
 use skep_proto::inference;
 use skep_types::{ModelName, ModelVersion};
+use skep_weights::Baked;
 
 use crate::{
     Backends, LoadOptions, Repository, RuntimeError,

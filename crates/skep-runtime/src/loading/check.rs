@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use skep_config::{FieldPlaces, ModelConfig, Position};
+use skep_config::{FieldPositions, ModelConfig, Position};
 use skep_proto::inference;
 use skep_types::{ModelName, ModelVersion};
 
@@ -126,7 +126,7 @@ impl ModelChecker<'_> {
     fn plan(
         &mut self,
         source: &Arc<ModelSource>,
-        places: &FieldPlaces<'_>,
+        places: &FieldPositions<'_>,
         load: bool,
     ) -> Result<(), RuntimeError> {
         let draft = self.draft(source)?;
@@ -153,7 +153,7 @@ impl ModelChecker<'_> {
     }
 
     /// What is wrong with a configuration, whose backend is not there to open the model's file: what holds on every backend.
-    fn without_backend(&mut self, draft: Draft, places: &FieldPlaces<'_>) {
+    fn without_backend(&mut self, draft: Draft, places: &FieldPositions<'_>) {
         let Some(stand_in) = self.backends.any() else {
             return;
         };
@@ -174,7 +174,7 @@ impl ModelChecker<'_> {
     }
 
     /// That the backend which the configuration names is not there, at the line that names it.
-    fn missing_backend(&mut self, error: &RuntimeError, places: &FieldPlaces<'_>) {
+    fn missing_backend(&mut self, error: &RuntimeError, places: &FieldPositions<'_>) {
         let mut fields = ["backend", "platform"].into_iter();
         let found = fields.find_map(|field| Some((field, places.find(field)?)));
         self.found.errors.push(Finding {
@@ -187,7 +187,7 @@ impl ModelChecker<'_> {
         });
     }
 
-    fn notices(&mut self, plan: &LoadPlan, places: &FieldPlaces<'_>) {
+    fn notices(&mut self, plan: &LoadPlan, places: &FieldPositions<'_>) {
         for notice in plan.notices() {
             self.found.warnings.push(Finding {
                 version: None,
@@ -198,7 +198,7 @@ impl ModelChecker<'_> {
         }
     }
 
-    fn versions(&mut self, plan: &LoadPlan, places: &FieldPlaces<'_>, load: bool) {
+    fn versions(&mut self, plan: &LoadPlan, places: &FieldPositions<'_>, load: bool) {
         let config = plan.config();
         self.found.config = Some(config.proto().clone());
         self.found.objective = config.latency_objective();
@@ -222,7 +222,7 @@ impl ModelChecker<'_> {
         &mut self,
         version: ModelVersion,
         loaded: &LoadedVersion,
-        places: &FieldPlaces<'_>,
+        places: &FieldPositions<'_>,
     ) {
         if let Some(text) = loaded.objective_warning() {
             let field = "parameters.slo_latency_ms".to_owned();
@@ -239,7 +239,7 @@ impl ModelChecker<'_> {
         &mut self,
         version: Option<ModelVersion>,
         error: &RuntimeError,
-        places: Option<&FieldPlaces<'_>>,
+        places: Option<&FieldPositions<'_>>,
         config: Option<&ModelConfig>,
     ) {
         let fault = error.config_error();

@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
-use skep_backend::Backend;
-use skep_config::{Completion, ModelConfig, Notice};
+use skep_backend::{Backend, ModelFile};
+use skep_config::{Completion, ModelConfig};
 use skep_proto::inference;
 use skep_types::{ModelName, ModelVersion};
 
@@ -12,8 +12,8 @@ use crate::{
     loading::{
         LoadOptions, LoadPlan,
         backends::{BackendChoice, Backends},
-        file_interface::FileInspector,
-        model_file::{lone_default, open},
+        file_interface::{FileInspector, InspectedFile},
+        model_file::{find, lone_default},
     },
     repository::{
         self,
@@ -122,7 +122,11 @@ impl Draft {
         let shown = configured.as_deref().unwrap_or_else(|| backend.name());
         let latest = self.available.last().map(ToString::to_string);
         let directory = self.source.directory().join(latest.unwrap_or_default());
-        let notices = complete(&mut self.proto, name, shown, &directory, &*backend, options)?;
+        let configured_batch_size = self.proto.max_batch_size;
+        let inspected = complete(&mut self.proto, name, shown, &directory, &*backend, options)?;
+        let notices = inspected.as_ref().map_or_else(Vec::new, |inspected| {
+            inspected.notices(configured_batch_size)
+        });
         let config = ModelConfig::from_proto(self.proto, &options.context(name))
             .map_err(RuntimeError::from)?;
         if !config.notices().is_empty() || !notices.is_empty() {
@@ -137,11 +141,12 @@ impl Draft {
             config: Arc::new(config),
             backend,
             notices,
+            inspected,
         })
     }
 }
 
-/// Fills what the configuration leaves open; what is odd about the model's file.
+/// Fills what the configuration leaves open; returns the model's file if that was inspected.
 pub(crate) fn complete(
     proto: &mut inference::ModelConfig,
     name: &ModelName,
@@ -149,38 +154,39 @@ pub(crate) fn complete(
     version_directory: &Path,
     backend: &dyn Backend,
     options: &LoadOptions,
-) -> Result<Vec<Notice>, RuntimeError> {
+) -> Result<Option<InspectedFile>, RuntimeError> {
+    let usual = backend.model_files();
     let needs_file = backend.needs_file();
     let mut filename = skep_config::model_filename(proto, name)
         .map_err(RuntimeError::from)?
         .to_owned();
-    if needs_file
-        && proto.default_model_filename.is_empty()
-        && let Some(lone) = lone_default(version_directory)
+    if proto.default_model_filename.is_empty()
+        && let Some(lone) = lone_default(version_directory, usual)
     {
         lone.clone_into(&mut filename);
     }
     let complete_tensors =
         needs_file && options.auto_complete && (proto.input.is_empty() || proto.output.is_empty());
-    let told = if complete_tensors {
-        let file = open(version_directory, &filename)?;
-        let asked = FileInspector {
+    let inspected = if complete_tensors {
+        let inspector = FileInspector {
             backend,
             model: name,
             limit: options.sandbox_load_limit,
         };
-        Some(asked.about(&file, proto)?)
+        let file = ModelFile::open(&find(version_directory, &filename, usual)?)?;
+        Some(inspector.inspect(file, proto)?)
     } else {
         None
     };
+    let inspection = inspected.as_ref().map(|inspected| &inspected.inspection);
     let completion = Completion {
         model: name,
         backend: shown,
         model_filename: if needs_file { &filename } else { "" },
         default_max_batch_size: options.default_max_batch_size(shown),
-        signature: told.as_ref().map(|told| &told.signature),
-        is_unbatched: told.as_ref().is_some_and(|told| told.is_unbatched),
+        signature: inspection.and_then(|inspection| inspection.signature.as_ref()),
+        is_unbatched: inspection.is_some_and(|inspection| inspection.not_batched.is_some()),
     };
     skep_config::complete(proto, &completion).map_err(RuntimeError::from)?;
-    Ok(told.map_or_else(Vec::new, |told| told.notices))
+    Ok(inspected)
 }

@@ -2,10 +2,10 @@
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
-use skep_backend::Weights;
-use skep_config::{BackendSetting, Context};
+use skep_config::{BackendSetting, ConfigContext};
 use skep_tensor::MemoryBudget;
-use skep_types::ModelName;
+use skep_types::{DeviceId, ModelName};
+use skep_weights::WeightSource;
 
 use crate::{Device, MetricsOptions, WaitingLimit, repository::source::ConfigChoice};
 
@@ -37,7 +37,7 @@ pub struct LoadOptions {
     pub cpu: Option<Arc<Device>>,
     /// Where weights are kept and shared, in the general store unless a model names its tenant; none where every load is for
     /// itself alone.
-    pub weights: Option<Weights>,
+    pub weights: Option<WeightSource>,
     /// The node's memory for requests, which runs are charged to; none where nobody counts.
     pub request_memory: Option<Arc<MemoryBudget>>,
     /// What a worker process may take to load a model, or to bake it; none for as long as it likes.
@@ -65,6 +65,11 @@ impl LoadOptions {
             .unwrap_or(DEFAULT_MAX_BATCH_SIZE)
     }
 
+    /// The device that models are loaded for.
+    pub(crate) fn device(&self) -> DeviceId {
+        self.cpu.as_ref().map(|cpu| cpu.id()).unwrap_or_default()
+    }
+
     /// Which configuration file of a model is read.
     pub(crate) fn config_choice(&self) -> ConfigChoice<'_> {
         ConfigChoice {
@@ -74,8 +79,8 @@ impl LoadOptions {
     }
 
     /// How a model's configuration is validated under these options.
-    pub(crate) fn context<'a>(&self, model: &'a ModelName) -> Context<'a> {
-        let mut context = Context::new(model);
+    pub(crate) fn context<'a>(&self, model: &'a ModelName) -> ConfigContext<'a> {
+        let mut context = ConfigContext::new(model);
         context.gpu_as_cpu = self.gpu_as_cpu;
         for setting in &self.backend_settings {
             match setting {

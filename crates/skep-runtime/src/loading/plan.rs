@@ -2,19 +2,21 @@
 
 use std::{sync::Arc, time::Instant};
 
-use skep_backend::{Backend, Baked, Model, ModelFile};
+use skep_backend::{Backend, InspectRequest, Inspection, Model, ModelFile};
 use skep_config::{Isolation, ModelConfig, Notice};
 use skep_heap::give_back_freed_memory;
 use skep_proto::inference;
-use skep_tensor::{RunBound, Tensor};
+use skep_tensor::RunBound;
 use skep_types::{ModelSignature, ModelVersion};
+use skep_weights::Baked;
 
 use crate::{
     LoadedVersion, RuntimeError,
     baking::{self, BakeOrder, PendingBake},
     loading::{
         LoadOptions,
-        model_file::{decode, defaults, open, signature},
+        file_interface::{InspectedFile, finished},
+        model_file::find,
         request::{request, weights},
     },
     repository::source::ModelSource,
@@ -35,12 +37,10 @@ pub(crate) type VersionResult = Result<LoadedVersion, RuntimeError>;
 /// A version's file, and what follows from it.
 struct OpenedVersion {
     file: ModelFile,
-    /// The configuration, held against the file.
+    /// The configuration, checked against the file.
     config: Arc<ModelConfig>,
-    /// What the file declares; `None` without a file, and for one that its runtime alone can read.
-    signature: Option<ModelSignature>,
-    /// What optional inputs are when a request leaves them out, by name.
-    defaults: Vec<(String, Tensor)>,
+    /// Kept until the load is over, which uses what was decoded.
+    inspection: Inspection,
 }
 
 /// A model, read and completed, before its versions are loaded.
@@ -50,6 +50,8 @@ pub(crate) struct LoadPlan {
     pub(super) backend: Arc<dyn Backend>,
     /// What completion found odd about the model's file.
     pub(super) notices: Vec<Notice>,
+    /// The file that completion inspected, if it had to.
+    pub(super) inspected: Option<InspectedFile>,
 }
 
 impl LoadPlan {
@@ -116,10 +118,10 @@ impl LoadPlan {
         let OpenedVersion {
             file,
             config,
-            defaults,
-            signature,
+            inspection,
         } = self.open_version(version)?;
-        let model = self.load_weights(&file, &config, signature.as_ref(), options)?;
+        let signature = inspection.signature.as_ref();
+        let model = self.load_weights(&file, &config, signature, options)?;
         give_back_freed_memory();
         let config = match signature {
             // The file alone did not tell.
@@ -130,7 +132,7 @@ impl LoadPlan {
         };
         let interface = Arc::new(Interface {
             echo_parameters: model.echoes_parameters(),
-            ..Interface::new(&config, version, model.signature(), &defaults)
+            ..Interface::new(&config, version, model.signature(), &inspection.defaults)
         });
         let statistics = Statistics::new(RecorderOptions::new(options.metrics, &config));
         let driver = Driver::new(
@@ -149,7 +151,14 @@ impl LoadPlan {
             },
             time: config.run_limits().time,
         };
-        let pool = InstancePool::new(driver, Arc::clone(&interface), model, limits, life);
+        let pool = InstancePool::new(
+            driver,
+            Arc::clone(&interface),
+            model,
+            options.device(),
+            limits,
+            life,
+        );
         pool.reconfigure(&config, self.source.directory())?;
         origin.keep(self.bake_behind(&pool, file, &config, options)?);
         Ok(LoadedVersion {
@@ -177,6 +186,7 @@ impl LoadPlan {
         let order = BakeOrder {
             backend: Arc::clone(&self.backend),
             threads: request(&file, config, options, None).threads,
+            device: options.device(),
             file,
             config: Arc::clone(config),
             weights,
@@ -185,34 +195,41 @@ impl LoadPlan {
         Ok(baking::order(order))
     }
 
-    /// Opens the version's file and holds the configuration against it.
+    /// Opens the version's file and checks the configuration against it.
     fn open_version(&self, version: ModelVersion) -> Result<OpenedVersion, RuntimeError> {
         if !self.backend.needs_file() {
             return Ok(OpenedVersion {
                 file: ModelFile::none(),
                 config: Arc::clone(&self.config),
-                signature: None,
-                defaults: Vec::new(),
+                inspection: Inspection::default(),
             });
         }
         let directory = self.source.directory().join(version.to_string());
-        let file = open(&directory, self.config.model_filename())?;
-        let Some(onnx) = decode(&file, &*self.backend)? else {
-            self.config.check_optional(|_| false)?;
-            return Ok(OpenedVersion {
-                file,
-                config: Arc::clone(&self.config),
-                signature: None,
-                defaults: Vec::new(),
-            });
+        let usual = self.backend.model_files();
+        let path = find(&directory, self.config.model_filename(), usual)?;
+        let known = self.inspected.as_ref().map(|inspected| &inspected.file);
+        let file = match known.filter(|file| file.path() == path) {
+            Some(file) => file.clone(),
+            None => ModelFile::open(&path)?,
         };
-        let signature = signature(&file, &onnx, &self.config)?;
-        let config = ModelConfig::clone(&self.config).with_signature(&signature)?;
+        let inspection = self.backend.inspect(&InspectRequest {
+            file: &file,
+            tensors: &finished(&self.config),
+            ask: None,
+        })?;
+        let config = match &inspection.signature {
+            Some(signature) => {
+                let config = ModelConfig::clone(&self.config).with_signature(signature)?;
+                Arc::new(config)
+            }
+            None => Arc::clone(&self.config),
+        };
+        let has_default = |name: &str| inspection.defaults.iter().any(|(known, _)| known == name);
+        config.check_optional(has_default)?;
         Ok(OpenedVersion {
-            defaults: defaults(&file, &onnx, &config)?,
             file,
-            config: Arc::new(config),
-            signature: Some(signature),
+            config,
+            inspection,
         })
     }
 
@@ -233,10 +250,10 @@ impl LoadPlan {
         let opened = self.open_version(version)?;
         let config = &opened.config;
         labels::read(config.outputs(), self.source.directory())?;
-        let Some(signature) = opened.signature else {
+        let Some(signature) = &opened.inspection.signature else {
             return Ok(());
         };
-        let interface = Interface::new(config, version, &signature, &opened.defaults);
+        let interface = Interface::new(config, version, signature, &opened.inspection.defaults);
         warmup::prepare(config, &interface, self.source.directory()).map(drop)
     }
 

@@ -2,9 +2,10 @@
 
 use std::num::NonZeroUsize;
 
-use skep_backend::{LoadRequest, ModelFile, Weights};
+use skep_backend::{LoadRequest, ModelFile};
 use skep_config::ModelConfig;
 use skep_store::Tenant;
+use skep_weights::WeightSource;
 
 use crate::{LoadOptions, RuntimeError};
 
@@ -13,7 +14,7 @@ pub(crate) fn request<'a>(
     file: &'a ModelFile,
     config: &'a ModelConfig,
     options: &'a LoadOptions,
-    weights: Option<&'a Weights>,
+    weights: Option<&'a WeightSource>,
 ) -> LoadRequest<'a> {
     let groups = config.instance_groups().iter();
     let instances: u32 = groups.map(|group| group.count).sum();
@@ -25,6 +26,7 @@ pub(crate) fn request<'a>(
         config,
         threads: threads.unwrap_or(NonZeroUsize::MIN),
         weights,
+        device: options.device(),
         request_memory: options.request_memory.as_ref(),
     }
 }
@@ -33,7 +35,7 @@ pub(crate) fn request<'a>(
 pub(crate) fn weights(
     config: &ModelConfig,
     options: &LoadOptions,
-) -> Result<Option<Weights>, RuntimeError> {
+) -> Result<Option<WeightSource>, RuntimeError> {
     let Some(weights) = &options.weights else {
         return Ok(None);
     };
@@ -42,7 +44,7 @@ pub(crate) fn weights(
     };
     let tenant = Tenant::named(name).map_err(|error| RuntimeError::invalid(error.to_string()))?;
     match weights.cache.of_tenant(name) {
-        Ok(cache) => Ok(Some(Weights {
+        Ok(cache) => Ok(Some(WeightSource {
             tenant,
             cache,
             ..weights.clone()

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use skep_config::{ConfigError, FieldPlaces, ModelConfig, Notice, Position, TensorConfig};
+use skep_config::{ConfigError, FieldPositions, ModelConfig, Notice, Position, TensorConfig};
 
 use crate::{
     error::RuntimeError,
@@ -30,8 +30,8 @@ impl ConfigText {
         }
     }
 
-    pub(crate) fn places(&self) -> FieldPlaces<'_> {
-        FieldPlaces::read(&self.text, &self.file)
+    pub(crate) fn places(&self) -> FieldPositions<'_> {
+        FieldPositions::read(&self.text, &self.file)
     }
 
     /// Adds the error's place, if it has one.
@@ -43,7 +43,7 @@ impl ConfigText {
 }
 
 /// A notice for the log, with its place.
-pub(crate) fn notice(places: &FieldPlaces<'_>, notice: &Notice) -> String {
+pub(crate) fn notice(places: &FieldPositions<'_>, notice: &Notice) -> String {
     let place = places.find(&notice.field);
     place.map_or_else(|| notice.to_string(), |place| format!("{place}: {notice}"))
 }
@@ -51,7 +51,7 @@ pub(crate) fn notice(places: &FieldPlaces<'_>, notice: &Notice) -> String {
 /// An error's place: its own, or that of the field that it is about.
 pub(crate) fn place(
     error: &RuntimeError,
-    places: Option<&FieldPlaces<'_>>,
+    places: Option<&FieldPositions<'_>>,
     config: Option<&ModelConfig>,
 ) -> Option<Position> {
     let fault = error.config_error()?;

@@ -12,8 +12,8 @@ use std::{
 };
 
 use skep_host::lock;
-use skep_scheduler::{DeviceShare, Grants, MIN_TURN, TenantId};
-use skep_types::Time;
+use skep_scheduler::{DeviceShare, Grants, MIN_TURN, ModelShareId};
+use skep_types::{DeviceId, Time};
 
 use crate::{
     clock,
@@ -45,6 +45,7 @@ impl PendingGrants {
 
 /// A device whose slots the models of a node share.
 pub struct Device {
+    id: DeviceId,
     state: Mutex<DeviceState>,
 }
 
@@ -79,18 +80,25 @@ impl DeviceState {
 impl Device {
     /// A device with this many slots, at least one. A CPU has as many as the cores that the process may use.
     #[must_use]
-    pub fn new(slots: u32) -> Arc<Self> {
-        Self::with_min_turn(slots, MIN_TURN)
+    pub fn new(id: DeviceId, slots: u32) -> Arc<Self> {
+        Self::with_min_turn(id, slots, MIN_TURN)
+    }
+
+    /// Which device it is.
+    #[must_use]
+    pub const fn id(&self) -> DeviceId {
+        self.id
     }
 
     /// A device on which an execution keeps its slots for at least `min_turn`, however short the waiting executions
     /// are.
     #[must_use]
-    pub fn with_min_turn(slots: u32, min_turn: Duration) -> Arc<Self> {
+    pub fn with_min_turn(id: DeviceId, slots: u32, min_turn: Duration) -> Arc<Self> {
         let timer = Timer::started().inspect_err(|error| tracing::warn!("{error}"));
         Arc::new_cyclic(|this: &Weak<Self>| {
             let alarm: Weak<dyn Alarm> = this.clone();
             Self {
+                id,
                 state: Mutex::new(DeviceState {
                     share: DeviceShare::new(slots).with_min_turn(min_turn),
                     holders: Vec::new(),
@@ -140,7 +148,7 @@ impl fmt::Debug for Device {
 /// A model's place at a device, given up on drop.
 pub(crate) struct DeviceSeat {
     device: Arc<Device>,
-    id: TenantId,
+    id: ModelShareId,
     weight: f64,
     threads: u32,
 }
@@ -303,6 +311,6 @@ impl SlotHolder for SlotWaiter {
     }
 }
 
-fn index(id: TenantId) -> usize {
+fn index(id: ModelShareId) -> usize {
     usize::try_from(id.0).unwrap_or(usize::MAX)
 }

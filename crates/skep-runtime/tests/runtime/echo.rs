@@ -6,7 +6,7 @@ use bytes::Bytes;
 use skep_backend_mock::Mock;
 use skep_runtime::{BackendEntry, Backends, Control, Device, InferRequest, LoadedVersion, Runtime};
 use skep_tensor::Tensor;
-use skep_types::{DataType, Shape};
+use skep_types::{DataType, DeviceId, Shape};
 
 use crate::common;
 
@@ -42,7 +42,7 @@ pub(crate) fn runtime(root: &Path, explicit: bool) -> Arc<Runtime> {
     backends.add("mock", BackendEntry::new(|| Ok(Arc::new(Mock))));
     backends.prefer(&["mock"]);
     let mut options = common::options(root);
-    options.load.cpu = Some(Device::new(1));
+    options.load.cpu = Some(Device::new(DeviceId::default(), 1));
     if !explicit {
         options.control = Control::None;
     }

@@ -18,7 +18,7 @@ use skep_runtime::{
     Runtime, RuntimeError, VersionState,
 };
 use skep_tensor::{Tensor, TensorView};
-use skep_types::{DataType, ModelSignature, Shape};
+use skep_types::{DataType, DeviceId, ModelSignature, Shape};
 use tempfile::TempDir;
 
 use crate::common;
@@ -107,8 +107,8 @@ impl Backend for Gated {
         }
     }
 
-    fn needs_file(&self) -> bool {
-        false
+    fn model_files(&self) -> &'static [&'static str] {
+        &[]
     }
 
     fn load(&self, request: &LoadRequest<'_>) -> Result<Arc<dyn Model>, BackendError> {
@@ -136,7 +136,7 @@ impl Model for GatedModel {
         Some(NonZeroUsize::MIN)
     }
 
-    fn instance(self: Arc<Self>) -> Result<Box<dyn Instance>, BackendError> {
+    fn instance(self: Arc<Self>, _: DeviceId) -> Result<Box<dyn Instance>, BackendError> {
         Ok(Box::new(GatedInstance(self)))
     }
 }
@@ -202,7 +202,7 @@ impl TestNode {
             BackendEntry::new(move || Ok(Arc::clone(&gated) as Arc<dyn Backend>)),
         );
         let mut options = common::options(root.path());
-        options.load.cpu = Some(Device::new(1));
+        options.load.cpu = Some(Device::new(DeviceId::default(), 1));
         Self {
             runtime: Runtime::new(options, backends),
             gate,

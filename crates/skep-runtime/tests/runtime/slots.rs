@@ -15,7 +15,7 @@ use bytes::Bytes;
 use skep_backend::{Backend, BackendError, Capabilities, Instance, LoadRequest, Model, OutputSlot};
 use skep_runtime::{BackendEntry, Backends, Device, InferRequest, LoadOverrides, Runtime};
 use skep_tensor::{Tensor, TensorView};
-use skep_types::{DataType, ModelSignature, Shape};
+use skep_types::{DataType, DeviceId, ModelSignature, Shape};
 use tempfile::TempDir;
 
 use crate::common;
@@ -54,8 +54,8 @@ impl Backend for Gauge {
         }
     }
 
-    fn needs_file(&self) -> bool {
-        false
+    fn model_files(&self) -> &'static [&'static str] {
+        &[]
     }
 
     fn load(&self, request: &LoadRequest<'_>) -> Result<Arc<dyn Model>, BackendError> {
@@ -85,7 +85,7 @@ impl Model for GaugeModel {
         NonZeroUsize::new(self.threads)
     }
 
-    fn instance(self: Arc<Self>) -> Result<Box<dyn Instance>, BackendError> {
+    fn instance(self: Arc<Self>, _: DeviceId) -> Result<Box<dyn Instance>, BackendError> {
         Ok(Box::new(GaugeInstance(self)))
     }
 }
@@ -147,7 +147,11 @@ fn runtime(root: &Path, slots: u32, models: &[(&str, u32)]) -> (Arc<Runtime>, Ar
         BackendEntry::new(move || Ok(Arc::clone(&gauge) as Arc<dyn Backend>)),
     );
     let mut options = common::options(root);
-    options.load.cpu = Some(Device::with_min_turn(slots, Duration::MAX));
+    options.load.cpu = Some(Device::with_min_turn(
+        DeviceId::default(),
+        slots,
+        Duration::MAX,
+    ));
     let runtime = Runtime::new(options, backends);
     for (name, _) in models {
         runtime

@@ -1,9 +1,9 @@
-//! What a worker process may ask of the kernel: a list, and nothing else.
+//! Restricts the system calls of a worker process to a list (seccomp).
 //!
-//! Two filters lie over each other, each for all threads and for good: while the model loads, files can be read and threads
-//! started; when it runs, no file can be opened any more. What is not on the list fails with `EPERM`. So nothing of this
-//! works at any time: starting programs or processes, sockets, writing to files, other processes' memory, signals to
-//! them, mounts, namespaces, keys, kernel modules, BPF, io_uring, or looser limits.
+//! Two filters are applied in turn, each permanent and for all threads. While the model loads, it can read files and
+//! start threads; once it runs, it cannot open files. Any other call fails with `EPERM`. So at no time can a worker
+//! start programs or processes, use sockets, write to files, reach other processes' memory, signal them, or use mounts,
+//! namespaces, keys, kernel modules, BPF, io_uring, or looser limits.
 
 use std::{collections::BTreeMap, env::consts::ARCH, io};
 
@@ -13,10 +13,10 @@ use seccompiler::{
     SeccompFilter, SeccompRule, TargetArch, apply_filter_all_threads,
 };
 
-/// How far a worker has come.
+/// The stage of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
-    /// It is there to bake a model, and writes files.
+pub(super) enum FilterStage {
+    /// It bakes a model, and writes files.
     Baking,
     /// It opens its library and its model.
     Loading,
@@ -24,7 +24,7 @@ pub(super) enum Stage {
     Running,
 }
 
-/// What a running model asks for: memory, threads, time, its one conversation and its log.
+/// What a running model needs: memory, threads, time, its connection and its log.
 const RUNNING: &[c_long] = &[
     libc::SYS_brk,
     libc::SYS_clock_getres,
@@ -71,7 +71,7 @@ const RUNNING: &[c_long] = &[
     libc::SYS_writev,
 ];
 
-/// What loading asks for beyond that: looking at files, memory for the tensor store, placing threads, its second filter.
+/// What loading needs in addition: reading files, memory for the tensor store, placing threads, the second filter.
 const LOADING: &[c_long] = &[
     libc::SYS_faccessat,
     libc::SYS_faccessat2,
@@ -97,7 +97,7 @@ const LOADING: &[c_long] = &[
     libc::SYS_statx,
 ];
 
-/// What baking asks for beyond that: writing, naming and removing files.
+/// What baking needs in addition: writing, renaming and removing files.
 const BAKING: &[c_long] = &[
     libc::SYS_copy_file_range,
     libc::SYS_fchmod,
@@ -115,7 +115,7 @@ const BAKING: &[c_long] = &[
     libc::SYS_utimensat,
 ];
 
-/// Older forms of the same, which not every processor's Linux has.
+/// Older forms of the same calls, which some architectures lack.
 #[cfg(target_arch = "x86_64")]
 const RUNNING_OLD: &[c_long] = &[libc::SYS_poll];
 #[cfg(not(target_arch = "x86_64"))]
@@ -144,7 +144,7 @@ const BAKING_OLD: &[c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const BAKING_OLD: &[c_long] = &[];
 
-/// Commands of `fcntl` that concern the descriptor alone: none names another process.
+/// Commands of `fcntl` that affect the descriptor alone, and no other process.
 const DESCRIPTOR: [c_int; 7] = [
     libc::F_ADD_SEALS,
     libc::F_DUPFD_CLOEXEC,
@@ -155,18 +155,18 @@ const DESCRIPTOR: [c_int; 7] = [
     libc::F_GET_SEALS,
 ];
 
-/// Names a thread, makes its timers exact, names memory.
+/// Options of `prctl` that name a thread, make its timers exact, and name memory.
 const HARMLESS: [c_int; 3] = [libc::PR_SET_NAME, libc::PR_SET_TIMERSLACK, libc::PR_SET_VMA];
 
-/// What is asked about large register states, and for them: ARCH_GET_XCOMP_SUPP, ARCH_GET_XCOMP_PERM, ARCH_REQ_XCOMP_PERM.
+/// Queries and requests for large register states: ARCH_GET_XCOMP_SUPP, ARCH_GET_XCOMP_PERM, ARCH_REQ_XCOMP_PERM.
 #[cfg(target_arch = "x86_64")]
 const TILES: [c_int; 3] = [0x1021, 0x1022, 0x1023];
 
-/// Puts a stage's filter over the whole process.
+/// Applies a stage's filters to the whole process.
 ///
 /// # Errors
-/// When the kernel has no such filters, or the processor is one that the list is not made for.
-pub(super) fn restrict(stage: Stage) -> io::Result<()> {
+/// If the kernel has no such filters, or the list does not cover the architecture.
+pub(super) fn restrict(stage: FilterStage) -> io::Result<()> {
     for program in programs(stage)? {
         apply_filter_all_threads(&program).map_err(failed)?;
     }
@@ -174,11 +174,11 @@ pub(super) fn restrict(stage: Stage) -> io::Result<()> {
 }
 
 /// A stage's filters, compiled.
-fn programs(stage: Stage) -> io::Result<Vec<BpfProgram>> {
+fn programs(stage: FilterStage) -> io::Result<Vec<BpfProgram>> {
     let mut programs = Vec::new();
     let arch = TargetArch::try_from(ARCH).map_err(|error| failed(error.into()))?;
-    if stage != Stage::Running {
-        // Its arguments lie in memory, where no filter can see them: glibc takes `clone` where there is no `clone3`.
+    if stage != FilterStage::Running {
+        // Its arguments lie in memory, which a filter cannot read. Without `clone3`, glibc uses `clone`.
         let hidden = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
         let missing = SeccompAction::Errno(errno(libc::ENOSYS));
         let filter = SeccompFilter::new(hidden, SeccompAction::Allow, missing, arch);
@@ -206,10 +206,10 @@ fn errno(number: c_int) -> u32 {
 
 type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
 
-fn rules(stage: Stage) -> Result<Rules, seccompiler::BackendError> {
+fn rules(stage: FilterStage) -> Result<Rules, seccompiler::BackendError> {
     let always = RUNNING.iter().chain(RUNNING_OLD);
     let mut rules: Rules = always.map(|&call| (call, Vec::new())).collect();
-    // Decided by the other filter.
+    // The other filter decides.
     rules.insert(libc::SYS_clone3, Vec::new());
     let own = c_int::try_from(std::process::id()).unwrap_or(-1);
     let thread = SeccompCmpOp::MaskedEq(bits(libc::CLONE_THREAD));
@@ -217,13 +217,13 @@ fn rules(stage: Stage) -> Result<Rules, seccompiler::BackendError> {
         libc::SYS_clone,
         vec![rule(&[(0, thread, libc::CLONE_THREAD)])?],
     );
-    // `abort` sends a signal to the thread that it is called on.
+    // `abort` sends a signal to its own thread.
     rules.insert(libc::SYS_tgkill, vec![rule(&[(0, SeccompCmpOp::Eq, own)])?]);
     let reads_own_limit = [(0, SeccompCmpOp::Eq, 0), (2, SeccompCmpOp::Eq, 0)];
     rules.insert(libc::SYS_prlimit64, vec![rule(&reads_own_limit)?]);
     rules.insert(libc::SYS_fcntl, one_of(1, &DESCRIPTOR)?);
     rules.insert(libc::SYS_prctl, one_of(0, &HARMLESS)?);
-    if stage != Stage::Running {
+    if stage != FilterStage::Running {
         let files = LOADING.iter().chain(LOADING_OLD);
         rules.extend(files.map(|&call| (call, Vec::new())));
         let write = libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC;
@@ -234,10 +234,10 @@ fn rules(stage: Stage) -> Result<Rules, seccompiler::BackendError> {
         );
         #[cfg(target_arch = "x86_64")]
         rules.insert(libc::SYS_open, vec![rule(&[(1, reads, libc::O_RDONLY)])?]);
-        // Tiles (AMX): a worker's kernels must be those that the same library chooses in the server.
+        // Tiles (AMX): the library must choose the same kernels in a worker as in the server.
         #[cfg(target_arch = "x86_64")]
         rules.insert(libc::SYS_arch_prctl, one_of(0, &TILES)?);
-        // How long the tensor store may take to hear and to answer.
+        // The time-outs of the connection to the tensor store.
         let timeout = |option| {
             rule(&[
                 (1, SeccompCmpOp::Eq, libc::SOL_SOCKET),
@@ -246,26 +246,26 @@ fn rules(stage: Stage) -> Result<Rules, seccompiler::BackendError> {
         };
         let timeouts = vec![timeout(libc::SO_RCVTIMEO)?, timeout(libc::SO_SNDTIMEO)?];
         rules.insert(libc::SYS_setsockopt, timeouts);
-        // `max_run_memory`, once what was loaded is known.
+        // `max_run_memory`, which is set after the load.
         let limits = rules.entry(libc::SYS_prlimit64).or_default();
         let data = c_int::try_from(libc::RLIMIT_DATA).unwrap_or(-1);
         limits.push(rule(&[
             (0, SeccompCmpOp::Eq, 0),
             (1, SeccompCmpOp::Eq, data),
         ])?);
-        // Said again by the second filter.
+        // The second filter sets it again.
         let last = rules.entry(libc::SYS_prctl).or_default();
         last.push(rule(&[(0, SeccompCmpOp::Eq, libc::PR_SET_NO_NEW_PRIVS)])?);
     }
-    if stage == Stage::Baking {
+    if stage == FilterStage::Baking {
         let files = BAKING.iter().chain(BAKING_OLD);
         rules.extend(files.map(|&call| (call, Vec::new())));
     }
     Ok(rules)
 }
 
-/// All of these arguments (position, comparison, value); only their lower halves, which is what the kernel looks at in
-/// numbers of 32 bits. A pointer that is compared with null is compared whole.
+/// Matches all of these arguments (position, comparison, value). Compares the lower halves, which is what the kernel
+/// reads of 32-bit numbers; a pointer is compared with null in full.
 fn rule(
     conditions: &[(u8, SeccompCmpOp, c_int)],
 ) -> Result<SeccompRule, seccompiler::BackendError> {
@@ -279,13 +279,13 @@ fn rule(
     SeccompRule::new(conditions.collect::<Result<_, _>>()?)
 }
 
-/// One argument has one of these values.
+/// Matches one argument with any of these values.
 fn one_of(argument: u8, values: &[c_int]) -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
     let equal = |&value: &c_int| rule(&[(argument, SeccompCmpOp::Eq, value)]);
     values.iter().map(equal).collect()
 }
 
-/// A number of 32 bits as a filter sees it.
+/// A 32-bit number as a filter sees it.
 fn bits(value: c_int) -> u64 {
     u64::from(value.cast_unsigned())
 }

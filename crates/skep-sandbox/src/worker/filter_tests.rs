@@ -1,8 +1,5 @@
-//! What a filter refuses, tried: each on a thread of its own, whose filter ends with it.
-#![allow(
-    unsafe_code,
-    reason = "system calls by their numbers, which nothing else makes"
-)]
+//! Tries what a filter refuses, each time on a new thread, whose filter ends with it.
+#![allow(unsafe_code, reason = "system calls by number have no safe interface")]
 
 use std::{
     fs::File,
@@ -16,10 +13,10 @@ use std::{
 use libc::c_long;
 use seccompiler::apply_filter;
 
-use super::{Stage, programs};
+use super::{FilterStage, programs};
 
-/// Calls that no worker may make at any time. With arguments of zero none of them would fail with `EPERM` for a user who
-/// may do everything, nor do any harm.
+/// Calls that a worker may never make. With arguments of zero none of them fails with `EPERM` for root, or does any
+/// harm.
 const NEVER: &[c_long] = &[
     libc::SYS_accept4,
     libc::SYS_acct,
@@ -85,7 +82,7 @@ const NEVER: &[c_long] = &[
     libc::SYS_userfaultfd,
 ];
 
-/// Calls that a worker makes while it loads, and never afterwards; as above.
+/// Calls that a worker may make only while it loads; as above.
 const BEFORE_RUNNING: &[c_long] = &[
     libc::SYS_ftruncate,
     libc::SYS_memfd_create,
@@ -97,7 +94,7 @@ const BEFORE_RUNNING: &[c_long] = &[
 ];
 
 /// Runs `body` on a thread under the filters of these stages.
-fn under<T: Send>(stages: &[Stage], body: impl FnOnce() -> T + Send) -> T {
+fn under<T: Send>(stages: &[FilterStage], body: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         let thread = scope.spawn(|| {
             for stage in stages {
@@ -111,7 +108,10 @@ fn under<T: Send>(stages: &[Stage], body: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-const STAGES: [&[Stage]; 2] = [&[Stage::Loading], &[Stage::Loading, Stage::Running]];
+const STAGES: [&[FilterStage]; 2] = [
+    &[FilterStage::Loading],
+    &[FilterStage::Loading, FilterStage::Running],
+];
 
 fn refused<T>(outcome: io::Result<T>) -> bool {
     outcome.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
@@ -129,7 +129,7 @@ fn call(number: c_long, arguments: [usize; 3]) -> io::Result<c_long> {
 }
 
 #[test]
-fn what_no_worker_needs_is_refused_at_every_stage() {
+fn calls_that_no_worker_needs_are_refused_at_every_stage() {
     for stages in STAGES {
         let done = under(stages, || not_refused(NEVER));
         assert!(done.is_empty(), "not refused at {stages:?}: {done:?}");
@@ -146,9 +146,9 @@ fn not_refused(calls: &[c_long]) -> Vec<c_long> {
 }
 
 #[test]
-fn programs_sockets_and_written_files_are_out_of_reach() {
+fn programs_sockets_and_writing_are_refused() {
     let file = std::env::temp_dir().join("skep-filter-test");
-    let baking: &[Stage] = &[Stage::Baking];
+    let baking: &[FilterStage] = &[FilterStage::Baking];
     for stages in STAGES.into_iter().chain([baking]) {
         let others = under(stages, || {
             [
@@ -158,7 +158,7 @@ fn programs_sockets_and_written_files_are_out_of_reach() {
             ]
         });
         assert_eq!(others, [true; 3], "{stages:?}");
-        // What bakes a model is there to write.
+        // A process that bakes has to write.
         let written = under(stages, || File::create(&file).map(drop));
         assert_eq!(refused(written), stages != baking, "{stages:?}");
     }
@@ -166,14 +166,17 @@ fn programs_sockets_and_written_files_are_out_of_reach() {
 }
 
 #[test]
-fn files_are_read_while_the_model_loads_and_not_afterwards() {
+fn files_can_be_opened_only_while_the_model_loads() {
     let open = || File::open("/proc/self/status").map(drop);
-    assert!(under(&[Stage::Loading], open).is_ok());
-    assert!(refused(under(&[Stage::Loading, Stage::Running], open)));
+    assert!(under(&[FilterStage::Loading], open).is_ok());
+    assert!(refused(under(
+        &[FilterStage::Loading, FilterStage::Running],
+        open
+    )));
 }
 
 #[test]
-fn arguments_count_where_a_call_can_do_more_than_a_model_needs() {
+fn arguments_are_checked_where_a_call_can_do_too_much() {
     let prlimit = |limits: usize| call(libc::SYS_prlimit64, [0, 7, limits]);
     let own =
         [libc::F_GETFD, libc::F_SETOWN].map(|command| usize::try_from(command).expect("command"));
@@ -194,7 +197,7 @@ fn arguments_count_where_a_call_can_do_more_than_a_model_needs() {
             assert!(prctl(libc::PR_SET_TIMERSLACK).is_ok());
             assert!(refused(prctl(libc::PR_SET_PDEATHSIG)));
             assert!(refused(prctl(libc::PR_SET_DUMPABLE)));
-            // No such thread, and no such signal: its own process is not refused.
+            // No such thread or signal: the process's own number is not refused.
             let error = call(libc::SYS_tgkill, [process, 0, 0]).expect_err("no thread");
             assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
         });
@@ -202,12 +205,12 @@ fn arguments_count_where_a_call_can_do_more_than_a_model_needs() {
 }
 
 #[test]
-fn the_bound_on_memory_is_set_while_the_model_loads_and_no_other_one() {
+fn only_the_memory_limit_can_be_set_and_only_while_the_model_loads() {
     let set = |resource: u32| call(libc::SYS_prlimit64, [0, resource as usize, 8]);
     for stages in STAGES {
-        let loads = stages.last() != Some(&Stage::Running);
+        let loads = stages.last() != Some(&FilterStage::Running);
         under(stages, || {
-            // No such address: the kernel looked at it.
+            // A bad address: the kernel read it.
             assert_eq!(!refused(set(libc::RLIMIT_DATA)), loads);
             assert!(refused(set(libc::RLIMIT_NOFILE)));
         });
@@ -215,7 +218,7 @@ fn the_bound_on_memory_is_set_while_the_model_loads_and_no_other_one() {
 }
 
 #[test]
-fn threads_are_started_and_memory_is_had() {
+fn threads_and_memory_are_available() {
     for stages in STAGES {
         let sum = under(stages, || {
             let parts = (0..4)

@@ -1,12 +1,12 @@
-//! Which files a worker process can open: those of a list, and nothing else (Landlock).
+//! Restricts the files that a worker process can open to a list (Landlock).
 //!
-//! The rules hold for the thread that makes them and for those that it starts, for good. Where a filter of system calls
-//! says *what* may be done with files, this says with which. With it go, where the kernel knows of them: TCP, signals to
-//! processes that are not under the same rules, and abstract sockets of theirs. Nor can such a process be looked at
-//! with `ptrace`, which is what most files of `/proc/<process>` ask for.
+//! The rules hold permanently for the thread that makes them and for those that it starts. The filter of system calls
+//! decides *what* may be done with files, this decides with which. If the kernel supports it, the rules also refuse
+//! TCP, signals to processes that are not under the same rules, and their abstract sockets. Nor can the worker use
+//! `ptrace` on such a process, which most files of `/proc/<process>` require.
 #![allow(
     unsafe_code,
-    reason = "Landlock's three system calls, which nothing else makes (invariant 5)"
+    reason = "Landlock's three system calls have no safe interface (invariant 5)"
 )]
 
 use std::{
@@ -38,7 +38,8 @@ const MAKE_REG: u64 = 1 << 8;
 const REFER: u64 = 1 << 13;
 const TRUNCATE: u64 = 1 << 14;
 
-/// Every right to files that the second version knows, and what came with the third (truncating) and the fifth (`ioctl` on devices).
+/// Every right to files of the second version, and those that the third (truncating) and the fifth (`ioctl` on devices)
+/// added.
 const FILES_2: u64 = (1 << 14) - 1;
 const FILES_3: u64 = TRUNCATE;
 const FILES_5: u64 = 1 << 15;
@@ -52,10 +53,10 @@ const SCOPES_6: u64 = 0b11;
 const READ: u64 = READ_FILE | READ_DIR;
 const WRITE: u64 =
     READ | WRITE_FILE | TRUNCATE | REMOVE_DIR | REMOVE_FILE | MAKE_DIR | MAKE_REG | REFER;
-/// Those of these rights that a file has that is no directory.
+/// Those of these rights that apply to a file.
 const OF_A_FILE: u64 = READ_FILE | WRITE_FILE | TRUNCATE;
 
-/// What is refused unless a rule allows it: the kernel's `landlock_ruleset_attr`.
+/// The rights that are refused unless a rule allows them: the kernel's `landlock_ruleset_attr`.
 #[repr(C)]
 struct Ruleset {
     files: u64,
@@ -70,23 +71,23 @@ struct Beneath {
     parent: c_int,
 }
 
-/// The files and directories that can be opened, directories with all that is beneath them.
+/// The files and directories that can be opened, with everything beneath the directories.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Reach {
     /// For reading.
     pub(super) read: Vec<PathBuf>,
-    /// For reading, writing, and as a place to make and remove files.
+    /// For reading, writing, and making and removing files.
     pub(super) write: Vec<PathBuf>,
 }
 
-/// The paths of a [`Reach`] beneath `/proc`, held open. The kernel makes a file there anew once it has forgotten it, and no
-/// rule would be about that one: rules for them hold as long as this does.
+/// The paths of a [`Reach`] beneath `/proc`, held open. Once the kernel has dropped such a file it makes a new one, to
+/// which no rule applies: rules for them hold as long as this exists.
 #[derive(Debug)]
-pub(super) struct Held(#[expect(dead_code, reason = "held, not looked at")] Vec<OwnedFd>);
+pub(super) struct HeldFiles(#[expect(dead_code, reason = "held open, never read")] Vec<OwnedFd>);
 
-/// The version of Landlock that the kernel has; `None` where it has none, or one that is too old to be of use here.
+/// The kernel's version of Landlock; `None` if it has none, or one that is too old.
 pub(crate) fn version() -> Option<u32> {
-    // SAFETY: asked for its version the kernel looks at no memory.
+    // SAFETY: the kernel reads no memory for this question.
     let number = unsafe {
         libc::syscall(
             libc::SYS_landlock_create_ruleset,
@@ -95,18 +96,18 @@ pub(crate) fn version() -> Option<u32> {
             ASK_VERSION,
         )
     };
-    // Below zero where it is missing, switched off, or kept from this process.
+    // Negative if it is missing, switched off, or not available to this process.
     u32::try_from(number).ok().filter(|abi| *abi >= MIN_ABI)
 }
 
-/// Leaves this thread, and those that it starts from now on, no other files than these. Without Landlock nothing changes.
-/// What cannot be opened now cannot be later either. `no_new_privs` has to be set.
+/// Restricts this thread, and those that it starts from now on, to these files. Without Landlock nothing changes. A
+/// path that cannot be opened now is left out. `no_new_privs` has to be set.
 ///
 /// # Errors
-/// Those of the kernel.
-pub(super) fn restrict(reach: &Reach) -> io::Result<Held> {
+/// The kernel's.
+pub(super) fn restrict(reach: &Reach) -> io::Result<HeldFiles> {
     let Some(version) = version() else {
-        return Ok(Held(Vec::new()));
+        return Ok(HeldFiles(Vec::new()));
     };
     let failed =
         |error: io::Error| io::Error::new(error.kind(), format!("cannot restrict files: {error}"));
@@ -136,11 +137,11 @@ pub(super) fn restrict(reach: &Reach) -> io::Result<Held> {
         }
     }
     put_on(&rules).map_err(failed)?;
-    Ok(Held(held))
+    Ok(HeldFiles(held))
 }
 
 fn ruleset(refused: &Ruleset) -> io::Result<OwnedFd> {
-    // SAFETY: the kernel reads as many bytes as the structure has.
+    // SAFETY: the kernel reads exactly the structure.
     let number = unsafe {
         libc::syscall(
             libc::SYS_landlock_create_ruleset,
@@ -150,17 +151,17 @@ fn ruleset(refused: &Ruleset) -> io::Result<OwnedFd> {
         )
     };
     let descriptor = c_int::try_from(checked(number)?).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just made it for this caller.
+    // SAFETY: the kernel has just opened it for this caller.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-/// Allows `rights` to what `file` is, and to all that is beneath it.
+/// Allows `rights` to a file, or to a directory and everything beneath it.
 fn allow(rules: &OwnedFd, file: &OwnedFd, rights: u64) -> io::Result<()> {
     let rule = Beneath {
         allowed: rights,
         parent: file.as_raw_fd(),
     };
-    // SAFETY: the kernel reads a structure of the kind that it is told, and both descriptors are open.
+    // SAFETY: the kernel reads a structure of the given type, and both descriptors are open.
     let result = unsafe {
         libc::syscall(
             libc::SYS_landlock_add_rule,
@@ -173,10 +174,10 @@ fn allow(rules: &OwnedFd, file: &OwnedFd, rights: u64) -> io::Result<()> {
     checked(result).map(drop)
 }
 
-/// Puts the rules over this thread.
+/// Applies the rules to this thread.
 fn put_on(rules: &OwnedFd) -> io::Result<()> {
     let descriptor = c_long::from(rules.as_raw_fd());
-    // SAFETY: the descriptor is open; the kernel looks at no memory.
+    // SAFETY: the descriptor is open; the kernel reads no memory.
     let result = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, descriptor, NO_FLAGS) };
     checked(result).map(drop)
 }

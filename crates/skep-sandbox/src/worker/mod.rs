@@ -1,4 +1,5 @@
-//! The worker's side: loads one model, confines itself, runs one batch at a time until the conversation ends.
+//! The worker's side: loads one model, confines itself, and runs one batch at a time until the server closes the
+//! connection.
 
 mod filter;
 pub(crate) mod landlock;
@@ -26,50 +27,52 @@ use std::{
 use bytes::Bytes;
 use prost::Message;
 use skep_backend::{
-    Backend, BackendError, Baking, ErrorKind, FileInterface, Instance, LoadRequest, Model,
-    ModelFile, Weights, panic_text,
+    Backend, BackendError, ErrorKind, FileInterface, Instance, LoadRequest, Model, ModelFile,
+    panic_text,
 };
-use skep_cache::{Cache, Key, Making};
-use skep_config::{Context, ModelConfig};
+use skep_cache::{Cache, FormKey, Making};
+use skep_config::{ConfigContext, ModelConfig};
 use skep_proto::inference;
 use skep_store::{LoadOrder, Store};
 use skep_tensor::{TensorView, map_shared};
-use skep_types::ModelName;
+use skep_types::{DeviceId, ModelName};
+use skep_weights::{BakingPolicy, WeightSource};
 
 use crate::{
     channel::Channel,
-    message::{Answer, Bake, Kept, Load, Loaded, Place, Request},
+    message::{BakeTask, FromWorker, LoadTask, LoadedModel, SharedTensor, ToWorker, WeightSources},
 };
-use outputs::Outputs;
+use outputs::OutputMemory;
 
-/// What a backend is opened with.
+/// What the server says about the backend to open.
 #[derive(Debug)]
 pub struct Opening<'a> {
     /// The backend's name in configurations.
     pub backend: &'a str,
-    /// The file of the library that the server's own backend opened.
+    /// The library file that the server's backend opened.
     pub library: Option<&'a Path>,
 }
 
-/// The conversation, over standard input.
-type Conversation = Channel<BorrowedFd<'static>>;
+/// The connection to the server, over standard input.
+type ServerChannel = Channel<BorrowedFd<'static>>;
 
-/// Is a worker process: returns when the server ends the conversation, or after a panic of the backend.
+/// Runs a worker process. Returns when the server closes the connection, or after a panic of the backend.
 ///
 /// # Errors
-/// What keeps the process from being one: rights that cannot be given up, a conversation that is none.
+/// Rights that cannot be given up, or a malformed conversation.
 pub fn run(
     open: impl FnOnce(Opening<'_>) -> Result<Arc<dyn Backend>, BackendError>,
 ) -> io::Result<()> {
     start::confine()?;
     start::go_first();
-    let mut channel: Conversation = Channel::new(rustix::stdio::stdin());
+    let mut channel: ServerChannel = Channel::new(rustix::stdio::stdin());
     let Some((message, descriptors)) = channel.receive_with_descriptors()? else {
         return Ok(());
     };
-    let Request::Load(load) = Request::decode(message).map_err(|malformed| wrong(malformed.0))?
+    let ToWorker::Load(load) =
+        ToWorker::decode(message).map_err(|malformed| wrong(&malformed.into_reason()))?
     else {
-        return Err(wrong("it begins with something else"));
+        return Err(wrong("the first message is not a load"));
     };
     start::check_only_thread()?;
     if let Some(seconds) = load.bake.as_ref().and_then(|bake| bake.behind) {
@@ -77,40 +80,40 @@ pub fn run(
     }
     let held = landlock::restrict(&reach::of(&load))?;
     if let Some(how) = &load.bake {
-        filter::restrict(filter::Stage::Baking)?;
+        filter::restrict(filter::FilterStage::Baking)?;
         let baked = catch_unwind(AssertUnwindSafe(|| bake(&load, how, descriptors, open)));
         let answer = match baked {
-            Ok(Ok(())) => Answer::Baked,
-            Ok(Err(error)) => Answer::Refused(error),
-            Err(panic) => Answer::Refused(panicked(&load, &*panic)),
+            Ok(Ok(())) => FromWorker::Baked,
+            Ok(Err(error)) => FromWorker::Refused(error),
+            Err(panic) => FromWorker::Refused(panicked(&load, &*panic)),
         };
-        return channel.send(|writer| answer.encode(writer), &[]);
+        return Ok(channel.send(|writer| answer.encode(writer), &[])?);
     }
-    filter::restrict(filter::Stage::Loading)?;
+    filter::restrict(filter::FilterStage::Loading)?;
     if load.ask {
         let told = catch_unwind(AssertUnwindSafe(|| ask(&load, descriptors, open)));
         let told = told.unwrap_or_else(|panic| Err(panicked(&load, &*panic)));
         let answer = match told {
-            Ok(told) => Answer::Told(told),
-            Err(error) => Answer::Refused(error),
+            Ok(told) => FromWorker::Told(told),
+            Err(error) => FromWorker::Refused(error),
         };
-        return channel.send(|writer| answer.encode(writer), &[]);
+        return Ok(channel.send(|writer| answer.encode(writer), &[])?);
     }
     let loaded = catch_unwind(AssertUnwindSafe(|| prepare(&load, descriptors, open)));
     let loaded = loaded.unwrap_or_else(|panic| Err(panicked(&load, &*panic)));
     let (model, instance, found_damage) = match loaded {
         Ok(loaded) => loaded,
         Err(error) => {
-            return channel.send(|writer| Answer::Refused(error).encode(writer), &[]);
+            return Ok(channel.send(|writer| FromWorker::Refused(error).encode(writer), &[])?);
         }
     };
-    // What parsing and packing the model took is of no use to its runs, and there is a worker for each instance.
+    // Runs have no use for what parsing and packing the model took, and each instance has a worker.
     skep_heap::give_back_freed_memory();
-    filter::restrict(filter::Stage::Running)?;
-    // No file can be opened any more.
+    filter::restrict(filter::FilterStage::Running)?;
+    // Files can no longer be opened.
     drop(held);
     let threads = model.cpu_threads();
-    let answer = Answer::Loaded(Loaded {
+    let answer = FromWorker::Loaded(LoadedModel {
         signature: model.signature().clone(),
         cpu_threads: threads.map(|threads| u32::try_from(threads.get()).unwrap_or(u32::MAX)),
         echoes_parameters: model.echoes_parameters(),
@@ -123,7 +126,7 @@ pub fn run(
         model,
         instance,
         inputs: Bytes::new(),
-        outputs: Outputs::default(),
+        outputs: OutputMemory::default(),
     }
     .serve()
 }
@@ -133,23 +136,23 @@ fn wrong(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text)
 }
 
-fn panicked(load: &Load, panic: &(dyn Any + Send)) -> BackendError {
+fn panicked(load: &LoadTask, panic: &(dyn Any + Send)) -> BackendError {
     let text = format!("backend `{}` panicked: {}", load.backend, panic_text(panic));
     BackendError::new(ErrorKind::Internal, text)
 }
 
-/// A loaded model, its one instance here, and whether its baked form was found damaged.
-type Prepared = (Arc<dyn Model>, Box<dyn Instance>, bool);
+/// A loaded model, its only instance, and whether its baked form was found damaged.
+type PreparedModel = (Arc<dyn Model>, Box<dyn Instance>, bool);
 
-/// Opens the backend, loads the model, and makes its one instance.
+/// Opens the backend, loads the model, and makes its only instance.
 fn prepare(
-    load: &Load,
+    load: &LoadTask,
     descriptors: Vec<OwnedFd>,
     open: impl FnOnce(Opening<'_>) -> Result<Arc<dyn Backend>, BackendError>,
-) -> Result<Prepared, BackendError> {
+) -> Result<PreparedModel, BackendError> {
     with_request(load, descriptors, open, |backend, request| {
         let model = backend.load(request)?;
-        let instance = Arc::clone(&model).instance()?;
+        let instance = Arc::clone(&model).instance(DeviceId::default())?;
         let weights = request.weights;
         let found_damage = weights.is_some_and(|weights| weights.cache.found_damage());
         if let Some(bytes) = request.config.run_limits().memory_bytes {
@@ -161,8 +164,8 @@ fn prepare(
 
 /// Opens the backend and bakes the model.
 fn bake(
-    load: &Load,
-    how: &Bake,
+    load: &LoadTask,
+    how: &BakeTask,
     descriptors: Vec<OwnedFd>,
     open: impl FnOnce(Opening<'_>) -> Result<Arc<dyn Backend>, BackendError>,
 ) -> Result<(), BackendError> {
@@ -174,7 +177,7 @@ fn bake(
 
 /// Opens the backend and asks it for the model's inputs and outputs.
 fn ask(
-    load: &Load,
+    load: &LoadTask,
     descriptors: Vec<OwnedFd>,
     open: impl FnOnce(Opening<'_>) -> Result<Arc<dyn Backend>, BackendError>,
 ) -> Result<FileInterface, BackendError> {
@@ -182,8 +185,8 @@ fn ask(
     open(opening(load))?.ask(&file)
 }
 
-/// What the server says of the backend.
-fn opening(load: &Load) -> Opening<'_> {
+/// What the server says about the backend.
+fn opening(load: &LoadTask) -> Opening<'_> {
     Opening {
         backend: &load.backend,
         library: load
@@ -197,9 +200,9 @@ fn invalid(text: String) -> BackendError {
     BackendError::new(ErrorKind::InvalidModel, text)
 }
 
-/// The model's file, which is the one that the server opened.
+/// The model's file, as the server opened it.
 fn file_of(
-    load: &Load,
+    load: &LoadTask,
     descriptors: &mut impl Iterator<Item = OwnedFd>,
 ) -> Result<ModelFile, BackendError> {
     if load.path.is_empty() {
@@ -213,9 +216,9 @@ fn file_of(
     ModelFile::of(path, &file).map_err(unreadable)
 }
 
-/// Opens the backend, and what the server said as a request to it.
+/// Opens the backend, and builds a request to it from the server's message.
 fn with_request<T>(
-    load: &Load,
+    load: &LoadTask,
     descriptors: Vec<OwnedFd>,
     open: impl FnOnce(Opening<'_>) -> Result<Arc<dyn Backend>, BackendError>,
     then: impl FnOnce(&dyn Backend, &LoadRequest<'_>) -> Result<T, BackendError>,
@@ -227,7 +230,7 @@ fn with_request<T>(
     let weights = weights.transpose()?.flatten();
     let backend = open(opening(load))?;
     let name = ModelName::new(&load.model).map_err(|e| invalid(e.to_string()))?;
-    let mut context = Context::new(&name);
+    let mut context = ConfigContext::new(&name);
     context.intra_op_threads = load.intra_op_threads;
     context.inter_op_threads = load.inter_op_threads;
     let proto =
@@ -239,18 +242,18 @@ fn with_request<T>(
         config: &config,
         threads: NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN),
         weights: weights.as_ref(),
+        device: DeviceId::default(),
         request_memory: None,
     };
     then(&*backend, &request)
 }
 
-/// The cache and the store that the server means; `None` where the store has gone meanwhile, which keeps no model from being
-/// loaded.
+/// The cache and the store to use; `None` if the store is gone by now, which does not keep the model from being loaded.
 fn weights_of(
-    load: &Load,
-    kept: &Kept,
+    load: &LoadTask,
+    kept: &WeightSources,
     connection: Option<OwnedFd>,
-) -> Result<Option<Weights>, BackendError> {
+) -> Result<Option<WeightSource>, BackendError> {
     let failed =
         |error: &dyn std::error::Error| BackendError::new(ErrorKind::Internal, error.to_string());
     let directory = Path::new(OsStr::from_bytes(&kept.directory));
@@ -268,24 +271,24 @@ fn weights_of(
     };
     let missing = || failed(&wrong("the form's key is missing"));
     let form = kept.form.as_ref().ok_or_else(missing)?;
-    Ok(Some(Weights {
-        cache: Cache::reader(directory, Key::from_bytes(form.key)),
+    Ok(Some(WeightSource {
+        cache: Cache::reader(directory, FormKey::from_bytes(form.key)),
         tenant: store.tenant().cloned().unwrap_or_default(),
         store,
         order: match kept.random_order {
             true => LoadOrder::Random(RandomState::new().hash_one(0)),
             false => LoadOrder::Fixed,
         },
-        // Once the model is loaded no file can be opened any more.
+        // Files cannot be opened once the model is loaded.
         runs_from_cache: false,
-        baking: Baking::Never,
+        baking: BakingPolicy::Never,
         // The process ends with the model.
         keep_unloaded: Duration::ZERO,
     }))
 }
 
-/// Backends open a file by its name: it must be the one that the server checked, also when an instance is made again long
-/// after the repository has changed.
+/// Backends open a file by its name. Checks that this is the file that the server checked, even if an instance is made
+/// again long after the repository has changed.
 fn same_file(path: &Path, file: &File) -> Result<(), BackendError> {
     let identity = |data: std::fs::Metadata| {
         let modified = (data.mtime(), data.mtime_nsec());
@@ -303,30 +306,31 @@ fn same_file(path: &Path, file: &File) -> Result<(), BackendError> {
     Err(BackendError::new(ErrorKind::InvalidModel, text))
 }
 
-/// A worker at work.
+/// A worker that runs batches.
 struct Serving {
-    channel: Conversation,
+    channel: ServerChannel,
     model: Arc<dyn Model>,
     instance: Box<dyn Instance>,
-    /// The memory that inputs come in.
+    /// The memory of inputs.
     inputs: Bytes,
-    outputs: Outputs,
+    outputs: OutputMemory,
 }
 
-/// What became of a run: where its outputs lie.
-type Ran = Result<Vec<Place>, BackendError>;
+/// The outcome of a run: its outputs in shared memory.
+type Ran = Result<Vec<SharedTensor>, BackendError>;
 
 impl Serving {
     fn serve(mut self) -> io::Result<()> {
         while let Some((message, descriptors)) = self.channel.receive_with_descriptors()? {
-            let request = Request::decode(message).map_err(|malformed| wrong(malformed.0))?;
-            let Request::Run {
+            let request =
+                ToWorker::decode(message).map_err(|malformed| wrong(&malformed.into_reason()))?;
+            let ToWorker::Run {
                 memory,
                 inputs,
                 wanted,
             } = request
             else {
-                return Err(wrong("a batch was expected"));
+                return Err(wrong("expected a batch"));
             };
             if let Some(length) = memory {
                 let file = descriptors.into_iter().next().map(File::from);
@@ -337,10 +341,10 @@ impl Serving {
             let ran = catch_unwind(AssertUnwindSafe(|| self.run(&inputs, &wanted)));
             let memory = self.instance.memory();
             let (answer, ends) = match ran {
-                Ok(Ok(Ok(outputs))) => (Answer::Ran { outputs, memory }, false),
+                Ok(Ok(Ok(outputs))) => (FromWorker::Ran { outputs, memory }, false),
                 Ok(Ok(Err(error))) => {
                     let ends = false;
-                    let failed = Answer::Failed {
+                    let failed = FromWorker::Failed {
                         error,
                         memory,
                         ends,
@@ -352,7 +356,7 @@ impl Serving {
                     let text = format!("the backend panicked: {}", panic_text(&*panic));
                     let error = BackendError::new(ErrorKind::Internal, text);
                     let ends = true;
-                    let failed = Answer::Failed {
+                    let failed = FromWorker::Failed {
                         error,
                         memory: None,
                         ends,
@@ -361,10 +365,10 @@ impl Serving {
                 }
             };
             self.channel.send(|writer| answer.encode(writer), &[])?;
-            if let Answer::Failed { error, .. } = &answer
+            if let FromWorker::Failed { error, .. } = &answer
                 && error.kind() == ErrorKind::Exhausted
             {
-                // What the run had until then lies in the heaps.
+                // The heaps still hold what the run had allocated.
                 skep_heap::give_back_freed_memory();
             }
             if ends {
@@ -374,8 +378,8 @@ impl Serving {
         Ok(())
     }
 
-    /// Runs a batch. The outer error ends the worker.
-    fn run(&mut self, inputs: &[Place], wanted: &[usize]) -> io::Result<Ran> {
+    /// Runs a batch. An outer error ends the worker.
+    fn run(&mut self, inputs: &[SharedTensor], wanted: &[usize]) -> io::Result<Ran> {
         let mut views = Vec::with_capacity(inputs.len());
         for place in inputs {
             let end = place.offset.saturating_add(place.length);

@@ -1,11 +1,11 @@
-//! The memory that a worker's outputs go into.
+//! The memory of a worker's outputs.
 //!
 //! ```text
-//! | output 0 | output 1 | ... | rest: outputs that came in memory of the backend's own |
+//! | output 0 | output 1 | ... | rest: outputs that the backend allocated |
 //! ```
 //!
-//! Outputs whose shapes are known are written where they stay. The memory belongs to the server, which is asked for more
-//! where it is too small.
+//! Outputs whose shapes are known are written in place. The memory belongs to the server; the worker asks for more if
+//! it is too small.
 
 use std::{fs::File, io};
 
@@ -13,24 +13,25 @@ use skep_backend::{BackendError, ErrorKind, OutputSlot};
 use skep_tensor::{ALIGNMENT, AlignedBuffer, SharedMemory, SharedParts, Tensor};
 use skep_types::{ModelSignature, Shape};
 
-use super::{Conversation, Ran, wrong};
-use crate::message::{Answer, Place, Request};
+use super::{Ran, ServerChannel, wrong};
+use crate::message::{FromWorker, SharedTensor, ToWorker};
 
-/// The outputs' memory, and what of it the run under way does not use.
+/// The outputs' memory, and the part of it that the current run does not use.
 #[derive(Default)]
-pub(super) struct Outputs {
+pub(super) struct OutputMemory {
     memory: Option<SharedMemory>,
     rest: Option<AlignedBuffer>,
 }
 
-impl Outputs {
-    /// The slots of a run: over shared memory where the outputs' shapes are known. `None` where the run may not have so much.
+impl OutputMemory {
+    /// The output slots of a run, over shared memory if their shapes are known. `None` if the server refuses the
+    /// memory.
     ///
     /// # Errors
-    /// When the conversation is over.
+    /// If the connection is closed or broken.
     pub(super) fn prepare(
         &mut self,
-        channel: &mut Conversation,
+        channel: &mut ServerChannel,
         signature: &ModelSignature,
         wanted: &[usize],
         known: Option<&[Shape]>,
@@ -57,13 +58,13 @@ impl Outputs {
         Ok(Some(wanted.iter().zip(buffers).map(slot).collect()))
     }
 
-    /// Where the outputs of a run lie, once those are in the shared memory that came elsewhere.
+    /// Copies outputs that lie elsewhere into the shared memory, and returns where all of them lie.
     ///
     /// # Errors
-    /// When the conversation is over.
+    /// If the connection is closed or broken.
     pub(super) fn place(
         &mut self,
-        channel: &mut Conversation,
+        channel: &mut ServerChannel,
         signature: &ModelSignature,
         slots: Vec<OutputSlot>,
     ) -> io::Result<Ran> {
@@ -82,7 +83,7 @@ impl Outputs {
         }
         self.rest = None;
         let lengths: Vec<usize> = tensors.iter().map(|tensor| tensor.data().len()).collect();
-        // The old memory lives as long as the tensors in it.
+        // The old memory stays mapped as long as tensors lie in it.
         let Some(parts) = self.parts(channel, &lengths)? else {
             return Ok(Err(no_room()));
         };
@@ -94,8 +95,8 @@ impl Outputs {
         Ok(Ok(places.collect()))
     }
 
-    /// Copies what came elsewhere into the rest of the memory; `None` if that is too small.
-    fn beside(&mut self, tensors: &[Tensor]) -> Option<Vec<Place>> {
+    /// Copies outputs that lie elsewhere into the rest of the memory; `None` if it is too small.
+    fn beside(&mut self, tensors: &[Tensor]) -> Option<Vec<SharedTensor>> {
         let mut rest = self.rest.take()?;
         let mut used = 0usize;
         let mut places = Vec::with_capacity(tensors.len());
@@ -114,10 +115,10 @@ impl Outputs {
         Some(places)
     }
 
-    /// A tensor whose bytes lie at `bytes`. One without bytes lies nowhere.
-    fn located(&self, tensor: &Tensor, bytes: &[u8]) -> Place {
+    /// A tensor whose bytes lie at `bytes` in the memory. An empty one is at offset 0.
+    fn located(&self, tensor: &Tensor, bytes: &[u8]) -> SharedTensor {
         let memory = self.memory.as_ref();
-        Place {
+        SharedTensor {
             datatype: tensor.datatype(),
             shape: tensor.shape().clone(),
             offset: memory.and_then(|m| m.offset_of(bytes)).unwrap_or(0),
@@ -125,11 +126,11 @@ impl Outputs {
         }
     }
 
-    /// Parts of these lengths, of new memory where that which is there is too small or a backend has kept some of it; `None`
-    /// where the server refuses it, and all stays as it is.
+    /// Splits the memory into parts of these lengths. Asks for new memory if it is too small, or if a backend still
+    /// holds a part of it; `None`, with the memory unchanged, if the server refuses.
     fn parts(
         &mut self,
-        channel: &mut Conversation,
+        channel: &mut ServerChannel,
         lengths: &[usize],
     ) -> io::Result<Option<SharedParts>> {
         self.rest = None;
@@ -139,13 +140,13 @@ impl Outputs {
         let needed = lengths.iter().fold(0usize, |sum, length| {
             sum.saturating_add(length.saturating_add(ALIGNMENT))
         });
-        channel.send(|writer| Answer::NeedRoom(needed).encode(writer), &[])?;
+        channel.send(|writer| FromWorker::NeedRoom(needed).encode(writer), &[])?;
         let received = channel.receive_with_descriptors()?;
         let (message, descriptors) = received.ok_or(io::ErrorKind::UnexpectedEof)?;
-        let length = match Request::decode(message) {
-            Ok(Request::Room(length)) => length,
-            Ok(Request::NoRoom) => return Ok(None),
-            _ => return Err(wrong("memory was expected")),
+        let length = match ToWorker::decode(message) {
+            Ok(ToWorker::Room(length)) => length,
+            Ok(ToWorker::NoRoom) => return Ok(None),
+            _ => return Err(wrong("expected memory")),
         };
         let file = descriptors.into_iter().next().map(File::from);
         let file = file.ok_or_else(|| wrong("memory is missing"))?;
@@ -153,11 +154,11 @@ impl Outputs {
         let parts = memory.split(lengths);
         parts
             .map(Some)
-            .ok_or_else(|| wrong("it gave less memory than was asked for"))
+            .ok_or_else(|| wrong("it sent less memory than was asked for"))
     }
 }
 
-/// The run may not have the memory for its outputs. The server, which refused it, has better words.
+/// The run may not have the memory for its outputs. The server refused it, and reports a better reason.
 pub(super) fn no_room() -> BackendError {
     BackendError::new(ErrorKind::Exhausted, "there is no memory for the outputs")
 }

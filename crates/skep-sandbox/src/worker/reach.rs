@@ -1,4 +1,4 @@
-//! Which files a worker process needs to load its model, or to bake it.
+//! The files that a worker process needs to load its model, or to bake it.
 
 use std::{
     env,
@@ -9,9 +9,9 @@ use std::{
 };
 
 use super::landlock::Reach;
-use crate::message::Load;
+use crate::message::LoadTask;
 
-/// Where the dynamic loader finds libraries beside those that the environment names, and what it looks up there.
+/// Where the dynamic loader finds libraries, besides the directories that the environment names.
 const LIBRARIES: [&str; 10] = [
     "/etc/ld.so.cache",
     "/etc/ld.so.preload",
@@ -21,12 +21,12 @@ const LIBRARIES: [&str; 10] = [
     "/usr/lib64",
     "/usr/local/lib",
     "/usr/local/lib64",
-    // Systems that keep each library in a directory of its own.
+    // Systems that keep each library in its own directory.
     "/gnu/store",
     "/nix/store",
 ];
 
-/// What libraries look up about the machine: the processor and its caches, memory, limits of the control group.
+/// What libraries read about the machine: the processor and its caches, memory, limits of the control group.
 const MACHINE: [&str; 14] = [
     "/proc/cpuinfo",
     "/proc/filesystems",
@@ -44,15 +44,15 @@ const MACHINE: [&str; 14] = [
     "/etc/os-release",
 ];
 
-/// Devices, which libraries look through for accelerators, and what they want to know of each. Not all that is known:
-/// some files are a device's own memory.
+/// Devices, which libraries search for accelerators, and the files that they read of each. Not all files: some are a
+/// device's own memory.
 const DEVICES: &str = "/sys/bus/pci/devices";
 const OF_A_DEVICE: [&str; 3] = ["class", "device", "vendor"];
 
-/// This process's own, its executable among it: a panic's trace is read out of that.
+/// This process's own files, with its executable, from which a panic's trace is read.
 const OWN: [&str; 2] = ["/proc/self", "/proc/self/exe"];
 
-/// Languages and times of the place, and devices that have nothing to tell.
+/// Locale, time zone, and harmless devices.
 const ELSEWHERE: [&str; 6] = [
     "/dev/null",
     "/dev/urandom",
@@ -62,11 +62,11 @@ const ELSEWHERE: [&str; 6] = [
     "/usr/share/zoneinfo",
 ];
 
-/// How many entries of a directory are looked at. A version has a few files, a library's directory some dozens.
+/// The number of directory entries that are read. A version has a few files, a library's directory some dozens.
 const MAX_ENTRIES: usize = 4096;
 
-/// The files that a worker needs for this load, by names that still are to be opened.
-pub(super) fn of(load: &Load) -> Reach {
+/// The paths of the files that a worker needs for this load.
+pub(super) fn of(load: &LoadTask) -> Reach {
     let fixed = LIBRARIES
         .iter()
         .chain(&MACHINE)
@@ -85,8 +85,8 @@ pub(super) fn of(load: &Load) -> Reach {
     reach.read.extend(env::split_paths(&named));
     if let Some(library) = &load.library {
         let library = path(library);
-        // Others that belong to it lie beside it, where it is and where a link leads. Not the whole directory, which may be
-        // somebody's home.
+        // Its other libraries lie beside it: beside the link and beside the file. Not the whole directory, which may be
+        // a home directory.
         let real = fs::canonicalize(library).unwrap_or_default();
         let directories = [library, &real].map(Path::parent).into_iter().flatten();
         reach.read.extend(directories.flat_map(libraries));
@@ -96,14 +96,14 @@ pub(super) fn of(load: &Load) -> Reach {
         reach.read.push(directory.to_owned());
     }
     if let Some(kept) = &load.weights {
-        // Its own form, file by file: tensors of all forms lie in one directory.
+        // Its own form, file by file: the tensors of all forms share one directory.
         let files = kept.form.iter().flat_map(|form| &form.files);
         reach.read.extend(files.map(|file| path(file).to_owned()));
     }
     if let Some(bake) = &load.bake {
         reach.write.push(path(&bake.directory).to_owned());
     }
-    // A name without a directory.
+    // The parent of a bare file name is empty.
     reach.read.retain(|path| !path.as_os_str().is_empty());
     reach
 }
@@ -112,7 +112,7 @@ fn path(bytes: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(bytes))
 }
 
-/// The libraries in a directory.
+/// The library files in a directory.
 fn libraries(directory: &Path) -> impl Iterator<Item = PathBuf> {
     files(directory, |entry| {
         let name = entry.file_name();
@@ -120,14 +120,14 @@ fn libraries(directory: &Path) -> impl Iterator<Item = PathBuf> {
     })
 }
 
-/// The files that links in a directory lead to: a model's file and the data beside it may lie elsewhere.
+/// The targets of links in a directory: a model's file and its data may lie elsewhere.
 fn linked(directory: &Path) -> impl Iterator<Item = PathBuf> {
     files(directory, |entry| {
         entry.file_type().is_ok_and(|kind| kind.is_symlink())
     })
 }
 
-/// The files of a directory that `which` chooses, links to files among them.
+/// The files, and links to files, of a directory that `which` chooses.
 fn files(directory: &Path, which: impl Fn(&DirEntry) -> bool) -> impl Iterator<Item = PathBuf> {
     let chosen = entries(directory).filter(move |entry| which(entry));
     chosen

@@ -1,5 +1,5 @@
-//! What is out of a worker's reach, tried: each on a thread of its own, whose rules end with it. Where the kernel has no
-//! Landlock nothing is refused.
+//! What is out of a worker's reach, tried: each on a thread of its own, whose rules end with it. Where the kernel has
+//! no Landlock nothing is refused.
 
 use std::{
     fs::{self, File},
@@ -26,7 +26,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    message::{Bake, FormFiles, Kept},
+    message::{BakeTask, FormFiles, WeightSources},
     worker::landlock::{restrict, version},
 };
 
@@ -35,7 +35,7 @@ fn since(first: u32) -> bool {
     version().is_some_and(|version| version >= first)
 }
 
-/// Runs `body` on a thread that reaches no more than this.
+/// Runs `body` on a thread that can reach no more than this.
 fn under<T: Send>(reach: &Reach, body: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         let thread = scope.spawn(|| {
@@ -54,7 +54,7 @@ fn refused<T>(outcome: io::Result<T>) -> bool {
 /// What the cache has of model `m`.
 const OWN_FORM: [&str; 2] = ["cache/v1/models/m/graph", "cache/v1/tensors/00/m"];
 
-/// A repository of two models, a cache with a form of each and one of a tenant, and what is neither.
+/// A repository of two models, a cache with a form of each and one of a tenant, and other files.
 struct Node {
     directory: TempDir,
 }
@@ -85,15 +85,15 @@ impl Node {
         self.directory.path().join(name)
     }
 
-    /// What the worker of model `m` reaches.
+    /// What the worker of model `m` can reach.
     fn reach(&self, bakes: bool) -> Reach {
         let bytes = |name| self.path(name).as_os_str().as_bytes().to_vec();
-        of(&Load {
+        of(&LoadTask {
             backend: "embedded".to_owned(),
             library: Some(bytes("lib.so")),
             model: "m".to_owned(),
             path: bytes("m/1/model.onnx"),
-            weights: (!bakes).then(|| Kept {
+            weights: (!bakes).then(|| WeightSources {
                 directory: bytes("cache"),
                 form: (!bakes).then(|| FormFiles {
                     key: [0; 32],
@@ -102,7 +102,7 @@ impl Node {
                 budget_bytes: 0,
                 random_order: false,
             }),
-            bake: bakes.then(|| Bake {
+            bake: bakes.then(|| BakeTask {
                 directory: bytes("cache/v1/tmp/bake-m"),
                 budget_bytes: 0,
                 behind: None,
@@ -135,7 +135,7 @@ impl Drop for Other {
 }
 
 #[test]
-fn other_processes_are_out_of_sight() {
+fn other_processes_cannot_be_seen() {
     let (node, other) = (Node::new(), Other::start());
     for bakes in [false, true] {
         let reach = node.reach(bakes);
@@ -152,7 +152,7 @@ fn other_processes_are_out_of_sight() {
 }
 
 #[test]
-fn a_model_is_read_and_no_other_file_of_the_user() {
+fn a_worker_reads_its_model_and_no_other_file_of_the_user() {
     let node = Node::new();
     for bakes in [false, true] {
         let reach = node.reach(bakes);
@@ -193,7 +193,7 @@ fn a_model_is_read_and_no_other_file_of_the_user() {
 }
 
 #[test]
-fn what_libraries_look_up_is_there() {
+fn libraries_find_what_they_look_up() {
     let reach = Node::new().reach(false);
     for path in [
         "/proc/cpuinfo",
@@ -216,7 +216,7 @@ fn what_libraries_look_up_is_there() {
 }
 
 #[test]
-fn who_bakes_writes_into_its_directory_and_nowhere_else() {
+fn a_process_that_bakes_writes_into_its_directory_alone() {
     let node = Node::new();
     let reach = node.reach(true);
     let (made, place) = (
@@ -256,9 +256,9 @@ fn who_bakes_writes_into_its_directory_and_nowhere_else() {
     }
 }
 
-/// What a hostile model would try, with everything that it knows of the cache.
+/// What a hostile model would try, if it knows everything about the cache.
 #[test]
-fn of_the_cache_a_worker_reads_its_own_form_alone() {
+fn a_worker_reads_only_its_own_form_of_the_cache() {
     let node = Node::new();
     let reach = node.reach(false);
     let at = |name: &str| node.path(name);
@@ -298,7 +298,7 @@ fn of_the_cache_a_worker_reads_its_own_form_alone() {
 }
 
 #[test]
-fn who_loads_writes_nowhere() {
+fn a_process_that_loads_writes_nowhere() {
     let node = Node::new();
     let reach = node.reach(false);
     for name in [
@@ -317,7 +317,7 @@ fn who_loads_writes_nowhere() {
 }
 
 #[test]
-fn other_processes_are_out_of_reach() {
+fn other_processes_cannot_be_signalled() {
     let (reach, other) = (Node::new().reach(false), Other::start());
     let pid = Pid::from_child(&other.0);
     assert!(test_kill_process(pid).is_ok());

@@ -1,7 +1,7 @@
-//! What a worker process does before anything else.
+//! The first steps of a worker process.
 #![allow(
     unsafe_code,
-    reason = "closing descriptors by their numbers ends whatever owns them, and priorities and signals are system calls that nothing else makes (invariant 5)"
+    reason = "closing descriptors by number ignores their owners, and some system calls for priorities and signals have no safe interface (invariant 5)"
 )]
 
 use std::{fs, io, ptr};
@@ -14,34 +14,36 @@ use rustix::{
     thread::set_no_new_privs,
 };
 
-/// How much sooner than the server the kernel ends a worker when memory is short: as if it had half of all memory beside
-/// its own. Between 0 and 1000 (`oom_score_adj`).
+/// Makes the kernel kill a worker before the server when memory is short: as if the worker used half of all memory in
+/// addition to its own. Between 0 and 1000 (`oom_score_adj`).
 const SOONER: i32 = 500;
 const SOONEST: i32 = 1000;
 
-/// Memory beside that of runs which an instance takes after it was loaded: stacks of threads, the heap's own.
+/// Memory that an instance takes after loading in addition to its runs: stacks of threads, the heap's own.
 const HEAD_ROOM_BYTES: u64 = 256 << 20;
 
-/// The first descriptor that is none of the standard ones.
+/// The first descriptor behind the standard ones.
 const FIRST_OTHER: u32 = 3;
 
-/// Signals that a server handles without ending. Sent to every process by name, they reach workers too, which ignore them.
+/// Signals that a server handles without ending. Sent to all processes of its name, they reach workers as well, which
+/// ignore them.
 const IGNORED: [libc::c_int; 4] = [libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2];
 
-/// Ends with the server, gains no rights by anything it might start, and has no descriptor that the server's own parent
-/// left open. The first call of a process.
+/// Makes the process end with the server, gain no rights through anything that it might start, and lose every
+/// descriptor that the server's parent left open. Call this first.
 ///
 /// # Errors
-/// When the kernel refuses: the process then must not load a model.
+/// If the kernel refuses. The process must not load a model then.
 pub(super) fn confine() -> io::Result<()> {
-    // A server that ended before this closed the conversation: the first read says so.
+    // If the server has ended already, the first read reports a closed connection.
     set_parent_process_death_signal(Some(Signal::KILL))?;
     set_no_new_privs(true)?;
     for signal in IGNORED {
         // SAFETY: no handler is installed, and the process has no other thread yet.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
-    // SAFETY: the process has just begun and opened nothing but its standard descriptors, so that nobody owns another.
+    // SAFETY: the process has just started and has opened nothing but its standard descriptors, so no other one has an
+    // owner.
     let closed = unsafe { libc::close_range(FIRST_OTHER, u32::MAX, 0) };
     if closed == 0 {
         Ok(())
@@ -50,10 +52,10 @@ pub(super) fn confine() -> io::Result<()> {
     }
 }
 
-/// Leaves no image of its memory when it dies, and is the first to die where memory is short: it can be started again, the
+/// Leaves no core dump, and lets the kernel kill this process first when memory is short: it can be started again, the
 /// server cannot.
 pub(super) fn go_first() {
-    // A system that refuses either, or hides `/proc`, is no less safe than before.
+    // If the system refuses either, or hides `/proc`, the process is as safe as before.
     let none = Rlimit {
         current: Some(0),
         maximum: Some(0),
@@ -66,8 +68,8 @@ pub(super) fn go_first() {
     }
 }
 
-/// From now on this process gets no more than `bytes`, and some head room, beside the memory that it has: a library that
-/// cannot do without more ends this process, not others.
+/// Limits this process to `bytes`, and some head room, in addition to the memory that it has. A library that needs more
+/// ends this process, and no other.
 pub(super) fn bound_memory(bytes: u64) {
     let Some(own) = fs::read_to_string("/proc/self/status")
         .ok()
@@ -87,7 +89,7 @@ pub(super) fn bound_memory(bytes: u64) {
     }
 }
 
-/// What counts towards the limit. Source: proc(5), `/proc/pid/status`.
+/// The memory that counts towards the limit. Source: proc(5), `/proc/pid/status`.
 fn data_bytes(status: &str) -> Option<u64> {
     let line = status
         .lines()
@@ -96,27 +98,27 @@ fn data_bytes(status: &str) -> Option<u64> {
     Some(kib.saturating_mul(1024))
 }
 
-/// The lowest priority that the first of the kernel's schedulers knows.
+/// The lowest priority of the default scheduler.
 const NICEST: i32 = 19;
 
-/// `IOPRIO_WHO_PROCESS`, and `IOPRIO_CLASS_IDLE` in its place.
+/// `IOPRIO_WHO_PROCESS`, and `IOPRIO_CLASS_IDLE` shifted into place.
 const PROCESS: libc::c_long = 1;
 const IDLE: libc::c_long = 3 << 13;
 
-/// The kernel ends the process with the highest one first when memory is short.
+/// The kernel kills the process with the highest score first when memory is short.
 const OOM_SCORE: &str = "1000";
 
-/// Takes the processor and the disk only while nobody else wants them, and goes first where memory is short. What takes more
-/// than `seconds` of the processor is ended.
+/// Uses the processor and the disk only while they are idle, and is killed first when memory is short. The kernel also
+/// kills it after `seconds` of CPU time.
 ///
 /// # Errors
-/// When the kernel does not take the limit. That a priority cannot be changed costs others some time, and is no error.
+/// If the kernel refuses the limit. A priority that cannot be changed only costs other processes some time.
 pub(super) fn let_others_go_first(seconds: u64) -> io::Result<()> {
     let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
     let _ = setpriority_process(None, NICEST);
     let idle = libc::sched_param { sched_priority: 0 };
-    // SAFETY: the kernel reads a structure of the kind that it is told; 0 is this thread, the only one so far, and those that
-    // it starts inherit it.
+    // SAFETY: the kernel reads a structure of the kind that it is told; 0 is this thread, the only one so far, and
+    // those that it starts inherit it.
     unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, ptr::from_ref(&idle)) };
     // SAFETY: the kernel looks at no memory.
     unsafe { libc::syscall(libc::SYS_ioprio_set, PROCESS, 0 as libc::c_long, IDLE) };
@@ -127,10 +129,10 @@ pub(super) fn let_others_go_first(seconds: u64) -> io::Result<()> {
     Ok(setrlimit(Resource::Cpu, limit)?)
 }
 
-/// Makes sure that what is decided for this thread is decided for all that there will be: they are started by it.
+/// Checks that this is the only thread, so that all later ones inherit its restrictions.
 ///
 /// # Errors
-/// When there is another one already.
+/// If there is another thread.
 pub(super) fn check_only_thread() -> io::Result<()> {
     match fs::read_dir("/proc/self/task")?.count() {
         1 => Ok(()),
@@ -145,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_data_of_a_process_is_read() {
+    fn the_data_size_of_a_process_is_read() {
         let status = "Name:\tskep\nVmPeak:\t  1 kB\nVmData:\t    2048 kB\n";
         assert_eq!(data_bytes(status), Some(2 << 20));
         assert_eq!(data_bytes("VmData: much"), None);

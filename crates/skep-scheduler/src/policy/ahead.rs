@@ -16,9 +16,9 @@ const HORIZON: usize = 128;
 /// Instances that are played through; of more, the first to be free.
 const MAX_INSTANCES: usize = 16;
 
-/// Where the playing happens; kept for its memory.
+/// Buffers of the look ahead, kept for their memory.
 #[derive(Debug, Default)]
-pub(crate) struct Ahead {
+pub(crate) struct LookAhead {
     /// Deadline in nanoseconds and inferences of the waiting requests, most urgent first.
     requests: Vec<(u64, usize)>,
     /// When each instance is free, in nanoseconds; the first is so now.
@@ -26,7 +26,7 @@ pub(crate) struct Ahead {
     playing: Vec<u64>,
 }
 
-impl Ahead {
+impl LookAhead {
     /// How many of the first requests to drop before the next batch is formed. `requests` are the waiting ones, most
     /// urgent first, `free` the moments at which the other instances are free.
     pub(crate) fn early_drop(
@@ -79,7 +79,7 @@ impl Ahead {
         best.0
     }
 
-    /// How many are answered in time if each instance, when it is free, takes the most urgent and as many as fit.
+    /// How many requests are answered in time if each free instance takes the most urgent ones, as many as fit.
     fn play(
         requests: &[(u64, usize)],
         free: &[u64],
@@ -117,3 +117,7 @@ impl Ahead {
         answered
     }
 }
+
+#[cfg(test)]
+#[path = "ahead_tests.rs"]
+mod tests;

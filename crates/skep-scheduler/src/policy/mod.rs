@@ -1,9 +1,9 @@
 //! How many of the requests at the head of the queue run next, and when.
 
 mod ahead;
+mod by_deadline;
 mod cap;
 pub(crate) mod objective;
-mod plan;
 mod rate;
 mod rehearsal;
 pub(crate) mod triton;

@@ -4,7 +4,7 @@
 //! an execution takes, `l(b)`, is learned (`latency.rs`). Requests are served by priority, within a level by deadline
 //! (`edf`, `deferred`, `auto`) or arrival (`aimd`, `quantile`). A request that would be late even alone is given up.
 //!
-//! `edf`, `deferred` and `auto` decide alike (`plan.rs`) but in their *manner*:
+//! `edf`, `deferred` and `auto` decide alike (`by_deadline.rs`) but in their *manner*:
 //!
 //! | | waits for more | until | at most |
 //! |---|---|---|---|
@@ -27,15 +27,15 @@ use crate::{
     latency::LatencyModel,
     policy::{
         Verdict,
-        ahead::Ahead,
+        ahead::LookAhead,
+        by_deadline::{DecisionContext, Manner, ObjectiveTerms, Patience, UrgentQueue},
         cap::{Aimd, Quantile},
-        plan::{Line, Manner, Patience, Scene, Terms},
         rate::ArrivalRate,
-        rehearsal::{Reality, Rehearsal},
+        rehearsal::{LiveState, Rehearsal},
     },
-    prefix::{Prefix, Stop},
+    prefix::{Prefix, PrefixEnd},
     snapshot::profile_sizes,
-    waiting::{Waiter, Waiting},
+    waiting::{WaitQueue, WaitingRequest},
 };
 
 const EDF: Manner = Manner {
@@ -54,54 +54,54 @@ const PROBE_EVERY: u64 = 32;
 
 /// A policy at work.
 #[derive(Debug)]
-pub(crate) struct Engine {
+pub(crate) struct ObjectiveEngine {
     objective: Objective,
-    terms: Terms,
+    terms: ObjectiveTerms,
     latency: LatencyModel,
-    rule: Rule,
-    ahead: Ahead,
+    rule: BatchRule,
+    ahead: LookAhead,
     /// How many executions have finished.
     executions: u64,
 }
 
 /// What makes the policies differ.
 #[derive(Debug)]
-enum Rule {
+enum BatchRule {
     Aimd(Aimd),
     Quantile(Quantile),
     Edf,
     Deferred,
-    Auto(Box<Auto>),
+    Auto(Box<AutoState>),
 }
 
 #[derive(Debug)]
-struct Auto {
+struct AutoState {
     rate: ArrivalRate,
     rehearsal: Rehearsal,
 }
 
-impl Engine {
+impl ObjectiveEngine {
     pub(crate) fn new(objective: Objective, max_batch_size: usize) -> Self {
         let rule = match objective.policy {
-            ObjectivePolicy::Aimd => Rule::Aimd(Aimd::new()),
-            ObjectivePolicy::Quantile => Rule::Quantile(Quantile::new()),
-            ObjectivePolicy::Edf => Rule::Edf,
-            ObjectivePolicy::Deferred => Rule::Deferred,
-            ObjectivePolicy::Auto => Rule::Auto(Box::new(Auto {
+            ObjectivePolicy::Aimd => BatchRule::Aimd(Aimd::new()),
+            ObjectivePolicy::Quantile => BatchRule::Quantile(Quantile::new()),
+            ObjectivePolicy::Edf => BatchRule::Edf,
+            ObjectivePolicy::Deferred => BatchRule::Deferred,
+            ObjectivePolicy::Auto => BatchRule::Auto(Box::new(AutoState {
                 rate: ArrivalRate::new(objective.latency, 10 * objective.latency),
                 rehearsal: Rehearsal::new(),
             })),
         };
         Self {
             latency: LatencyModel::new(max_batch_size, &objective.profile),
-            terms: Terms {
+            terms: ObjectiveTerms {
                 max_batch_size,
                 objective: nanos(objective.latency.saturating_sub(objective.margin)),
                 margin: nanos(objective.margin),
             },
             objective,
             rule,
-            ahead: Ahead::default(),
+            ahead: LookAhead::default(),
             executions: 0,
         }
     }
@@ -121,8 +121,8 @@ impl Engine {
     /// What orders the requests of a level.
     pub(crate) fn urgency(&self, deadline: Time) -> Time {
         match self.rule {
-            Rule::Aimd(_) | Rule::Quantile(_) => Time::ZERO,
-            Rule::Edf | Rule::Deferred | Rule::Auto(_) => deadline,
+            BatchRule::Aimd(_) | BatchRule::Quantile(_) => Time::ZERO,
+            BatchRule::Edf | BatchRule::Deferred | BatchRule::Auto(_) => deadline,
         }
     }
 
@@ -135,12 +135,12 @@ impl Engine {
         instances: &Instances,
         oldest: Option<Time>,
     ) {
-        let Rule::Auto(auto) = &mut self.rule else {
+        let BatchRule::Auto(auto) = &mut self.rule else {
             return;
         };
-        let Auto { rate, rehearsal } = auto.as_mut();
+        let AutoState { rate, rehearsal } = auto.as_mut();
         rate.arrived(now, inferences);
-        let scene = Scene {
+        let context = DecisionContext {
             now: now.as_nanos(),
             terms: self.terms,
             latency: &self.latency,
@@ -148,11 +148,11 @@ impl Engine {
             per_ns: rate.per_ns(now),
             probes: false,
         };
-        let reality = Reality {
+        let live = LiveState {
             oldest: oldest.map(Time::as_nanos),
             busy: ends(instances, &self.latency),
         };
-        rehearsal.arrived(deadline.as_nanos(), inferences, rate, scene, reality);
+        rehearsal.arrived(deadline.as_nanos(), inferences, rate, context, live);
     }
 
     /// Learns from an execution that served nobody.
@@ -167,26 +167,26 @@ impl Engine {
         self.latency.learn(size, took);
         let (objective, max) = (self.objective.latency, self.terms.max_batch_size);
         match &mut self.rule {
-            Rule::Aimd(aimd) => aimd.learn(size, took, objective, max),
-            Rule::Quantile(quantile) => quantile.learn(size, took, objective, max),
-            Rule::Auto(auto) => auto.rehearsal.finished(expected, took),
-            Rule::Edf | Rule::Deferred => {}
+            BatchRule::Aimd(aimd) => aimd.learn(size, took, objective, max),
+            BatchRule::Quantile(quantile) => quantile.learn(size, took, objective, max),
+            BatchRule::Auto(auto) => auto.rehearsal.finished(expected, took),
+            BatchRule::Edf | BatchRule::Deferred => {}
         }
     }
 
     /// From when on a request is not worth an execution any more: where deadlines decide, when it would be late even if
     /// it ran alone at once; otherwise when it is late. Waits without an end are not asked for.
-    pub(crate) fn gives_up_at<P>(&self, waiter: &Waiter<P>) -> Time {
+    pub(crate) fn gives_up_at<P>(&self, waiter: &WaitingRequest<P>) -> Time {
         let deadline = waiter.expires.unwrap_or(waiter.since);
         match self.rule {
-            Rule::Aimd(_) | Rule::Quantile(_) => deadline,
-            Rule::Edf | Rule::Deferred | Rule::Auto(_) => {
-                // What nothing keeps is still tried where an instance is free: an estimate of one slow execution, a cold
-                // start, would otherwise refuse all that could correct it.
+            BatchRule::Aimd(_) | BatchRule::Quantile(_) => deadline,
+            BatchRule::Edf | BatchRule::Deferred | BatchRule::Auto(_) => {
+                // What nothing keeps is still tried where an instance is free: an estimate of one slow execution, a
+                // cold start, would otherwise refuse all that could correct it.
                 let takes = self.latency.of(waiter.request.batch_size);
                 let takes = takes.min(self.terms.objective);
-                // The margin is for what nobody foresees, a timer that is late among it; and one that would end at its very
-                // deadline is in time.
+                // The margin is for what nobody foresees, a timer that is late among it; and one that would end at its
+                // very deadline is in time.
                 let latest = deadline.as_nanos().saturating_add(self.terms.margin);
                 Time::from_nanos(latest.saturating_sub(takes).saturating_add(1))
             }
@@ -198,13 +198,15 @@ impl Engine {
         &mut self,
         now: Time,
         prefix: &Prefix,
-        waiting: &Waiting<P>,
+        waiting: &WaitQueue<P>,
         instances: &Instances,
         hurried: bool,
     ) -> Verdict {
         match &self.rule {
-            Rule::Aimd(_) | Rule::Quantile(_) => self.capped(prefix, self.cap(now, instances)),
-            Rule::Edf | Rule::Deferred | Rule::Auto(_) => {
+            BatchRule::Aimd(_) | BatchRule::Quantile(_) => {
+                self.capped(prefix, self.cap(now, instances))
+            }
+            BatchRule::Edf | BatchRule::Deferred | BatchRule::Auto(_) => {
                 let mut ahead = std::mem::take(&mut self.ahead);
                 let verdict =
                     self.by_deadline(now, prefix, waiting, instances, hurried, &mut ahead);
@@ -234,39 +236,39 @@ impl Engine {
         &self,
         now: Time,
         prefix: &Prefix,
-        waiting: &Waiting<P>,
+        waiting: &WaitQueue<P>,
         instances: &Instances,
         hurried: bool,
-        ahead: &mut Ahead,
+        ahead: &mut LookAhead,
     ) -> Verdict {
-        let (scene, manner) = (self.scene(now, instances), self.manner());
-        let line = Head {
+        let (context, manner) = (self.context(now, instances), self.manner());
+        let line = QueueHead {
             prefix,
             waiting,
             hurried,
         };
-        let busy = ends(instances, &self.latency).map(|end| end.max(scene.now));
+        let busy = ends(instances, &self.latency).map(|end| end.max(context.now));
         let idle = instances.runs().filter(Option::is_none).count();
-        let free = busy.chain(std::iter::repeat_n(scene.now, idle.saturating_sub(1)));
-        scene.decide(manner, &line, free, ahead)
+        let free = busy.chain(std::iter::repeat_n(context.now, idle.saturating_sub(1)));
+        context.decide(manner, &line, free, ahead)
     }
 
     fn manner(&self) -> Manner {
         match &self.rule {
-            Rule::Auto(auto) => auto.rehearsal.manner(),
-            Rule::Deferred => DEFERRED,
-            Rule::Edf | Rule::Aimd(_) | Rule::Quantile(_) => EDF,
+            BatchRule::Auto(auto) => auto.rehearsal.manner(),
+            BatchRule::Deferred => DEFERRED,
+            BatchRule::Edf | BatchRule::Aimd(_) | BatchRule::Quantile(_) => EDF,
         }
     }
 
-    fn scene(&self, now: Time, instances: &Instances) -> Scene<'_> {
-        Scene {
+    fn context(&self, now: Time, instances: &Instances) -> DecisionContext<'_> {
+        DecisionContext {
             now: now.as_nanos(),
             terms: self.terms,
             latency: &self.latency,
             instances: instances.len(),
             per_ns: match &self.rule {
-                Rule::Auto(auto) => auto.rate.per_ns(now),
+                BatchRule::Auto(auto) => auto.rate.per_ns(now),
                 _ => 0.0,
             },
             probes: self.executions % PROBE_EVERY == PROBE_EVERY - 1,
@@ -276,22 +278,24 @@ impl Engine {
     /// The largest batch that is formed now.
     pub(crate) fn cap(&self, now: Time, instances: &Instances) -> usize {
         match &self.rule {
-            Rule::Aimd(aimd) => aimd.cap(),
-            Rule::Quantile(quantile) => quantile.cap(),
-            _ => self.scene(now, instances).cap(self.manner()),
+            BatchRule::Aimd(aimd) => aimd.cap(),
+            BatchRule::Quantile(quantile) => quantile.cap(),
+            _ => self.context(now, instances).cap(self.manner()),
         }
     }
 
     /// The size up to which a free instance waits for more.
     pub(crate) fn target(&self, now: Time, instances: &Instances) -> usize {
-        self.scene(now, instances).target(self.manner())
+        self.context(now, instances).target(self.manner())
     }
 
     /// Inferences that arrive a second, where that is measured.
     pub(crate) fn arrivals_per_s(&self, now: Time) -> Option<f64> {
         match &self.rule {
-            Rule::Auto(auto) => Some(auto.rate.per_ns(now) * 1e9),
-            Rule::Aimd(_) | Rule::Quantile(_) | Rule::Edf | Rule::Deferred => None,
+            BatchRule::Auto(auto) => Some(auto.rate.per_ns(now) * 1e9),
+            BatchRule::Aimd(_) | BatchRule::Quantile(_) | BatchRule::Edf | BatchRule::Deferred => {
+                None
+            }
         }
     }
 
@@ -316,8 +320,8 @@ fn ends(instances: &Instances, latency: &LatencyModel) -> impl Iterator<Item = u
 /// Why a batch of all that was scanned is not larger.
 fn end_of(prefix: &Prefix) -> BatchEnd {
     match prefix.stop() {
-        Some(Stop::Full) => BatchEnd::MaxBatchSize,
-        Some(Stop::Shape) => BatchEnd::ShapeChange,
+        Some(PrefixEnd::Full) => BatchEnd::MaxBatchSize,
+        Some(PrefixEnd::Shape) => BatchEnd::ShapeChange,
         None => BatchEnd::QueueEmpty,
     }
 }
@@ -327,13 +331,13 @@ fn nanos(duration: Duration) -> u64 {
 }
 
 /// The head of the queue.
-struct Head<'a, P> {
+struct QueueHead<'a, P> {
     prefix: &'a Prefix,
-    waiting: &'a Waiting<P>,
+    waiting: &'a WaitQueue<P>,
     hurried: bool,
 }
 
-impl<P> Line for Head<'_, P> {
+impl<P> UrgentQueue for QueueHead<'_, P> {
     fn joined(&self) -> usize {
         self.prefix.steps().len()
     }
@@ -367,7 +371,7 @@ impl<P> Line for Head<'_, P> {
 
     /// No level gives anything up for a lower one.
     fn urgent(&self) -> impl Iterator<Item = (u64, usize)> {
-        let lane = self.waiting.get(self.prefix.steps()[0].place).lane();
+        let lane = self.waiting.get(self.prefix.steps()[0].position).lane();
         self.waiting.iter().map_while(move |waiter| {
             let deadline = waiter.expires.filter(|_| waiter.lane() == lane)?;
             Some((deadline.as_nanos(), waiter.request.batch_size))

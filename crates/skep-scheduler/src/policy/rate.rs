@@ -7,12 +7,12 @@ use skep_types::Time;
 /// A rate on two time scales, of which the larger wins: a burst is seen at once and not forgotten at once.
 #[derive(Debug, Clone)]
 pub(crate) struct ArrivalRate {
-    scales: [Scale; 2],
+    scales: [FadingCount; 2],
 }
 
 /// A count that fades: each inference counts for less as time passes.
 #[derive(Debug, Clone)]
-struct Scale {
+struct FadingCount {
     /// How long it takes to fade to a third (1/e), in nanoseconds.
     span_ns: f64,
     count: f64,
@@ -21,7 +21,7 @@ struct Scale {
 
 impl ArrivalRate {
     pub(crate) fn new(short: Duration, long: Duration) -> Self {
-        let scale = |span: Duration| Scale {
+        let scale = |span: Duration| FadingCount {
             span_ns: span.as_nanos().max(1) as f64,
             count: 0.0,
             at: Time::ZERO,
@@ -45,7 +45,7 @@ impl ArrivalRate {
     }
 }
 
-impl Scale {
+impl FadingCount {
     fn per_ns(&self, now: Time) -> f64 {
         self.faded(now) / self.span_ns
     }
@@ -59,6 +59,28 @@ impl Scale {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Inferences a millisecond.
+    fn per_ms(rate: &ArrivalRate, us: u64) -> f64 {
+        rate.per_ns(Time::from_nanos(1000 * us)) * 1e6
+    }
+
+    #[test]
+    fn a_rate_is_the_larger_of_two_fading_counts() {
+        let mut rate = ArrivalRate::new(Duration::from_millis(1), Duration::from_millis(10));
+        rate.arrived(Time::ZERO, 3);
+        let is_near = |got: f64, expected: f64| (got / expected - 1.0).abs() < 1e-9;
+        assert!(is_near(per_ms(&rate, 0), 3.0));
+        assert!(is_near(per_ms(&rate, 1000), 3.0 * (-1.0_f64).exp()));
+        // By then the long count is the larger one.
+        assert!(is_near(per_ms(&rate, 10_000), 0.3 * (-1.0_f64).exp()));
+        rate.arrived(Time::from_nanos(1_000_000), 2);
+        assert!(is_near(per_ms(&rate, 1000), 3.0 * (-1.0_f64).exp() + 2.0));
+        assert!(is_near(
+            per_ms(&rate, 2000),
+            3.0 * (-2.0_f64).exp() + 2.0 * (-1.0_f64).exp()
+        ));
+    }
 
     #[test]
     fn a_steady_rate_is_found_and_forgotten() {

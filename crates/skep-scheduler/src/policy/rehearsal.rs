@@ -1,11 +1,11 @@
-//! Rehearsals: the requests that arrive, served in thought in each manner side by side, to find the one that answers the
-//! most in time.
+//! Rehearsals: the requests that arrive, served in thought in each manner side by side, to find the one that answers
+//! the most in time.
 //!
 //! Which manner is best depends on what comes next: of a burst that has just begun, a batch that leaves at once makes
 //! the rest late; in a stream that is too fast for good, who does not give up some in time loses more; with one
-//! instance it is better not to wait where with four it is. No rate tells these apart. So each manner has a *stage* of its
-//! own, with as many instances as there are and the latencies that were learned, and gets the requests that really arrive;
-//! what it would have made of the last ones is its score.
+//! instance it is better not to wait where with four it is. No rate tells these apart. So each manner has a *stage* of
+//! its own, with as many instances as there are and the latencies that were learned, and gets the requests that really
+//! arrive; what it would have made of the last ones is its score.
 //!
 //! ```text
 //! past:     [ 1 1 0 1 . . . . . . ]       the last arrivals; who answered which in time
@@ -27,8 +27,8 @@ use crate::{
     BatchEnd,
     policy::{
         Verdict,
-        ahead::Ahead,
-        plan::{Line, Manner, Patience, Scene, count},
+        ahead::LookAhead,
+        by_deadline::{DecisionContext, Manner, Patience, UrgentQueue, count},
         rate::ArrivalRate,
     },
 };
@@ -76,7 +76,7 @@ const PACED: f64 = 64.0;
 
 /// A request that arrived.
 #[derive(Debug)]
-struct Past {
+struct PastArrival {
     at: u64,
     deadline: u64,
     size: usize,
@@ -90,7 +90,7 @@ struct Past {
 
 /// Where a manner is.
 #[derive(Debug, Default)]
-struct Stage {
+struct RehearsalStage {
     /// The first of the past that is not decided.
     head: usize,
     /// The first that has not arrived yet.
@@ -105,8 +105,8 @@ struct Stage {
 /// The rehearsals of one model's scheduler.
 #[derive(Debug)]
 pub(crate) struct Rehearsal {
-    past: VecDeque<Past>,
-    stages: [Stage; MANNERS.len()],
+    past: VecDeque<PastArrival>,
+    stages: [RehearsalStage; MANNERS.len()],
     /// The stage that is played next.
     turn: usize,
     chosen: usize,
@@ -120,12 +120,12 @@ pub(crate) struct Rehearsal {
     attention: usize,
     /// What executions take over what was expected.
     pace: f64,
-    ahead: Ahead,
+    ahead: LookAhead,
 }
 
 /// What is really going on.
 #[derive(Debug)]
-pub(crate) struct Reality<I> {
+pub(crate) struct LiveState<I> {
     /// When the one that waits for longest arrived.
     pub(crate) oldest: Option<u64>,
     /// When each busy instance will be free.
@@ -146,7 +146,7 @@ impl Rehearsal {
             since: 0,
             attention: 0,
             pace: 1.0,
-            ahead: Ahead::default(),
+            ahead: LookAhead::default(),
         }
     }
 
@@ -169,10 +169,10 @@ impl Rehearsal {
         deadline: u64,
         size: usize,
         rate: &ArrivalRate,
-        scene: Scene<'_>,
-        reality: Reality<impl Iterator<Item = u64> + Clone>,
+        context: DecisionContext<'_>,
+        live: LiveState<impl Iterator<Item = u64> + Clone>,
     ) {
-        if reality.busy.clone().count() >= scene.instances {
+        if live.busy.clone().count() >= context.instances {
             self.attention = ATTENTIVE;
         }
         if self.attention == 0 {
@@ -181,14 +181,14 @@ impl Rehearsal {
             return;
         }
         self.attention -= 1;
-        let now = scene.now;
+        let now = context.now;
         if self.past.is_empty() {
             self.stages = Default::default();
             (self.counted, self.span) = (0.0, 0.0);
             (self.last, self.began, self.since) = (now, now, 0);
         }
         let before = self.past.back().map_or(0, |past| past.before + past.size);
-        self.past.push_back(Past {
+        self.past.push_back(PastArrival {
             at: now,
             deadline,
             size,
@@ -197,59 +197,59 @@ impl Rehearsal {
             answered: 0,
         });
         self.since += 1;
-        self.play(self.turn, scene);
+        self.play(self.turn, context);
         self.turn = (self.turn + 1) % self.stages.len();
         if self.turn == 0 {
-            let long = SCENE_OBJECTIVES.saturating_mul(scene.terms.objective);
+            let long = SCENE_OBJECTIVES.saturating_mul(context.terms.objective);
             if self.since >= SCENE_REQUESTS && now - self.began >= long {
-                self.begin_anew(scene, reality);
+                self.begin_anew(context, live);
             }
-            self.count(scene);
-            self.choose(scene);
+            self.count(context);
+            self.choose(context);
         }
     }
 
     /// Plays a stage up to the moment before now: not all that arrive now may be known.
-    fn play(&mut self, index: usize, scene: Scene<'_>) {
+    fn play(&mut self, index: usize, context: DecisionContext<'_>) {
         let (stage, past) = (&mut self.stages[index], &mut self.past);
-        stage.free.resize(scene.instances.max(1), 0);
+        stage.free.resize(context.instances.max(1), 0);
         while stage.head < past.len() {
             let free = stage.free.iter().copied().enumerate();
             let (at, free) = free
                 .min_by_key(|(_, moment)| *moment)
                 .expect("an instance is there");
             let now = free.max(past[stage.head].at).max(stage.now);
-            if now >= scene.now {
+            if now >= context.now {
                 return;
             }
             stage.now = now;
             while stage.seen < past.len() && past[stage.seen].at <= now {
                 stage.seen += 1;
             }
-            let margin = scene.terms.margin;
+            let margin = context.terms.margin;
             let urgent = &past[stage.head];
-            if now + scene.latency.of(urgent.size) > urgent.deadline.saturating_add(margin) {
+            if now + context.latency.of(urgent.size) > urgent.deadline.saturating_add(margin) {
                 stage.head += 1;
                 stage.seen = stage.seen.max(stage.head);
                 continue;
             }
             let waiting = stage.seen - stage.head;
-            let mut line = Rehearsed {
+            let mut line = RehearsedQueue {
                 past,
                 head: stage.head,
                 waiting,
                 joined: 1,
-                most: scene.terms.max_batch_size,
+                most: context.terms.max_batch_size,
             };
             line.joined = count(waiting, |requests| line.size(requests) <= line.most).max(1);
             let others = stage.free.iter().enumerate();
             let others = others.filter(|(other, _)| *other != at);
-            let scene_then = Scene {
+            let context_then = DecisionContext {
                 now,
                 per_ns: past[stage.seen - 1].rate.per_ns(Time::from_nanos(now)),
-                ..scene
+                ..context
             };
-            let verdict = scene_then.decide(
+            let verdict = context_then.decide(
                 MANNERS[index],
                 &line,
                 others.map(|(_, moment)| (*moment).max(now)),
@@ -257,7 +257,7 @@ impl Rehearsal {
             );
             match verdict {
                 Verdict::Send { requests, .. } => {
-                    let takes = scene.latency.of(line.size(requests));
+                    let takes = context.latency.of(line.size(requests));
                     for past in past.range_mut(stage.head..stage.head + requests) {
                         if now + takes <= past.deadline.saturating_add(margin) {
                             past.answered |= 1 << index;
@@ -275,7 +275,7 @@ impl Rehearsal {
                 Verdict::Wait(until) => {
                     let next = past.get(stage.seen).map_or(u64::MAX, |past| past.at);
                     let until = until.as_nanos().min(next);
-                    if until >= scene.now {
+                    if until >= context.now {
                         return;
                     }
                     stage.now = until;
@@ -287,11 +287,11 @@ impl Rehearsal {
     /// Lets all stages begin with what really waits and runs.
     fn begin_anew(
         &mut self,
-        scene: Scene<'_>,
-        reality: Reality<impl Iterator<Item = u64> + Clone>,
+        context: DecisionContext<'_>,
+        live: LiveState<impl Iterator<Item = u64> + Clone>,
     ) {
         let newest = self.past.len() - 1;
-        let oldest = reality.oldest.map_or(newest, |oldest| {
+        let oldest = live.oldest.map_or(newest, |oldest| {
             self.past
                 .partition_point(|past| past.at < oldest)
                 .min(newest)
@@ -303,20 +303,20 @@ impl Rehearsal {
             }
             stage.head = oldest;
             stage.seen = stage.seen.max(oldest);
-            stage.now = scene.now;
+            stage.now = context.now;
             stage.free.clear();
-            stage.free.extend(reality.busy.clone());
-            stage.free.resize(scene.instances.max(1), 0);
+            stage.free.extend(live.busy.clone());
+            stage.free.resize(context.instances.max(1), 0);
         }
-        (self.began, self.since) = (scene.now, 0);
+        (self.began, self.since) = (context.now, 0);
     }
 
     /// Counts and forgets what all have decided.
-    fn count(&mut self, scene: Scene<'_>) {
+    fn count(&mut self, context: DecisionContext<'_>) {
         let heads = self.stages.iter().map(|stage| stage.head);
         let decided = heads.min().unwrap_or(0).min(self.past.len() - 1);
         let decided = decided.max(self.past.len().saturating_sub(MAX_PAST));
-        let objectives = REMEMBERED_OBJECTIVES * scene.terms.objective.max(1) as f64;
+        let objectives = REMEMBERED_OBJECTIVES * context.terms.objective.max(1) as f64;
         for past in self.past.drain(..decided) {
             let gap = (past.at - self.last) as f64;
             self.last = past.at;
@@ -334,7 +334,7 @@ impl Rehearsal {
     }
 
     /// The first manner, unless another is better; of the others one that is as good as the best, if it is the present.
-    fn choose(&mut self, scene: Scene<'_>) {
+    fn choose(&mut self, context: DecisionContext<'_>) {
         let scores = || self.stages.iter().map(|stage| stage.score).enumerate();
         let best = scores().fold(
             (0, 0.0),
@@ -343,8 +343,8 @@ impl Rehearsal {
             },
         );
         // What would be asked of the instances if all ran one by one.
-        let busy = self.counted / self.span.max(1.0) * scene.latency.of(1) as f64;
-        let rest = 1.0 - busy / scene.instances.max(1) as f64;
+        let busy = self.counted / self.span.max(1.0) * context.latency.of(1) as f64;
+        let rest = 1.0 - busy / context.instances.max(1) as f64;
         let as_good =
             |index: usize, better: f64| self.stages[index].score + better * self.counted >= best.1;
         if as_good(0, BETTER.max(BETTER_AT_REST * rest)) {
@@ -356,15 +356,15 @@ impl Rehearsal {
 }
 
 /// A stage's waiting requests. All have the objective, or nearly: the one that came first is the most urgent.
-struct Rehearsed<'a> {
-    past: &'a VecDeque<Past>,
+struct RehearsedQueue<'a> {
+    past: &'a VecDeque<PastArrival>,
     head: usize,
     waiting: usize,
     joined: usize,
     most: usize,
 }
 
-impl Line for Rehearsed<'_> {
+impl UrgentQueue for RehearsedQueue<'_> {
     fn joined(&self) -> usize {
         self.joined
     }

@@ -20,7 +20,7 @@ use skep_types::Time;
 use crate::{
     BatchEnd, TritonPolicy,
     policy::Verdict,
-    prefix::{Prefix, Stop},
+    prefix::{Prefix, PrefixEnd},
 };
 
 impl TritonPolicy {
@@ -55,8 +55,8 @@ impl TritonPolicy {
             };
         }
         let end = match prefix.stop() {
-            Some(Stop::Full) => BatchEnd::MaxBatchSize,
-            Some(Stop::Shape) => BatchEnd::ShapeChange,
+            Some(PrefixEnd::Full) => BatchEnd::MaxBatchSize,
+            Some(PrefixEnd::Shape) => BatchEnd::ShapeChange,
             None if all.size >= largest => BatchEnd::PreferredSize,
             None if overdue => BatchEnd::Delay,
             None if delay.is_zero() => BatchEnd::QueueEmpty,

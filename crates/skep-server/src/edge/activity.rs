@@ -1,44 +1,35 @@
-//! What every connection is doing, and the sweep that ends those that take too long.
+//! What a connection is doing, and when that has taken too long.
 //!
-//! A connection writes down what happens to it with a few relaxed stores; the time is that of the last sweep, so it
-//! reads no clock. A limit is therefore kept to within one sweep, and never cut short.
+//! A connection notes what happens to it with a few relaxed stores; the time is that of the last sweep, so it reads no
+//! clock. A limit is therefore kept to within one sweep, and never cut short.
 
 use std::{
-    collections::HashMap,
-    fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
-    task::{Context, Waker},
-    time::{Duration, Instant},
+    task::Waker,
+    time::Duration,
 };
 
 use futures_util::task::AtomicWaker;
-use tokio::sync::watch;
 
-use super::Limits;
-
-/// The longest time between two sweeps.
-const MAX_SWEEP: Duration = Duration::from_secs(1);
-
-/// The shortest: even tests need no finer limits.
-const MIN_SWEEP: Duration = Duration::from_millis(10);
+use super::limits::Limits;
 
 /// How long a connection without a request may be silent once it has been told to finish: time for the last packets of
-/// an answer and for a client to close, nothing that a stop would be felt by.
+/// an answer and for the client to close, and too short to delay a stop noticeably.
 const FINISH_GRACE_MS: u64 = 2_000;
 
-/// What a client must take of an answer, or of all answers of its connection, while the limit on writing passes: far below
-/// any line that is of use, so that it only ends those who hold answers on purpose.
+/// Bytes that a client must read of an answer, or of all answers of its connection, within the limit on writing: far
+/// less than any usable line carries, so it only ends clients that hold answers on purpose.
 pub(super) const MIN_PROGRESS_BYTES: usize = 16 << 10;
 
-/// "Not now" in place of a time.
+/// Stands for "never" or "not now" where a time is expected.
 const NEVER: u64 = u64::MAX;
 
 /// What a connection has been told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Order {
+pub(super) enum ConnectionOrder {
     /// Serve on.
     Serve = 0,
     /// Finish what is in flight, take nothing new.
@@ -49,7 +40,7 @@ pub(super) enum Order {
 
 /// Limits in milliseconds, as the sweep compares them.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Times {
+pub(super) struct ActivityLimits {
     head: u64,
     write: u64,
     idle: u64,
@@ -58,7 +49,7 @@ pub(super) struct Times {
     max_age_grace: u64,
 }
 
-impl Times {
+impl ActivityLimits {
     pub(super) fn new(limits: &Limits, age: Option<Duration>, grace: Option<Duration>) -> Self {
         Self {
             head: millis(limits.head),
@@ -71,35 +62,35 @@ impl Times {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(NEVER)
 }
 
 /// One connection, as the sweep sees it. Times are milliseconds of [`Connections`]' clock.
 #[derive(Debug)]
 pub(super) struct Activity {
-    clock: Arc<Clock>,
-    times: Times,
+    clock: Arc<SweepClock>,
+    times: ActivityLimits,
     opened: u64,
     /// Requests whose answer is not done.
     requests: AtomicU32,
-    /// Since when a request's head, or the handshake, is awaited.
+    /// When the wait for a request's head, or for the handshake, began.
     head: AtomicU64,
     /// When bytes moved last, in either direction.
     moved: AtomicU64,
     /// When bytes came in last.
     received: AtomicU64,
-    /// Since when the socket takes less than [`MIN_PROGRESS_BYTES`] of what is to be written.
+    /// When the socket began to take less than [`MIN_PROGRESS_BYTES`] of the bytes to write.
     blocked: AtomicU64,
-    /// What it took since then.
+    /// Bytes that it took since then.
     taken_bytes: AtomicUsize,
     /// When it was told to finish.
     finishing: AtomicU64,
-    /// Whether several requests may be under way at once, with frames between them that belong to none.
+    /// Whether several requests may be under way at once, with frames between them that belong to no request.
     multiplexed: AtomicBool,
     /// Whether a request was answered before its body was read.
     unread: AtomicBool,
-    /// Over HTTP/1.1, since when the client sends nothing more although a request is under way.
+    /// Over HTTP/1.1, when the client closed its sending side while a request was under way.
     sent_all: AtomicU64,
     /// Whether the last request's answer has begun.
     answering: AtomicBool,
@@ -108,7 +99,7 @@ pub(super) struct Activity {
 }
 
 impl Activity {
-    fn new(clock: Arc<Clock>, times: Times) -> Self {
+    pub(super) fn new(clock: Arc<SweepClock>, times: ActivityLimits) -> Self {
         let now = clock.now();
         Self {
             clock,
@@ -125,29 +116,29 @@ impl Activity {
             unread: AtomicBool::new(false),
             sent_all: AtomicU64::new(NEVER),
             answering: AtomicBool::new(false),
-            order: AtomicU8::new(Order::Serve as u8),
+            order: AtomicU8::new(ConnectionOrder::Serve as u8),
             task: AtomicWaker::new(),
         }
     }
 
-    /// Whom to wake when there is an order.
+    /// Sets the task to wake when there is an order.
     pub(super) fn register(&self, task: &Waker) {
         self.task.register(task);
     }
 
-    pub(super) fn order(&self) -> Order {
+    pub(super) fn order(&self) -> ConnectionOrder {
         match self.order.load(Ordering::Acquire) {
-            0 => Order::Serve,
-            1 => Order::Finish,
-            _ => Order::Abort,
+            0 => ConnectionOrder::Serve,
+            1 => ConnectionOrder::Finish,
+            _ => ConnectionOrder::Abort,
         }
     }
 
-    /// Gives an order; an earlier one that says as much or more stays. Whether it is news.
-    fn give(&self, order: Order) -> bool {
+    /// Gives an order, unless an earlier one is as strict. Returns whether the order is new.
+    pub(super) fn give(&self, order: ConnectionOrder) -> bool {
         let is_news = self.order.fetch_max(order as u8, Ordering::AcqRel) < order as u8;
         if is_news {
-            if order == Order::Finish {
+            if order == ConnectionOrder::Finish {
                 self.finishing.store(self.clock.now(), Ordering::Relaxed);
             }
             self.task.wake();
@@ -155,8 +146,8 @@ impl Activity {
         is_news
     }
 
-    /// The connection speaks HTTP/2, and the client has said so: its requests' heads are not told apart from other frames,
-    /// and it may be without a request for as long as any idle connection.
+    /// The client speaks HTTP/2. Heads of requests cannot be told from other frames then, so the limit on heads ends
+    /// here; the limit on idle connections remains.
     pub(super) fn multiplexed(&self) {
         self.multiplexed.store(true, Ordering::Relaxed);
         self.head.store(NEVER, Ordering::Relaxed);
@@ -175,7 +166,8 @@ impl Activity {
         }
     }
 
-    /// Bytes have gone out. Few of them are no progress: a client that takes one at a time holds an answer for ever.
+    /// Bytes have gone out. A few bytes do not count as progress: a client that reads one at a time would hold an
+    /// answer forever.
     pub(super) fn written(&self, bytes: usize) {
         self.moved.store(self.clock.now(), Ordering::Relaxed);
         if self.blocked.load(Ordering::Relaxed) == NEVER {
@@ -187,11 +179,11 @@ impl Activity {
         }
     }
 
-    /// All that was to go out has gone.
+    /// All pending bytes have gone out.
     pub(super) fn flushed(&self) {
         self.blocked.store(NEVER, Ordering::Relaxed);
         if self.has_ended_sending() {
-            // The end that was kept from the protocol may be read now.
+            // The protocol may now read the end of the input, which was withheld from it.
             self.task.wake();
         }
     }
@@ -204,12 +196,12 @@ impl Activity {
         }
     }
 
-    /// Whether the socket has not taken yet what is to be written.
+    /// Whether the socket still has bytes to take.
     pub(super) fn is_blocked(&self) -> bool {
         self.blocked.load(Ordering::Relaxed) != NEVER
     }
 
-    /// For how long nothing has come in, as far as the sweep knows.
+    /// How long nothing has come in, as of the last sweep.
     pub(super) fn silence(&self) -> Duration {
         let received = self.received.load(Ordering::Relaxed);
         Duration::from_millis(self.clock.now().saturating_sub(received))
@@ -224,8 +216,8 @@ impl Activity {
         self.unread.load(Ordering::Relaxed)
     }
 
-    /// The client has ended its sending side. Whether a request under way, or the writing of its answer, goes on; otherwise
-    /// the connection is over.
+    /// The client has closed its sending side. Returns whether a request, or the writing of its answer, is still under
+    /// way; if not, the connection is over.
     pub(super) fn ends_sending(&self) -> bool {
         let is_done = self.requests.load(Ordering::Relaxed) == 0 && !self.is_blocked();
         if self.times.half_closed == 0 || is_done {
@@ -237,12 +229,12 @@ impl Activity {
         true
     }
 
-    /// Whether the client has ended its sending side under a request.
+    /// Whether the client closed its sending side during a request.
     pub(super) fn has_ended_sending(&self) -> bool {
         self.sent_all.load(Ordering::Relaxed) != NEVER
     }
 
-    /// The client still sends what nobody wants; it has as long as for a head.
+    /// The client is still sending bytes that will be discarded; it gets the time of a head to stop.
     pub(super) fn lingers(&self) {
         self.head.store(self.clock.now(), Ordering::Relaxed);
     }
@@ -264,9 +256,16 @@ impl Activity {
         self.moved.store(self.clock.now(), Ordering::Relaxed);
         self.requests.fetch_sub(1, Ordering::Relaxed);
         if self.has_ended_sending() {
-            // The end that was kept from the protocol is to be read now.
+            // The protocol has to read the end of the input now, which was withheld from it.
             self.task.wake();
         }
+    }
+
+    /// When bytes moved last, if the connection is idle and has no order; `None` otherwise.
+    pub(super) fn idle_since(&self) -> Option<u64> {
+        let is_idle =
+            self.requests.load(Ordering::Relaxed) == 0 && self.order() == ConnectionOrder::Serve;
+        is_idle.then(|| self.moved.load(Ordering::Relaxed))
     }
 
     /// Whether several requests are under way.
@@ -274,16 +273,16 @@ impl Activity {
         self.requests.load(Ordering::Relaxed) > 1
     }
 
-    /// What is to become of the connection at `now`, if it must not go on as it is, and why; `slack` is the time between
+    /// The order that the connection must get at `now`, and why; `None` if it may go on. `slack` is the time between
     /// two sweeps.
-    fn verdict(&self, now: u64, slack: u64) -> Option<(Order, &'static str)> {
+    pub(super) fn verdict(&self, now: u64, slack: u64) -> Option<(ConnectionOrder, &'static str)> {
         let over = |since: u64, limit: u64| {
             since != NEVER
                 && limit != NEVER
                 && now.saturating_sub(since) > limit.saturating_add(slack)
         };
         let load = |time: &AtomicU64| time.load(Ordering::Relaxed);
-        let Times {
+        let ActivityLimits {
             head,
             write,
             idle,
@@ -294,180 +293,62 @@ impl Activity {
         let moved = load(&self.moved);
         let is_blocked = load(&self.blocked) != NEVER;
         if over(load(&self.blocked), write) {
-            return Some((Order::Abort, "the client takes too little of its answers"));
+            return Some((
+                ConnectionOrder::Abort,
+                "the client reads its answers too slowly",
+            ));
         }
         if over(self.opened, max_age.saturating_add(max_age_grace)) {
-            return Some((Order::Abort, "its age and the grace after it are over"));
+            return Some((
+                ConnectionOrder::Abort,
+                "its maximum age and the grace period after it are over",
+            ));
         }
         if over(load(&self.sent_all), half_closed) && !self.answering.load(Ordering::Relaxed) {
             return Some((
-                Order::Abort,
-                "the client sends nothing more, and may be gone; its request had no answer in time",
+                ConnectionOrder::Abort,
+                "the client has closed its sending side, and its request had no answer in time",
             ));
         }
         if self.requests.load(Ordering::Relaxed) == 0 {
             if over(load(&self.head), head) {
-                return Some((Order::Abort, "a request's head did not come in time"));
+                return Some((
+                    ConnectionOrder::Abort,
+                    "a request's head did not arrive in time",
+                ));
             }
-            if self.order() == Order::Finish
+            if self.order() == ConnectionOrder::Finish
                 && !is_blocked
                 && over(load(&self.finishing).max(moved), FINISH_GRACE_MS)
             {
-                return Some((Order::Abort, "the client does not close it"));
+                return Some((ConnectionOrder::Abort, "the client did not close it"));
             }
             if over(moved, idle) {
-                return Some((Order::Finish, "it was idle for long"));
+                return Some((ConnectionOrder::Finish, "it was idle for too long"));
             }
         }
         if over(self.opened, max_age) {
-            return Some((Order::Finish, "its age is over"));
+            return Some((ConnectionOrder::Finish, "its maximum age is reached"));
         }
         None
     }
 }
 
-/// The time of the last sweep. Time in which the server itself did not run is not counted: clients could not be served
-/// in it, whatever they did.
+/// The time of the last sweep. Time in which the server itself did not run does not count: no client could be served
+/// then.
 #[derive(Debug, Default)]
-struct Clock {
+pub(super) struct SweepClock {
     now: AtomicU64,
 }
 
-impl Clock {
+impl SweepClock {
     fn now(&self) -> u64 {
         self.now.load(Ordering::Relaxed)
     }
 
-    /// Goes on by `elapsed` milliseconds; the time then.
-    fn advance(&self, elapsed: u64) -> u64 {
+    /// Advances by `elapsed` milliseconds and returns the new time.
+    pub(super) fn advance(&self, elapsed: u64) -> u64 {
         self.now.fetch_add(elapsed, Ordering::Relaxed) + elapsed
-    }
-}
-
-/// All open connections.
-pub(crate) struct Connections {
-    clock: Arc<Clock>,
-    sweep: Duration,
-    open: Mutex<Open>,
-    /// Its receivers are the open connections.
-    alive: watch::Sender<()>,
-}
-
-#[derive(Default)]
-struct Open {
-    next: u64,
-    stopping: bool,
-    connections: HashMap<u64, Arc<Activity>>,
-}
-
-impl Connections {
-    pub(crate) fn new(limits: &Limits) -> Self {
-        let mut shortest = limits.head.min(limits.write).min(limits.idle);
-        if !limits.half_closed.is_zero() {
-            shortest = shortest.min(limits.half_closed);
-        }
-        Self {
-            clock: Arc::default(),
-            sweep: (shortest / 4).clamp(MIN_SWEEP, MAX_SWEEP),
-            open: Mutex::default(),
-            alive: watch::Sender::new(()),
-        }
-    }
-
-    /// Enters a connection; the entry lasts as long as what is returned.
-    pub(super) fn enter(self: &Arc<Self>, times: Times) -> Entry {
-        let activity = Arc::new(Activity::new(Arc::clone(&self.clock), times));
-        let mut open = self.lock();
-        if open.stopping {
-            activity.give(Order::Finish);
-        }
-        let id = open.next;
-        open.next += 1;
-        open.connections.insert(id, Arc::clone(&activity));
-        Entry {
-            id,
-            activity,
-            connections: Arc::clone(self),
-            _alive: self.alive.subscribe(),
-        }
-    }
-
-    /// Sweeps for ever.
-    pub(crate) async fn sweep(&self) {
-        let mut ticks = tokio::time::interval(self.sweep);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let (period, mut last) = (millis(self.sweep), Instant::now());
-        loop {
-            ticks.tick().await;
-            let elapsed = millis(last.elapsed()).min(2 * period);
-            last = Instant::now();
-            let now = self.clock.advance(elapsed);
-            for activity in self.lock().connections.values() {
-                if let Some((order, why)) = activity.verdict(now, period)
-                    && activity.give(order)
-                {
-                    tracing::debug!("closing a connection: {why}");
-                }
-            }
-        }
-    }
-
-    /// Makes room for a new connection: the one that has been without a request for the longest is closed.
-    pub(super) fn close_idlest(&self) {
-        let idle = |activity: &&Arc<Activity>| {
-            activity.requests.load(Ordering::Relaxed) == 0 && activity.order() == Order::Serve
-        };
-        if let Some(activity) = (self.lock().connections.values().filter(idle))
-            .min_by_key(|activity| activity.moved.load(Ordering::Relaxed))
-        {
-            activity.give(Order::Finish);
-        }
-    }
-
-    /// Tells all connections, those to come included, to finish.
-    pub(crate) fn finish(&self) {
-        let mut open = self.lock();
-        open.stopping = true;
-        for activity in open.connections.values() {
-            activity.give(Order::Finish);
-        }
-    }
-
-    /// Done when no connection is open.
-    pub(crate) async fn all_closed(&self) {
-        self.alive.closed().await;
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Open> {
-        // Each change is one step: a panic leaves nothing half done.
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl fmt::Debug for Connections {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connections").finish_non_exhaustive()
-    }
-}
-
-/// A connection's place among the open ones.
-pub(super) struct Entry {
-    id: u64,
-    pub(super) activity: Arc<Activity>,
-    connections: Arc<Connections>,
-    _alive: watch::Receiver<()>,
-}
-
-impl Entry {
-    /// Registers the task of `context`, which is woken on orders from then on.
-    pub(super) fn register(&self, context: &Context<'_>) {
-        self.activity.register(context.waker());
-    }
-}
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        self.connections.lock().connections.remove(&self.id);
     }
 }
 
@@ -476,7 +357,7 @@ mod tests {
     use super::*;
 
     fn activity() -> Activity {
-        let times = Times {
+        let times = ActivityLimits {
             head: 100,
             write: 200,
             idle: 1_000,
@@ -487,23 +368,27 @@ mod tests {
         Activity::new(Arc::default(), times)
     }
 
-    fn at(activity: &Activity, now: u64) -> Order {
+    fn at(activity: &Activity, now: u64) -> ConnectionOrder {
         activity.clock.now.store(now, Ordering::Relaxed);
         activity
             .verdict(now, 10)
-            .map_or(Order::Serve, |(order, _)| order)
+            .map_or(ConnectionOrder::Serve, |(order, _)| order)
     }
 
     #[test]
     fn a_silent_connection_has_the_time_of_a_head_and_an_idle_one_more() {
         let it = activity();
-        assert_eq!(at(&it, 110), Order::Serve);
-        assert_eq!(at(&it, 111), Order::Abort);
+        assert_eq!(at(&it, 110), ConnectionOrder::Serve);
+        assert_eq!(at(&it, 111), ConnectionOrder::Abort);
         it.request_begins();
-        assert_eq!(at(&it, 9_000), Order::Serve, "a handler may take its time");
+        assert_eq!(
+            at(&it, 9_000),
+            ConnectionOrder::Serve,
+            "a handler may take its time"
+        );
         it.request_ends();
-        assert_eq!(at(&it, 10_010), Order::Serve);
-        assert_eq!(at(&it, 10_011), Order::Finish);
+        assert_eq!(at(&it, 10_010), ConnectionOrder::Serve);
+        assert_eq!(at(&it, 10_011), ConnectionOrder::Finish);
     }
 
     #[test]
@@ -511,13 +396,13 @@ mod tests {
         let it = activity();
         it.request_begins();
         it.request_ends();
-        assert_eq!(at(&it, 500), Order::Serve);
+        assert_eq!(at(&it, 500), ConnectionOrder::Serve);
         it.read();
-        assert_eq!(at(&it, 600), Order::Serve);
+        assert_eq!(at(&it, 600), ConnectionOrder::Serve);
         it.read();
         assert_eq!(
             at(&it, 611),
-            Order::Abort,
+            ConnectionOrder::Abort,
             "from the first byte, not the last"
         );
     }
@@ -528,22 +413,34 @@ mod tests {
         assert!(!it.ends_sending(), "without a request it is the end");
         it.request_begins();
         assert!(it.ends_sending());
-        assert_eq!(at(&it, 310), Order::Serve);
+        assert_eq!(at(&it, 310), ConnectionOrder::Serve);
         assert!(it.ends_sending());
-        assert_eq!(at(&it, 311), Order::Abort, "from the first time");
+        assert_eq!(at(&it, 311), ConnectionOrder::Abort, "from the first time");
         it.answer_begins();
-        assert_eq!(at(&it, 9_000), Order::Serve, "the limit on writing holds");
+        assert_eq!(
+            at(&it, 9_000),
+            ConnectionOrder::Serve,
+            "the limit on writing holds"
+        );
         it.request_begins();
-        assert_eq!(at(&it, 9_000), Order::Abort, "a request behind the first");
+        assert_eq!(
+            at(&it, 9_000),
+            ConnectionOrder::Abort,
+            "a request behind the first"
+        );
     }
 
     #[test]
     fn frames_of_http_2_are_no_heads() {
         let it = activity();
         it.multiplexed();
-        assert_eq!(at(&it, 500), Order::Serve, "without a request too");
+        assert_eq!(
+            at(&it, 500),
+            ConnectionOrder::Serve,
+            "without a request too"
+        );
         it.read();
-        assert_eq!(at(&it, 900), Order::Serve);
+        assert_eq!(at(&it, 900), ConnectionOrder::Serve);
     }
 
     #[test]
@@ -551,11 +448,11 @@ mod tests {
         let it = activity();
         it.request_begins();
         it.blocked();
-        assert_eq!(at(&it, 150), Order::Serve);
+        assert_eq!(at(&it, 150), ConnectionOrder::Serve);
         it.blocked();
-        assert_eq!(at(&it, 211), Order::Abort);
+        assert_eq!(at(&it, 211), ConnectionOrder::Abort);
         it.written(MIN_PROGRESS_BYTES);
-        assert_eq!(at(&it, 9_000), Order::Serve);
+        assert_eq!(at(&it, 9_000), ConnectionOrder::Serve);
     }
 
     #[test]
@@ -563,37 +460,37 @@ mod tests {
         let it = activity();
         it.request_begins();
         it.blocked();
-        assert_eq!(at(&it, 150), Order::Serve);
+        assert_eq!(at(&it, 150), ConnectionOrder::Serve);
         it.written(MIN_PROGRESS_BYTES - 1);
         it.blocked();
-        assert_eq!(at(&it, 211), Order::Abort);
+        assert_eq!(at(&it, 211), ConnectionOrder::Abort);
         it.written(1);
         it.blocked();
-        assert_eq!(at(&it, 300), Order::Serve, "together they are");
+        assert_eq!(at(&it, 300), ConnectionOrder::Serve, "together they are");
         it.written(1);
         it.flushed();
-        assert_eq!(at(&it, 9_000), Order::Serve, "all is taken");
+        assert_eq!(at(&it, 9_000), ConnectionOrder::Serve, "all is taken");
     }
 
     #[test]
     fn age_ends_with_a_grace_and_a_stop_does_not_wait_for_the_silent() {
         let it = activity();
         it.request_begins();
-        assert_eq!(at(&it, 50_011), Order::Finish);
-        assert_eq!(at(&it, 55_011), Order::Abort);
+        assert_eq!(at(&it, 50_011), ConnectionOrder::Finish);
+        assert_eq!(at(&it, 55_011), ConnectionOrder::Abort);
         let it = activity();
         it.request_begins();
         it.request_ends();
-        it.give(Order::Finish);
-        assert_eq!(at(&it, 500), Order::Serve);
-        assert_eq!(at(&it, 2_011), Order::Abort);
+        it.give(ConnectionOrder::Finish);
+        assert_eq!(at(&it, 500), ConnectionOrder::Serve);
+        assert_eq!(at(&it, 2_011), ConnectionOrder::Abort);
     }
 
     #[test]
     fn orders_only_grow() {
         let it = activity();
-        it.give(Order::Abort);
-        it.give(Order::Finish);
-        assert_eq!(it.order(), Order::Abort);
+        it.give(ConnectionOrder::Abort);
+        it.give(ConnectionOrder::Finish);
+        assert_eq!(it.order(), ConnectionOrder::Abort);
     }
 }

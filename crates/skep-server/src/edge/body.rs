@@ -4,56 +4,56 @@ use axum::body::{Body, HttpBody};
 use bytes::Bytes;
 use futures_util::StreamExt;
 
-/// What is reserved for a body before any of it has come; a longer one grows as it comes. Tensors of 16 MiB fit with
-/// what is said about them.
+/// Bytes reserved for a body before any of it has arrived; a longer body grows as it arrives. A tensor of 16 MiB fits,
+/// with its description.
 const MAX_RESERVED_BYTES: usize = (16 << 20) + (64 << 10);
 
-/// Where tensor data begins in memory: what backends ask of an input that they use where it lies.
+/// The alignment of tensor data in memory: backends need it to use an input in place.
 const ALIGNMENT_BYTES: usize = 64;
 
-/// A body up to this size is copied although it came whole: the copy costs less than the new memory that the connection
-/// would have to read on into while this one is held.
+/// A body up to this size is copied even if it arrived whole: the copy costs less than the new read buffer that the
+/// connection would need while the old one is held.
 const MAX_SMALL_BYTES: usize = 4 << 10;
 
-/// Why a body is not there.
+/// Why a body could not be read.
 #[derive(Debug)]
-pub(crate) enum Unread {
+pub(crate) enum UnreadBody {
     /// It is longer than it may be.
     TooLong,
-    /// The system has no memory for it.
+    /// The system is out of memory.
     NoMemory,
-    /// The connection's reason.
+    /// The connection failed.
     Failed(axum::Error),
 }
 
 /// Reads a whole body of at most `limit` bytes into one piece.
 ///
-/// Each frame is copied once and let go before the next is read, so that the connection reads into the same memory again
-/// and again; a large body that comes in one frame is not copied. `split` is shown the first frame and says at which byte
-/// of the body tensor data begins, if it knows: in a body that is put together here that byte lies on a boundary of 64
-/// bytes, and its data can be used where it lies.
+/// Each frame is copied once and released before the next is read, so that the connection reuses its read buffer; a
+/// large body that arrives in one frame is not copied. `split` gets the first frame and returns the byte of the body at
+/// which tensor data begins, if it knows. In a body assembled here that byte is aligned to 64 bytes, so the data can be
+/// used in place.
 pub(crate) async fn read_body(
     body: Body,
     limit: usize,
     split: impl FnOnce(&[u8]) -> Option<usize>,
-) -> Result<Bytes, Unread> {
+) -> Result<Bytes, UnreadBody> {
     let expected = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if expected > limit {
-        return Err(Unread::TooLong);
+        return Err(UnreadBody::TooLong);
     }
     let mut stream = body.into_data_stream();
     let Some(first) = stream.next().await else {
         return Ok(Bytes::new());
     };
-    let first = first.map_err(Unread::Failed)?;
+    let first = first.map_err(UnreadBody::Failed)?;
     if first.len() > limit {
-        return Err(Unread::TooLong);
+        return Err(UnreadBody::TooLong);
     }
     if first.len() == expected && expected > MAX_SMALL_BYTES {
         return Ok(first);
     }
     let split = split(&first);
-    // A body whose length is not declared has at least what comes before its data.
+    // A body without a declared length has at least the bytes before its data.
     let reserved = expected.max(split.unwrap_or(0)).min(MAX_RESERVED_BYTES);
     let reserved = reserved.max(first.len());
     let mut whole = Vec::new();
@@ -65,9 +65,9 @@ pub(crate) async fn read_body(
     whole.extend_from_slice(&first);
     drop(first);
     while let Some(frame) = stream.next().await {
-        let frame = frame.map_err(Unread::Failed)?;
+        let frame = frame.map_err(UnreadBody::Failed)?;
         if whole.len() - padding + frame.len() > limit {
-            return Err(Unread::TooLong);
+            return Err(UnreadBody::TooLong);
         }
         make_room(&mut whole, frame.len())?;
         whole.extend_from_slice(&frame);
@@ -75,8 +75,8 @@ pub(crate) async fn read_body(
     Ok(Bytes::from(whole).slice(padding..))
 }
 
-fn make_room(whole: &mut Vec<u8>, more: usize) -> Result<(), Unread> {
-    whole.try_reserve(more).map_err(|_| Unread::NoMemory)
+fn make_room(whole: &mut Vec<u8>, more: usize) -> Result<(), UnreadBody> {
+    whole.try_reserve(more).map_err(|_| UnreadBody::NoMemory)
 }
 
 #[cfg(test)]

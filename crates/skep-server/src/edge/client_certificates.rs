@@ -1,15 +1,16 @@
-//! Certificates of clients: signed by one of the roots, or themselves one of them.
+//! Verification of client certificates: signed by one of the roots, or one of the roots themselves.
 //!
-//! The second kind is what `openssl req -x509` makes, and with it most test clusters: one certificate, signed by itself,
-//! that is the client's and also the root that the server is given. It is a CA certificate, so the usual
-//! verification refuses it as a client's; OpenSSL, and with it Triton, takes it. Here it is taken where it is one of the
-//! roots byte by byte: whoever gave the server that root trusts the holder of its key with more than this.
+//! The second kind is what `openssl req -x509` makes, and with it most test clusters: one certificate, signed by
+//! itself, that is the client's and also the root that the server is given. It is a CA certificate, so the usual
+//! verification refuses it as a client's; OpenSSL, and with it Triton, takes it. It is accepted here if it equals one
+//! of the roots byte for byte: the operator who configured that root already trusts the holder of its key with more
+//! than this.
 //!
-//! Those of X.509 version 1 have a verification of their own: see `version_1`.
+//! `version_1` verifies certificates of X.509 version 1.
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -26,7 +27,7 @@ use tokio_rustls::rustls::{
 
 use super::version_1;
 
-/// How long refusals are not logged again: clients that are set up wrongly try on.
+/// The interval between log lines about refusals: a misconfigured client keeps retrying.
 const QUIET: Duration = Duration::from_secs(60);
 
 /// Verifies the certificates of clients.
@@ -42,7 +43,7 @@ pub(super) struct ClientCertificates {
 }
 
 impl ClientCertificates {
-    /// `usual` knows the same roots.
+    /// `usual` must know the same roots.
     pub(super) fn new(
         usual: Arc<dyn ClientCertVerifier>,
         roots: Roots,
@@ -58,7 +59,7 @@ impl ClientCertificates {
     }
 
     fn log(&self, error: &Error, hint: &str) {
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logged = skep_host::lock(&self.logged);
         if logged.is_some_and(|last| last.elapsed() < QUIET) {
             self.unlogged.fetch_add(1, Ordering::Relaxed);
             return;
@@ -76,16 +77,16 @@ impl ClientCertificates {
     }
 }
 
-/// The end entity is of version 1, and no root takes it.
+/// Hint: the client's certificate has version 1, and no root accepts it.
 const VERSION_1: &str = ": it is of X.509 version 1, as `openssl x509 -req` makes them; one of the roots itself has to sign it, and constrain no names\n  or give it an extension, as with `-extfile <(echo basicConstraints=CA:FALSE)`";
 
-/// The end entity is not of version 1, and one that leads to the root is.
+/// Hint: an intermediate certificate has version 1, the client's own does not.
 const VERSION_1_BETWEEN: &str = ": a certificate between it and the root is of version 1\n  only certificates with `basicConstraints` `CA:TRUE` sign others: make that one again, as with `-extfile <(echo basicConstraints=CA:TRUE)`";
 
-/// It is a CA certificate, and the client shows it as its own.
+/// Hint: the client presents a CA certificate as its own.
 const AUTHORITY: &str = ": it is a CA certificate, and not one of the roots\n  give clients certificates with `basicConstraints` `CA:FALSE`, or add this one to the roots";
 
-/// Whether nothing but the algorithm or the key of a signature is wrong, as far as was looked.
+/// Whether the error is only about the algorithm or the key of a signature.
 const fn is_unsupported(error: &Error) -> bool {
     matches!(
         error,
@@ -96,7 +97,7 @@ const fn is_unsupported(error: &Error) -> bool {
     )
 }
 
-/// The library shows bytes of identifiers.
+/// The library's text would show the raw bytes of identifiers.
 fn in_words(error: &Error) -> String {
     if is_unsupported(error) {
         return "its issuer signed it with an unsupported algorithm or key, such as SHA-1 or RSA of fewer than 2048 bits".to_owned();
@@ -158,7 +159,7 @@ impl ClientCertVerifier for ClientCertificates {
         }
     }
 
-    /// That the client has the certificate's key, whichever kind of certificate it is.
+    /// Verifies that the client has the certificate's key, for either kind of certificate.
     fn verify_tls12_signature(
         &self,
         message: &[u8],

@@ -1,11 +1,10 @@
 //! One connection: handshake, protocol, requests, end.
 
 use std::{
-    fmt,
     future::poll_fn,
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll},
+    task::Poll,
 };
 
 use hyper::server::conn::http1;
@@ -13,31 +12,32 @@ use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
 
 use super::{
-    Port, Protocol,
-    activity::{Entry, Order},
+    activity::ConnectionOrder,
+    connections::ConnectionEntry,
     exchange::Exchange,
     http2,
-    stream::Stream,
+    listener::{ListenerContext, Protocol},
+    stream::ConnectionStream,
 };
 
-/// Fields of a head for which HTTP/1.1's library has room without memory of their own.
+/// Header fields that hyper parses without an allocation.
 const HYPERS_HEADER_FIELDS: usize = 100;
 
-/// The largest head of a request: what the library's buffer holds in any case.
+/// The largest head of a request; hyper's buffer holds this much anyway.
 const MAX_HEAD_BYTES: usize = 400 << 10;
 
 /// Serves a connection until it ends, by the client, by itself, or by an order.
 pub(super) async fn serve(
     socket: TcpStream,
-    port: Arc<Port>,
-    entry: Entry,
+    port: Arc<ListenerContext>,
+    entry: ConnectionEntry,
     _slot: OwnedSemaphorePermit,
 ) {
     // Small answers leave at once.
     if let Err(error) = socket.set_nodelay(true) {
         tracing::debug!("cannot set TCP_NODELAY: {error}");
     }
-    // A peer that is gone without a word is found out in the end.
+    // Detects a peer that vanished without closing.
     if let Err(error) = rustix::net::sockopt::set_socket_keepalive(&socket, true) {
         tracing::debug!("cannot set SO_KEEPALIVE: {error}");
     }
@@ -54,10 +54,10 @@ pub(super) async fn serve(
         return;
     };
     let is_http2 = match port.protocol {
-        // A client that begins otherwise is told by the protocol.
+        // A client that does not speak HTTP/2 gets an error from the protocol.
         Protocol::Grpc => Some(true),
         Protocol::Http | Protocol::Metrics => {
-            unless_told(&entry, |cx| stream.poll_is_http2(cx)).await
+            entry.unless_told(|cx| stream.poll_is_http2(cx)).await
         }
     };
     let Some(is_http2) = is_http2 else {
@@ -71,27 +71,15 @@ pub(super) async fn serve(
     }
 }
 
-/// What comes of `poll`; `None` if it failed, or the connection was told to end before.
-pub(super) async fn unless_told<T, E: fmt::Display>(
-    entry: &Entry,
-    mut poll: impl FnMut(&mut Context<'_>) -> Poll<Result<T, E>>,
-) -> Option<T> {
-    poll_fn(|cx| match poll(cx) {
-        Poll::Ready(Ok(done)) => Poll::Ready(Some(done)),
-        Poll::Ready(Err(error)) => {
-            tracing::debug!("a connection ended before its first request: {error}");
-            Poll::Ready(None)
-        }
-        Poll::Pending if entry.activity.order() == Order::Serve => Poll::Pending,
-        Poll::Pending => Poll::Ready(None),
-    })
-    .await
-}
-
 /// Serves HTTP/1.1.
-async fn http1(stream: Stream, exchange: Exchange, port: &Port, entry: &Entry) {
+async fn http1(
+    stream: ConnectionStream,
+    exchange: Exchange,
+    port: &ListenerContext,
+    entry: &ConnectionEntry,
+) {
     let mut builder = http1::Builder::new();
-    // The sweep over all connections does it, without a timer a request.
+    // The sweep enforces this limit, without a timer for each request.
     builder.header_read_timeout(None);
     builder.max_header_size(MAX_HEAD_BYTES);
     if port.limits.header_fields != HYPERS_HEADER_FIELDS {
@@ -103,7 +91,7 @@ async fn http1(stream: Stream, exchange: Exchange, port: &Port, entry: &Entry) {
     let mut told = false;
     let outcome = poll_fn(|cx| {
         if entry.activity.has_ended_sending() {
-            // The end of a request uses the registration up.
+            // The end of a request consumes the registered waker.
             entry.register(cx);
         }
         loop {
@@ -111,32 +99,36 @@ async fn http1(stream: Stream, exchange: Exchange, port: &Port, entry: &Entry) {
                 return Poll::Ready(outcome);
             }
             match entry.activity.order() {
-                Order::Finish if !told => {
+                ConnectionOrder::Finish if !told => {
                     told = true;
-                    // An order uses the registration up.
+                    // An order consumes the registered waker.
                     entry.register(cx);
                     connection.as_mut().graceful_shutdown();
                 }
-                Order::Abort => return Poll::Ready(Ok(())),
-                Order::Serve | Order::Finish => return Poll::Pending,
+                ConnectionOrder::Abort => return Poll::Ready(Ok(())),
+                ConnectionOrder::Serve | ConnectionOrder::Finish => return Poll::Pending,
             }
         }
     })
     .await;
     if let Err(error) = outcome {
-        // The client's doing: it left, or sent what is no HTTP.
+        // The client's fault: it left, or sent something other than HTTP.
         tracing::debug!("a connection ended with an error: {error}");
     }
 }
 
-/// The connection's bytes, once encryption has been agreed on where the port has it; `None` if that failed, or took
-/// too long, or the server stops.
-async fn handshake(socket: TcpStream, port: &Port, entry: &Entry) -> Option<Stream> {
+/// The connection's bytes, after the TLS handshake if the port has TLS; `None` if the handshake failed or timed out, or
+/// the server stops.
+async fn handshake(
+    socket: TcpStream,
+    port: &ListenerContext,
+    entry: &ConnectionEntry,
+) -> Option<ConnectionStream> {
     let activity = &entry.activity;
     let Some(tls) = &port.tls else {
-        return Some(Stream::plain(socket, Arc::clone(activity)));
+        return Some(ConnectionStream::plain(socket, Arc::clone(activity)));
     };
     let mut accept = tls.acceptor().accept(socket);
-    let accepted = unless_told(entry, |cx| Pin::new(&mut accept).poll(cx)).await;
-    accepted.map(|stream| Stream::tls(stream, Arc::clone(activity)))
+    let accepted = entry.unless_told(|cx| Pin::new(&mut accept).poll(cx)).await;
+    accepted.map(|stream| ConnectionStream::tls(stream, Arc::clone(activity)))
 }

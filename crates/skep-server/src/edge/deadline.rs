@@ -5,11 +5,11 @@ use std::time::Duration;
 use axum::body::Body;
 use http::{HeaderMap, Response};
 
-/// The most digits that a value has.
+/// The most digits that a value may have.
 const MAX_DIGITS: usize = 8;
 
-/// The time in header `grpc-timeout`; `None` without one, or with one that is none: the call then has no deadline, as
-/// with other servers.
+/// The time in header `grpc-timeout`; `None` if it is absent or malformed: the call then has no deadline, as with other
+/// servers.
 ///
 /// Source: gRPC over HTTP/2, "Timeout".
 pub(super) fn read(headers: &HeaderMap) -> Option<Duration> {
@@ -30,9 +30,9 @@ pub(super) fn read(headers: &HeaderMap) -> Option<Duration> {
     })
 }
 
-/// The answer to a call whose time is up.
+/// The answer to a call whose deadline has passed.
 pub(super) fn exceeded() -> Response<Body> {
-    tonic::Status::deadline_exceeded("the call's deadline is over")
+    tonic::Status::deadline_exceeded("the call's deadline has passed")
         .into_http::<tonic::body::Body>()
         .map(Body::new)
 }

@@ -1,6 +1,6 @@
 //! A request and its answer: the body comes in at the client's pace and is counted, the answer goes out.
 //!
-//! Nothing here costs a task, and nothing a box beyond those of the router.
+//! Nothing here spawns a task or allocates a box, apart from the router's own.
 
 use std::{
     convert::Infallible,
@@ -19,28 +19,32 @@ use skep_tensor::Charge;
 use tokio::time::{Sleep, sleep};
 
 use super::{
-    Port, Protocol,
     activity::Activity,
     deadline,
-    inflow::{Inflow, Source},
-    outflow::{Holding, Outflow, Running},
+    inflow::{BodySource, Inflow},
+    listener::{ListenerContext, Protocol},
+    outflow::{Holding, Outflow, RequestInFlight},
     routes,
 };
 use crate::{
-    access::Visit,
+    access::AccessVisit,
     error::{JSON, error_response},
-    logging,
+    verbose,
 };
 
-/// What answers the requests of a connection.
+/// Answers the requests of a connection.
 pub(super) struct Exchange {
-    port: Arc<Port>,
+    port: Arc<ListenerContext>,
     activity: Arc<Activity>,
     client: SocketAddr,
 }
 
 impl Exchange {
-    pub(super) const fn new(port: Arc<Port>, activity: Arc<Activity>, client: SocketAddr) -> Self {
+    pub(super) const fn new(
+        port: Arc<ListenerContext>,
+        activity: Arc<Activity>,
+        client: SocketAddr,
+    ) -> Self {
         Self {
             port,
             activity,
@@ -49,17 +53,17 @@ impl Exchange {
     }
 
     /// Begins to answer a request.
-    pub(super) fn begin(&self, mut request: Request<Source>) -> Answering {
+    pub(super) fn begin(&self, mut request: Request<BodySource>) -> ExchangeFuture {
         let is_grpc = self.port.protocol == Protocol::Grpc;
         let log = self.port.access.as_ref();
-        let visit = log.map(|log| Visit::begin(log, self.client, is_grpc, &mut request));
-        let running = Running::new(Arc::clone(&self.activity), visit);
+        let visit = log.map(|log| AccessVisit::begin(log, self.client, is_grpc, &mut request));
+        let running = RequestInFlight::new(Arc::clone(&self.activity), visit);
         if self.port.protocol == Protocol::Http {
-            logging::log_request(&request);
+            verbose::log_request(&request);
         }
         let (fields, limit) = (request.headers().len(), self.port.limits.header_fields);
         if fields > limit {
-            return Answering {
+            return ExchangeFuture {
                 answer: self.refuse_head(fields, limit).into(),
                 deadline: None,
                 running: Some(running),
@@ -74,7 +78,7 @@ impl Exchange {
             let request = request.map(|_| Body::empty());
             let charge = Arc::new(Charge::unbounded());
             let (answer, _) = self.port.routes.call(request, &charge, false);
-            return Answering {
+            return ExchangeFuture {
                 answer,
                 deadline,
                 running: Some(running),
@@ -84,7 +88,8 @@ impl Exchange {
         let charge = Arc::new(self.port.limits.request_memory.charge());
         let bounds = self.port.message_bounds;
         let bounds = bounds.map(|bounds| bounds(request.uri().path()));
-        let unread = matches!(request.body(), Source::Http1(_)).then(|| Arc::clone(&self.activity));
+        let unread =
+            matches!(request.body(), BodySource::Http1(_)).then(|| Arc::clone(&self.activity));
         let request = request.map(|source| {
             let held = Arc::clone(&charge);
             Body::new(Inflow::new(
@@ -103,7 +108,7 @@ impl Exchange {
             },
             None => Holding::Whole(charge),
         };
-        Answering {
+        ExchangeFuture {
             answer,
             deadline,
             running: Some(running),
@@ -113,10 +118,10 @@ impl Exchange {
 }
 
 impl Exchange {
-    /// The answer to a request whose head has too many fields. Over HTTP/1.1 the library refuses it before.
+    /// The answer to a request with too many header fields. Over HTTP/1.1 hyper refuses it earlier.
     fn refuse_head(&self, fields: usize, limit: usize) -> Response<Body> {
         let text = format!(
-            "the request's head has {fields} fields, at most {limit} are taken (`--max-header-fields`)"
+            "the request has {fields} header fields, the limit is {limit} (`--max-header-fields`)"
         );
         if self.port.protocol == Protocol::Grpc {
             return tonic::Status::resource_exhausted(text)
@@ -130,26 +135,26 @@ impl Exchange {
 impl hyper::service::Service<Request<Incoming>> for Exchange {
     type Response = Response<Outflow>;
     type Error = Infallible;
-    type Future = Answering;
+    type Future = ExchangeFuture;
 
-    fn call(&self, request: Request<Incoming>) -> Answering {
-        self.begin(request.map(Source::Http1))
+    fn call(&self, request: Request<Incoming>) -> ExchangeFuture {
+        self.begin(request.map(BodySource::Http1))
     }
 }
 
 pin_project! {
-    /// An answer in the making.
-    pub(super) struct Answering {
+    /// The future of an answer.
+    pub(super) struct ExchangeFuture {
         #[pin]
-        answer: routes::Answering,
+        answer: routes::RoutedAnswer,
         #[pin]
         deadline: Option<Sleep>,
-        running: Option<Running>,
+        running: Option<RequestInFlight>,
         holding: Holding,
     }
 }
 
-impl Future for Answering {
+impl Future for ExchangeFuture {
     type Output = Result<Response<Outflow>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -162,7 +167,7 @@ impl Future for Answering {
                 }
                 let size = response.body().size_hint().exact();
                 if let (Holding::Whole(charge), Some(size)) = (&holding, size) {
-                    // The request is gone, its answer is left.
+                    // The request has been freed; only its answer remains.
                     charge.shrink_to(usize::try_from(size).unwrap_or(usize::MAX));
                 }
                 response
@@ -173,7 +178,7 @@ impl Future for Answering {
                     return Poll::Pending;
                 };
                 ready!(deadline.poll(cx));
-                // The request may still run: what it holds is its own from here on.
+                // The request may still be running; it keeps its own charge from here on.
                 holding = Holding::Nothing;
                 deadline::exceeded()
             }

@@ -1,8 +1,8 @@
-//! A connection over HTTP/2: a task a request, and every answer at the pace of its own window.
+//! A connection over HTTP/2: a task for each request, and each answer at the pace of its own window.
 //!
-//! The protocol's library does framing and windows; what it is given of an answer is what the client has room for, and no
-//! more. So what a client does not take stays here, where the limit on writing sees it: such an answer is reset, what it
-//! holds is given back, and the others of the connection go on. Signs of life of the connection do not count.
+//! The `h2` crate does framing and flow control. It gets only as much of an answer as the client has room for. So the
+//! bytes that a client does not read stay here, where the limit on writing applies: a stalled answer is reset and its
+//! memory freed, while the connection's other answers go on. Pings do not count as progress.
 
 use std::{
     cell::RefCell,
@@ -22,22 +22,23 @@ use http_body::Body;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::{
-    Port, Protocol,
-    activity::{Activity, Entry, MIN_PROGRESS_BYTES, Order},
-    exchange::{Answering, Exchange},
-    inflow::Source,
-    intake::{Taker, intake},
-    outflow::{Outflow, Piece},
-    stream::Stream,
+    activity::{Activity, ConnectionOrder, MIN_PROGRESS_BYTES},
+    connections::ConnectionEntry,
+    exchange::{Exchange, ExchangeFuture},
+    inflow::BodySource,
+    intake::{IntakeTaker, intake},
+    listener::{ListenerContext, Protocol},
+    outflow::{AnswerPiece, Outflow},
+    stream::ConnectionStream,
 };
 
-/// What a client may send of one request before it is read: with HTTP/2's 64 KiB a tensor of a megabyte would take
-/// sixteen round trips. No more than lets all requests of a connection fill their windows within HTTP/2's largest one.
+/// Bytes of one request that a client may send before they are read: with HTTP/2's default of 64 KiB a tensor of a
+/// megabyte would take sixteen round trips. The windows of all requests together fit into HTTP/2's largest window.
 const STREAM_WINDOW_BYTES: u32 = (2 << 20) - (64 << 10);
 
-/// The same over all requests of a connection: as much as all of them may send, so that it never runs out before a
-/// stream's own window does, and requests that nobody reads never stop another one. What comes counts in the memory of
-/// requests, which is the bound.
+/// The same for a whole connection: the sum over all its requests, so that it never runs out before a stream's own
+/// window does, and unread requests never block another one. The bytes count in the memory of requests, which is the
+/// real limit.
 const CONNECTION_WINDOW_BYTES: u32 = MAX_CONCURRENT_STREAMS * STREAM_WINDOW_BYTES;
 
 // HTTP/2 has no larger window.
@@ -46,20 +47,25 @@ const _: () = assert!(CONNECTION_WINDOW_BYTES < 1 << 31);
 /// The largest frame: fewer, larger frames cost less work a byte.
 const FRAME_BYTES: u32 = 1 << 20;
 
-/// What of an answer is on its way to the socket at once.
+/// Bytes of an answer that are on their way to the socket at once.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// Requests that a client may have under way on a connection; more than the widest load generators use.
+/// Requests that a client may have under way on one connection; more than load generators use.
 const MAX_CONCURRENT_STREAMS: u32 = 1024;
 
 /// The largest head of a request, names and values together.
 const MAX_HEAD_BYTES: u32 = 16 << 10;
 
-/// Streams that may be reset because the client broke the protocol; beyond that the connection ends.
+/// Streams that may be reset because the client violated the protocol; after that the connection ends.
 const MAX_RESET_STREAMS: usize = 1024;
 
 /// Serves a connection until it ends, by the client, by itself, or by an order.
-pub(super) async fn serve(stream: Stream, exchange: Exchange, port: &Port, entry: &Entry) {
+pub(super) async fn serve(
+    stream: ConnectionStream,
+    exchange: Exchange,
+    port: &ListenerContext,
+    entry: &ConnectionEntry,
+) {
     let mut builder = Builder::new();
     builder
         .initial_window_size(STREAM_WINDOW_BYTES)
@@ -69,24 +75,23 @@ pub(super) async fn serve(stream: Stream, exchange: Exchange, port: &Port, entry
         .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
         .max_header_list_size(MAX_HEAD_BYTES)
         .max_local_error_reset_streams(Some(MAX_RESET_STREAMS));
-    let mut handshake = builder.handshake::<_, Piece>(stream);
-    let connection = super::connection::unless_told(entry, |cx| Pin::new(&mut handshake).poll(cx));
+    let mut handshake = builder.handshake::<_, AnswerPiece>(stream);
+    let connection = entry.unless_told(|cx| Pin::new(&mut handshake).poll(cx));
     let Some(mut connection) = connection.await else {
         return;
     };
     entry.activity.multiplexed();
     let mut life = (port.protocol == Protocol::Grpc)
-        .then(|| Life::new(&mut connection, port))
+        .then(|| Keepalive::new(&mut connection, port))
         .flatten();
-    let settings = Settings {
+    let settings = ReplySettings {
         patience: port.limits.write,
         dated: port.protocol != Protocol::Grpc,
     };
     let mut told = false;
     let mut let_pass = false;
     let outcome = poll_fn(|cx| {
-        // Answers of several requests that are ready at once leave in one write: those whose tasks wait behind this
-        // one are let pass, once.
+        // Answers that are ready at the same time leave in one write: this task yields once to the tasks behind it.
         let_pass = !let_pass && entry.activity.has_many_requests();
         if let_pass {
             cx.waker().wake_by_ref();
@@ -110,35 +115,38 @@ pub(super) async fn serve(stream: Stream, exchange: Exchange, port: &Port, entry
                 Poll::Pending => {}
             }
             match entry.activity.order() {
-                Order::Finish if !told => {
+                ConnectionOrder::Finish if !told => {
                     told = true;
                     // An order uses the registration up.
                     entry.register(cx);
                     connection.graceful_shutdown();
                 }
-                Order::Abort => return Poll::Ready(Ok(())),
-                Order::Serve | Order::Finish => return Poll::Pending,
+                ConnectionOrder::Abort => return Poll::Ready(Ok(())),
+                ConnectionOrder::Serve | ConnectionOrder::Finish => return Poll::Pending,
             }
         }
     })
     .await;
     if let Err(error) = outcome {
-        // The client's doing: it left, or sent what is no HTTP/2.
+        // The client's fault: it left, or sent something other than HTTP/2.
         tracing::debug!("a connection ended with an error: {error}");
     }
 }
 
-/// What the answers of a connection have in common.
+/// Settings of all answers of a connection.
 #[derive(Clone, Copy)]
-struct Settings {
+struct ReplySettings {
     /// The limit on writing.
     patience: Duration,
-    /// Whether answers say when they were made.
+    /// Whether answers have a `Date` header.
     dated: bool,
 }
 
-/// A request's body, with the length that its head gives; and who takes it in, where there is any.
-fn source(request: Request<RecvStream>, port: &Port) -> (Request<Source>, Option<Taker>) {
+/// A request with its body and declared length, and the side that takes the body in, if there is a body.
+fn source(
+    request: Request<RecvStream>,
+    port: &ListenerContext,
+) -> (Request<BodySource>, Option<IntakeTaker>) {
     let length = request.headers().get(header::CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
     let is_over = request.body().is_end_stream();
@@ -146,17 +154,17 @@ fn source(request: Request<RecvStream>, port: &Port) -> (Request<Source>, Option
     let request = request.map(|stream| {
         let (reader, side) = intake(stream, port.limits.request_memory.charge());
         taker = (!is_over).then_some(side);
-        Source::Http2 { reader, length }
+        BodySource::Http2 { reader, length }
     });
     (request, taker)
 }
 
 /// Answers one request, to the end or until the client resets it.
 async fn answer(
-    answering: Answering,
-    mut reply: SendResponse<Piece>,
-    taker: Option<Taker>,
-    settings: Settings,
+    answering: ExchangeFuture,
+    mut reply: SendResponse<AnswerPiece>,
+    taker: Option<IntakeTaker>,
+    settings: ReplySettings,
 ) {
     let response = {
         let mut answering = pin!(answering);
@@ -193,7 +201,7 @@ async fn answer(
         let mut sending = Sending {
             body,
             stream,
-            left: Piece::default(),
+            left: AnswerPiece::default(),
             patience: settings.patience,
             wait: None,
             fresh_bytes: 0,
@@ -207,8 +215,8 @@ async fn answer(
     }
 }
 
-/// Takes in what has come of a request and is not read.
-fn take(taker: Option<&Taker>, cx: &mut Context<'_>) {
+/// Takes in the bytes of a request that have arrived and are not read yet.
+fn take(taker: Option<&IntakeTaker>, cx: &mut Context<'_>) {
     if let Some(taker) = taker {
         taker.take(cx);
     }
@@ -217,18 +225,18 @@ fn take(taker: Option<&Taker>, cx: &mut Context<'_>) {
 /// The body of an answer on its way out.
 struct Sending<'a> {
     body: Pin<&'a mut Outflow>,
-    stream: SendStream<Piece>,
-    /// What the body gave and the client has no room for yet.
-    left: Piece,
+    stream: SendStream<AnswerPiece>,
+    /// Bytes that the body gave and the client has no room for yet.
+    left: AnswerPiece,
     patience: Duration,
     /// The limit on writing, while there is something left.
     wait: Option<Pin<Box<Sleep>>>,
-    /// What the client took since that began.
+    /// Bytes that the client took since the wait began.
     fresh_bytes: usize,
 }
 
 impl Sending<'_> {
-    /// Done when the answer is with the socket, or given up.
+    /// Ready when the answer has been handed to the socket, or was given up.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             if self.stream.poll_reset(cx).is_ready() {
@@ -251,9 +259,7 @@ impl Sending<'_> {
                         Poll::Ready(_) => return Poll::Ready(()),
                         Poll::Pending => {
                             ready!(self.poll_stalled(cx));
-                            tracing::debug!(
-                                "an answer is given up: the client takes too little of it"
-                            );
+                            tracing::debug!("giving an answer up: the client reads it too slowly");
                             self.stream.send_reset(Reason::CANCEL);
                             return Poll::Ready(());
                         }
@@ -272,7 +278,7 @@ impl Sending<'_> {
         }
     }
 
-    /// Gets the next piece of the body; `None` when nothing is left to be done.
+    /// Gets the next piece of the body; `None` at the end.
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<()>> {
         let frame = match ready!(self.body.as_mut().poll_frame(cx)) {
             Some(Ok(frame)) => frame,
@@ -283,7 +289,7 @@ impl Sending<'_> {
             }
             None => {
                 // Fails where the client is gone.
-                drop(self.stream.send_data(Piece::default(), true));
+                drop(self.stream.send_data(AnswerPiece::default(), true));
                 return Poll::Ready(None);
             }
         };
@@ -292,7 +298,7 @@ impl Sending<'_> {
                 self.left = data;
                 let is_over = !self.left.has_remaining() && self.body.is_end_stream();
                 if is_over {
-                    drop(self.stream.send_data(Piece::default(), true));
+                    drop(self.stream.send_data(AnswerPiece::default(), true));
                     return Poll::Ready(None);
                 }
                 Poll::Ready(Some(()))
@@ -306,7 +312,7 @@ impl Sending<'_> {
         }
     }
 
-    /// Done when the client took too little for too long.
+    /// Ready when the client has read too little for too long.
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.wait.is_none() {
             self.fresh_bytes = 0;
@@ -324,20 +330,23 @@ impl Sending<'_> {
     }
 }
 
-/// Asks a silent client for a sign of life.
-struct Life {
+/// Pings a silent client.
+struct Keepalive {
     pings: PingPong,
     /// How long it may be silent.
     interval: Duration,
-    /// How long the sign may take.
+    /// How long the answer to a ping may take.
     timeout: Duration,
     timer: Pin<Box<Sleep>>,
     asked: bool,
 }
 
-impl Life {
-    /// `None` where clients are not asked.
-    fn new(connection: &mut Connection<Stream, Piece>, port: &Port) -> Option<Self> {
+impl Keepalive {
+    /// `None` where keepalive is off.
+    fn new(
+        connection: &mut Connection<ConnectionStream, AnswerPiece>,
+        port: &ListenerContext,
+    ) -> Option<Self> {
         let interval = port.grpc.keepalive_time?;
         Some(Self {
             pings: connection.ping_pong()?,
@@ -348,7 +357,7 @@ impl Life {
         })
     }
 
-    /// Done when the client gives no sign of life.
+    /// Ready when the client does not answer a ping in time.
     fn poll_lost(&mut self, cx: &mut Context<'_>, activity: &Activity) -> Poll<()> {
         loop {
             if self.asked && self.pings.poll_pong(cx).is_ready() {
@@ -361,7 +370,7 @@ impl Life {
             }
             let mut wait = self.interval.saturating_sub(activity.silence());
             if wait.is_zero() {
-                // Fails where the connection is at its end.
+                // Fails if the connection is ending.
                 self.asked = self.pings.send_ping(Ping::opaque()).is_ok();
                 wait = if self.asked {
                     self.timeout
@@ -374,7 +383,7 @@ impl Life {
     }
 }
 
-/// The time as heads say it, to the second.
+/// The value of the `Date` header, to the second.
 fn date() -> HeaderValue {
     thread_local! {
         static LAST: RefCell<Option<(u64, HeaderValue)>> = const { RefCell::new(None) };

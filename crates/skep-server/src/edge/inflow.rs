@@ -1,4 +1,4 @@
-//! A request's body: it comes in at the client's pace, and is counted before anybody gets it.
+//! A request's body: it arrives at the client's pace and is charged before a handler gets it.
 
 use std::{
     pin::Pin,
@@ -12,66 +12,34 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
-use skep_tensor::{Charge, OverBudget};
+use skep_tensor::Charge;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::{activity::Activity, intake::Reader};
-use crate::error::ApiError;
+use super::{activity::Activity, intake::IntakeReader};
+use crate::error::{ApiError, BodyError, MIN_PROGRESS_BYTES};
 
-/// What must come of a body while the limit on its pauses passes: far below any line that is of use, so that it only
-/// ends those who trickle on purpose.
-const MIN_PROGRESS_BYTES: usize = 1 << 10;
-
-/// Why a request's body cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum BodyError {
-    /// The client does not send.
-    #[error("less than {MIN_PROGRESS_BYTES} bytes of it came within {} s", .0.as_secs_f32())]
-    Stalled(Duration),
-    /// Other requests fill the memory.
-    #[error("the memory of requests is full, try again later: {0}")]
-    NoMemory(OverBudget),
-    /// A message is longer than this call's may be.
-    #[error("a message of {length} bytes is longer than the {limit} bytes that this call takes")]
-    TooLong {
-        /// What the message says of itself.
-        length: usize,
-        /// The bound.
-        limit: usize,
-    },
-    /// The client has ended its sending side too early.
-    #[error("the client stopped sending before its end")]
-    CutShort,
-    /// The connection ended, or what came is no HTTP.
-    #[error(transparent)]
-    Broken(#[from] hyper::Error),
-    /// The same over HTTP/2.
-    #[error(transparent)]
-    Reset(#[from] h2::Error),
-}
-
-/// How long a call's messages may be, and what they may become.
+/// How long a call's messages may be, and how much memory they may become.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MessageBounds {
     /// The largest message, in bytes.
     pub(crate) bytes: usize,
-    /// What is charged for each byte of a message; above 1 until the next message begins.
+    /// Bytes charged for each byte of a message; a charge above 1 lasts until the next message begins.
     pub(crate) weight: usize,
-    /// Whether the client may send as many as it likes, and when it likes.
+    /// Whether the client may send any number of messages, at any time.
     pub(crate) many: bool,
 }
 
 /// Where a body comes from.
-pub(super) enum Source {
+pub(super) enum BodySource {
     Http1(Incoming),
     Http2 {
-        reader: Reader,
-        /// What the client says of its length, as far as it has not come.
+        reader: IntakeReader,
+        /// The rest of the declared length, which has not arrived yet.
         length: Option<u64>,
     },
 }
 
-impl Source {
+impl BodySource {
     fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
@@ -105,16 +73,16 @@ impl Source {
 pin_project! {
     /// A request's body: it must keep coming and fit into the memory.
     pub(super) struct Inflow {
-        source: Source,
+        source: BodySource,
         // Where gRPC's messages begin and end; `None` for HTTP.
-        messages: Option<Messages>,
+        messages: Option<MessageFraming>,
         charge: Arc<Charge>,
         patience: Duration,
         #[pin]
         wait: Option<Sleep>,
-        // What has come since the wait began.
+        // Bytes that have arrived since the wait began.
         fresh_bytes: usize,
-        // Who is to know when the body is given up before its end.
+        // Is told when the body is dropped before its end.
         unread: Option<Arc<Activity>>,
     }
 
@@ -128,9 +96,9 @@ pin_project! {
 }
 
 impl Inflow {
-    /// `unread` is told when the body is given up before its end.
+    /// `unread` is told when the body is dropped before its end.
     pub(super) const fn new(
-        source: Source,
+        source: BodySource,
         messages: Option<MessageBounds>,
         charge: Arc<Charge>,
         patience: Duration,
@@ -139,7 +107,7 @@ impl Inflow {
         Self {
             source,
             messages: match messages {
-                Some(bounds) => Some(Messages::new(bounds)),
+                Some(bounds) => Some(MessageFraming::new(bounds)),
                 None => None,
             },
             charge,
@@ -189,8 +157,13 @@ impl Body for Inflow {
                 *this.unread = None;
                 Poll::Ready(None)
             }
-            // A stream of messages may pause for as long as it likes between two of them.
-            Poll::Pending if this.messages.as_ref().is_some_and(Messages::may_pause) => {
+            // A stream may pause for any time between two messages.
+            Poll::Pending
+                if this
+                    .messages
+                    .as_ref()
+                    .is_some_and(MessageFraming::may_pause) =>
+            {
                 this.wait.set(None);
                 Poll::Pending
             }
@@ -209,7 +182,7 @@ impl Body for Inflow {
                 }
                 *this.fresh_bytes = 0;
                 wait.as_mut().reset(Instant::now() + *this.patience);
-                // Registers the task with the new end.
+                // Registers the task for the new deadline.
                 wait.poll(cx).map(|()| None)
             }
         }
@@ -224,7 +197,7 @@ impl Body for Inflow {
     }
 }
 
-/// An error as the handlers of a protocol look for it.
+/// An error of the type that a protocol's handlers expect.
 fn boxed(error: BodyError, is_grpc: bool) -> BoxError {
     match error {
         BodyError::TooLong { .. } => Box::new(tonic::Status::out_of_range(error.to_string())),
@@ -237,21 +210,21 @@ fn boxed(error: BodyError, is_grpc: bool) -> BoxError {
 ///
 /// Source: gRPC over HTTP/2, "Length-Prefixed-Message".
 #[derive(Debug)]
-struct Messages {
+struct MessageFraming {
     bounds: MessageBounds,
-    /// How much of a message's prefix has come, and the length in it so far.
+    /// Bytes of a message's prefix that have arrived, and the length in them so far.
     prefix_bytes: usize,
     length: u32,
-    /// What is to come of a message.
+    /// Bytes of a message that are still to come.
     left: usize,
-    /// What was charged since the last message began.
+    /// Bytes charged since the last message began.
     charged: usize,
 }
 
 /// A flag and a length.
 const PREFIX_BYTES: usize = 5;
 
-impl Messages {
+impl MessageFraming {
     const fn new(bounds: MessageBounds) -> Self {
         Self {
             bounds,
@@ -270,8 +243,8 @@ impl Messages {
         self.prefix_bytes == 0 && self.left == 0
     }
 
-    /// Takes note of data. Refuses a message by the length that it says it has, before anybody reserves memory for it:
-    /// one that is longer than the call's may be, or could never fit into the memory.
+    /// Accounts for data. Refuses a message by its declared length, before memory is reserved for it, if it is longer
+    /// than the call allows or could never fit into the memory.
     fn pass(&mut self, mut data: &[u8], charge: &Charge) -> Result<(), BodyError> {
         while let Some(&byte) = data.first() {
             if self.left > 0 {
@@ -283,7 +256,8 @@ impl Messages {
             if self.prefix_bytes == 0 {
                 self.length = 0;
                 if self.bounds.weight > 1 {
-                    // What is charged for what it becomes is over with the message; others charge for that by themselves.
+                    // The surcharge for the decoded form ends with the message; large calls charge for that form
+                    // themselves.
                     charge.give_back(std::mem::take(&mut self.charged));
                 }
             } else {
@@ -333,7 +307,7 @@ mod tests {
         .concat();
         let free = Charge::unbounded();
         for cut in 1..call.len() {
-            let mut messages = Messages::new(BOUNDS);
+            let mut messages = MessageFraming::new(BOUNDS);
             let (first, second) = call.split_at(cut);
             messages.pass(first, &free).expect("short enough");
             assert_eq!(
@@ -350,7 +324,7 @@ mod tests {
     fn what_a_message_becomes_is_charged_until_the_next_one_begins() {
         let budget = MemoryBudget::new(10_000);
         let charge = budget.charge();
-        let mut messages = Messages::new(MessageBounds {
+        let mut messages = MessageFraming::new(MessageBounds {
             weight: 32,
             ..BOUNDS
         });
@@ -370,7 +344,7 @@ mod tests {
     #[test]
     fn a_message_is_refused_by_the_length_that_it_says_it_has() {
         let prefix = [0, 0, 0, 1, 1];
-        let mut messages = Messages::new(BOUNDS);
+        let mut messages = MessageFraming::new(BOUNDS);
         let free = Charge::unbounded();
         messages.pass(&prefix[..4], &free).expect("no length yet");
         let refused = messages.pass(&prefix[4..], &free);
@@ -385,7 +359,7 @@ mod tests {
 
         let budget = MemoryBudget::new(100);
         let prefix = [0, 0, 0, 0, 101];
-        let refused = Messages::new(BOUNDS).pass(&prefix, &budget.charge());
+        let refused = MessageFraming::new(BOUNDS).pass(&prefix, &budget.charge());
         assert!(
             matches!(refused, Err(BodyError::NoMemory(_))),
             "{refused:?}"

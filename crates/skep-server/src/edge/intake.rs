@@ -1,12 +1,12 @@
-//! What has come in of a request over HTTP/2, whether or not anybody reads it.
+//! The part of an HTTP/2 request that has arrived, read or not.
 //!
-//! A client may send as much as its windows let it before the request's handler asks. That is taken in as it comes and
-//! charged, so that it counts in the memory of requests; the stream's window opens again when the handler has read it. So
-//! the connection's window need not stop all streams because of one that nobody reads.
+//! A client may fill its windows before the request's handler reads. Those bytes are taken in as they arrive and
+//! charged to the memory of requests; the stream's window opens again when the handler has read them. So one unread
+//! stream cannot exhaust the connection's window and block the others.
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll, Waker},
 };
 
@@ -14,26 +14,26 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream};
 use skep_tensor::Charge;
 
-use super::inflow::BodyError;
+use crate::error::BodyError;
 
 /// What the handler and the request's task share.
 struct Intake {
-    /// `None` once the handler wants no more of it.
+    /// `None` once the handler has dropped its side.
     stream: Option<RecvStream>,
-    /// What has been taken in and not read.
+    /// Bytes taken in and not read yet.
     unread: VecDeque<Bytes>,
-    /// For what is in `unread`.
+    /// The charge for `unread`.
     charge: Charge,
-    /// What the reader is told behind what is unread.
+    /// The error that the reader gets after the unread bytes.
     failed: Option<BodyError>,
-    /// Whether nothing more comes.
+    /// Whether the body has ended.
     ended: bool,
-    /// The handler, where it waits for more. It need not be the request's task: a call may be read by a task of its own.
+    /// The handler's task, if it waits for more. It may differ from the request's task.
     waiting: Option<Waker>,
 }
 
 impl Intake {
-    /// Takes in what is there; whether more may come.
+    /// Takes the next bytes from the stream, if any have arrived.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let Some(stream) = self.stream.as_mut().filter(|_| !self.ended) else {
             return Poll::Ready(None);
@@ -41,7 +41,7 @@ impl Intake {
         let end = match stream.poll_data(cx) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Some(Ok(data))) => return Poll::Ready(Some(data)),
-            // The client has what it wants, and does not send the rest.
+            // The client needs nothing more, and does not send the rest.
             Poll::Ready(Some(Err(error))) if error.reason() == Some(Reason::NO_ERROR) => None,
             Poll::Ready(Some(Err(error))) => Some(error.into()),
             Poll::Ready(None) => None,
@@ -51,7 +51,7 @@ impl Intake {
         Poll::Ready(None)
     }
 
-    /// Lets the client send as much again.
+    /// Lets the client send that many bytes again.
     fn release(&mut self, data: &Bytes) {
         if let Some(stream) = &mut self.stream {
             // Fails for a stream that has ended, which needs no window.
@@ -62,17 +62,17 @@ impl Intake {
 
 fn lock(intake: &Mutex<Intake>) -> MutexGuard<'_, Intake> {
     // Each change is one step: a panic leaves nothing half done.
-    intake.lock().unwrap_or_else(PoisonError::into_inner)
+    skep_host::lock(intake)
 }
 
 /// The handler's side. Dropping it ends the request's body.
-pub(super) struct Reader(Arc<Mutex<Intake>>);
+pub(super) struct IntakeReader(Arc<Mutex<Intake>>);
 
 /// The side of the request's task.
-pub(super) struct Taker(Arc<Mutex<Intake>>);
+pub(super) struct IntakeTaker(Arc<Mutex<Intake>>);
 
-/// Both sides of a request's body; what nobody has read yet is added to `charge`.
-pub(super) fn intake(stream: RecvStream, charge: Charge) -> (Reader, Taker) {
+/// Both sides of a request's body; unread bytes are added to `charge`.
+pub(super) fn intake(stream: RecvStream, charge: Charge) -> (IntakeReader, IntakeTaker) {
     let intake = Arc::new(Mutex::new(Intake {
         stream: Some(stream),
         unread: VecDeque::new(),
@@ -81,10 +81,10 @@ pub(super) fn intake(stream: RecvStream, charge: Charge) -> (Reader, Taker) {
         ended: false,
         waiting: None,
     }));
-    (Reader(Arc::clone(&intake)), Taker(intake))
+    (IntakeReader(Arc::clone(&intake)), IntakeTaker(intake))
 }
 
-impl Reader {
+impl IntakeReader {
     pub(super) fn poll_data(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         let mut intake = lock(&self.0);
         intake.waiting = None;
@@ -115,7 +115,7 @@ impl Reader {
     }
 }
 
-impl Drop for Reader {
+impl Drop for IntakeReader {
     fn drop(&mut self) {
         let mut intake = lock(&self.0);
         intake.unread.clear();
@@ -124,14 +124,14 @@ impl Drop for Reader {
     }
 }
 
-impl Taker {
-    /// Takes in and charges what nobody reads now, and wakes the handler where it waits for that. To be called whenever the
-    /// request's task has nothing else to do.
+impl IntakeTaker {
+    /// Takes in and charges the bytes that have arrived, and wakes a waiting handler. The request's task calls this
+    /// whenever it has nothing else to do.
     pub(super) fn take(&self, cx: &mut Context<'_>) {
         let mut intake = lock(&self.0);
         let is_own = |waiting: &mut Waker| waiting.will_wake(cx.waker());
         if intake.waiting.take_if(is_own).is_some() {
-            // It is this very task, and has just looked: it is called when more comes.
+            // The waiting task is this one and has just polled: it is woken when more arrives.
             return;
         }
         let before = intake.unread.len();

@@ -12,7 +12,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 
-use super::{Port, Tls, activity::Times, connection};
+use super::{activity::ActivityLimits, connection, listener::ListenerContext, tls::ServerTls};
 
 /// Connections that may wait to be accepted.
 const LISTEN_BACKLOG: u32 = 1024;
@@ -21,7 +21,7 @@ const LISTEN_BACKLOG: u32 = 1024;
 /// client whose turn it is does not notice.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// How long trouble that goes on is not logged again.
+/// The interval between log lines about a persistent error.
 const QUIET: Duration = Duration::from_secs(60);
 
 /// Where a port is opened.
@@ -34,7 +34,7 @@ pub struct Endpoint {
     /// Whether other processes may open the same port (`SO_REUSEPORT`).
     pub reuse: bool,
     /// Encryption, if connections are encrypted.
-    pub tls: Option<Tls>,
+    pub tls: Option<ServerTls>,
 }
 
 /// A port that could not be opened.
@@ -55,7 +55,7 @@ pub(crate) fn listen(endpoint: &Endpoint, what: &'static str) -> Result<TcpListe
         } else {
             TcpSocket::new_v6()?
         };
-        // A port that a stopped server has just left can be opened again at once.
+        // Lets a new server open the port right after another has stopped.
         socket.set_reuseaddr(true)?;
         socket.set_reuseport(endpoint.reuse)?;
         socket.bind(address)?;
@@ -68,9 +68,10 @@ pub(crate) fn listen(endpoint: &Endpoint, what: &'static str) -> Result<TcpListe
     })
 }
 
-/// Takes connections for ever. One for which none of `slots` is free waits for it, and those after it in the backlog.
-pub(crate) async fn accept(listener: TcpListener, port: Port, slots: Arc<Semaphore>) {
-    let times = Times::new(&port.limits, port.grpc.max_age, port.grpc.max_age_grace);
+/// Accepts connections forever. If no slot is free, the connection waits for one, and later connections wait in the
+/// backlog.
+pub(crate) async fn accept(listener: TcpListener, port: ListenerContext, slots: Arc<Semaphore>) {
+    let times = ActivityLimits::new(&port.limits, port.grpc.max_age, port.grpc.max_age_grace);
     let port = Arc::new(port);
     let mut warned: Option<Instant> = None;
     loop {
@@ -83,11 +84,11 @@ pub(crate) async fn accept(listener: TcpListener, port: Port, slots: Arc<Semapho
                 let entry = port.connections.enter(times);
                 tokio::spawn(connection::serve(socket, Arc::clone(&port), entry, slot));
             }
-            // Of that one connection, which is gone.
+            // Concerns only that connection, which is gone.
             Err(error) if is_of_connection(&error) => {}
             Err(error) => {
                 if warned.is_none_or(|last| last.elapsed() > QUIET) {
-                    tracing::warn!("cannot accept a connection, trying on: {error}");
+                    tracing::warn!("cannot accept a connection, will try again: {error}");
                     warned = Some(Instant::now());
                 }
                 port.connections.close_idlest();
@@ -97,12 +98,12 @@ pub(crate) async fn accept(listener: TcpListener, port: Port, slots: Arc<Semapho
     }
 }
 
-/// A place for one more connection; `None` when there will be none any more.
-async fn slot(slots: &Arc<Semaphore>, port: &Port) -> Option<OwnedSemaphorePermit> {
+/// A slot for one more connection; `None` once the semaphore is closed.
+async fn slot(slots: &Arc<Semaphore>, port: &ListenerContext) -> Option<OwnedSemaphorePermit> {
     if let Ok(slot) = Arc::clone(slots).try_acquire_owned() {
         return Some(slot);
     }
-    tracing::debug!("as many connections are open as may be, closing the idlest");
+    tracing::debug!("the limit on connections is reached, closing the idlest");
     port.connections.close_idlest();
     Arc::clone(slots).acquire_owned().await.ok()
 }

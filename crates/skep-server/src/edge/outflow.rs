@@ -1,4 +1,4 @@
-//! An answer's body: what leaves keeps what it holds of the memory until it has left.
+//! An answer's body: each piece keeps its charge until it is written.
 
 use std::{
     pin::Pin,
@@ -14,22 +14,22 @@ use pin_project_lite::pin_project;
 use skep_tensor::Charge;
 
 use super::activity::Activity;
-use crate::access::Visit;
+use crate::access::AccessVisit;
 
-/// A request under way, as long as it lives.
-pub(super) struct Running {
+/// A request under way; it ends when this is dropped.
+pub(super) struct RequestInFlight {
     activity: Arc<Activity>,
     /// For the access log.
-    visit: Option<Visit>,
+    visit: Option<AccessVisit>,
 }
 
-impl Running {
-    pub(super) fn new(activity: Arc<Activity>, visit: Option<Visit>) -> Self {
+impl RequestInFlight {
+    pub(super) fn new(activity: Arc<Activity>, visit: Option<AccessVisit>) -> Self {
         activity.request_begins();
         Self { activity, visit }
     }
 
-    /// The answer's head is there.
+    /// The head of the answer is ready.
     pub(super) fn answered<B>(&mut self, response: &Response<B>) {
         if let Some(visit) = &mut self.visit {
             visit.answered(response);
@@ -49,22 +49,22 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RequestInFlight {
     fn drop(&mut self) {
         self.activity.request_ends();
     }
 }
 
-/// A piece of an answer. The protocol drops it when it is written: what it holds of the memory goes with it, however long
-/// before that the answer's body was read to its end.
+/// A piece of an answer. The protocol drops it once it is written, and its charge with it, however long before the
+/// answer's body was read to its end.
 #[derive(Debug, Default)]
-pub(super) struct Piece {
+pub(super) struct AnswerPiece {
     data: Bytes,
     charge: Option<Arc<Charge>>,
 }
 
-impl Piece {
-    /// Takes the first `bytes` of it off.
+impl AnswerPiece {
+    /// Splits off the first `bytes`.
     pub(super) fn split_to(&mut self, bytes: usize) -> Self {
         Self {
             data: self.data.split_to(bytes),
@@ -73,7 +73,7 @@ impl Piece {
     }
 }
 
-impl Buf for Piece {
+impl Buf for AnswerPiece {
     fn remaining(&self) -> usize {
         self.data.remaining()
     }
@@ -91,14 +91,14 @@ impl Buf for Piece {
     }
 }
 
-/// What an answer holds of the memory.
+/// The charge that an answer holds.
 #[derive(Debug)]
 pub(super) enum Holding {
     /// Nothing.
     Nothing,
-    /// One charge for the whole of it.
+    /// One charge for the whole answer.
     Whole(Arc<Charge>),
-    /// What was added for the messages that have been encoded since the last piece left; and what the call holds besides.
+    /// The charge for the messages encoded since the last piece left, and the rest of the call's charge.
     Messages {
         leaving: Arc<Charge>,
         _call: Arc<Charge>,
@@ -106,7 +106,7 @@ pub(super) enum Holding {
 }
 
 impl Holding {
-    /// What the next piece holds.
+    /// The charge of the next piece.
     fn of_piece(&self) -> Option<Arc<Charge>> {
         match self {
             Self::Nothing => None,
@@ -123,12 +123,16 @@ pin_project! {
         #[pin]
         body: Body,
         holding: Holding,
-        running: Option<Running>,
+        running: Option<RequestInFlight>,
     }
 }
 
 impl Outflow {
-    pub(super) const fn new(body: Body, holding: Holding, running: Option<Running>) -> Self {
+    pub(super) const fn new(
+        body: Body,
+        holding: Holding,
+        running: Option<RequestInFlight>,
+    ) -> Self {
         Self {
             body,
             holding,
@@ -138,13 +142,13 @@ impl Outflow {
 }
 
 impl http_body::Body for Outflow {
-    type Data = Piece;
+    type Data = AnswerPiece;
     type Error = axum::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Piece>, axum::Error>>> {
+    ) -> Poll<Option<Result<Frame<AnswerPiece>, axum::Error>>> {
         let this = self.project();
         let frame = ready!(this.body.poll_frame(cx)?);
         if let (Some(running), Some(Some(trailers))) =
@@ -152,7 +156,7 @@ impl http_body::Body for Outflow {
         {
             running.ended(trailers);
         }
-        let piece = |data| Piece {
+        let piece = |data| AnswerPiece {
             data,
             charge: this.holding.of_piece(),
         };
@@ -174,7 +178,7 @@ mod tests {
     use http_body::Body as _;
     use skep_tensor::MemoryBudget;
 
-    fn piece(body: &mut Outflow) -> Piece {
+    fn piece(body: &mut Outflow) -> AnswerPiece {
         let mut context = Context::from_waker(std::task::Waker::noop());
         match Pin::new(body).poll_frame(&mut context) {
             Poll::Ready(Some(Ok(frame))) => frame.into_data().expect("data"),

@@ -1,4 +1,4 @@
-//! Who answers the requests of a port: its router, and before it a shortcut for the call that is made by the thousand.
+//! What answers the requests of a port: its router, and a shortcut past it for inference.
 
 use std::{
     convert::Infallible,
@@ -13,38 +13,41 @@ use pin_project_lite::pin_project;
 use skep_tensor::Charge;
 use tower::Service;
 
-/// What the encoded messages of a call hold of the memory until they leave.
+/// The charge of a call's encoded messages until they leave.
 #[derive(Debug, Clone)]
 pub(crate) struct Leaving(pub(crate) Arc<Charge>);
 
-/// An answer in the making.
-pub(crate) type Answer = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
+/// The future of an answer.
+pub(crate) type AnswerFuture = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 
-/// Takes the requests that need no router, and gives the others back.
+/// Answers the requests that need no router, and returns the others.
 ///
-/// A router costs a request some ten allocations (the path's parameters, a box a layer): as much as all that an
-/// inference needs besides.
+/// A router costs a request about ten allocations (path parameters, a box for each layer): as many as the rest of an
+/// inference.
 pub(crate) trait Shortcut: Send + Sync {
-    /// The answer, or the request where the router has to see it. What the request comes to hold of the memory is added to
-    /// `charge`.
+    /// The answer, or the request if the router has to see it. The memory that the request uses is added to `charge`.
     ///
     /// # Errors
-    /// The request itself.
+    /// The request itself, for the router.
     #[expect(
         clippy::result_large_err,
         reason = "a request that is not taken moves once more"
     )]
-    fn take(&self, request: Request<Body>, charge: &Arc<Charge>) -> Result<Answer, Request<Body>>;
+    fn take(
+        &self,
+        request: Request<Body>,
+        charge: &Arc<Charge>,
+    ) -> Result<AnswerFuture, Request<Body>>;
 }
 
 /// What answers the requests of a port.
 #[derive(Clone)]
-pub(crate) struct Routes {
+pub(crate) struct PortRoutes {
     router: Router,
     shortcut: Option<Arc<dyn Shortcut>>,
 }
 
-impl From<Router> for Routes {
+impl From<Router> for PortRoutes {
     fn from(router: Router) -> Self {
         Self {
             router,
@@ -53,8 +56,8 @@ impl From<Router> for Routes {
     }
 }
 
-impl Routes {
-    /// The same with a shortcut before the router.
+impl PortRoutes {
+    /// These routes, with a shortcut past the router.
     pub(crate) fn with_shortcut(self, shortcut: Arc<dyn Shortcut>) -> Self {
         Self {
             shortcut: Some(shortcut),
@@ -62,20 +65,20 @@ impl Routes {
         }
     }
 
-    /// Begins to answer a request, which `charge` counts. Where the router sees it, the charge is among its extensions; so is
-    /// [`Leaving`], which is returned, where an answer `is_encoded` message by message.
+    /// Begins to answer a request, whose memory `charge` counts. If the router sees the request, the charge is among
+    /// its extensions; so is [`Leaving`], which is also returned, if the answer `is_encoded` message by message.
     pub(super) fn call(
         &self,
         request: Request<Body>,
         charge: &Arc<Charge>,
         is_encoded: bool,
-    ) -> (Answering, Option<Arc<Charge>>) {
+    ) -> (RoutedAnswer, Option<Arc<Charge>>) {
         let taken = match &self.shortcut {
             Some(shortcut) => shortcut.take(request, charge),
             None => Err(request),
         };
         match taken {
-            Ok(answer) => (Answering::Shortcut { answer }, None),
+            Ok(answer) => (RoutedAnswer::Shortcut { answer }, None),
             Err(mut request) => {
                 request.extensions_mut().insert(Arc::clone(charge));
                 let leaving = is_encoded.then(|| Arc::new(charge.sibling()));
@@ -84,23 +87,23 @@ impl Routes {
                     request.extensions_mut().insert(leaving);
                 }
                 let answer = self.router.clone().call(request);
-                (Answering::Router { answer }, leaving)
+                (RoutedAnswer::Router { answer }, leaving)
             }
         }
     }
 }
 
 pin_project! {
-    /// An answer in the making, wherever.
-    #[project = AnsweringProjection]
-    pub(super) enum Answering {
-        Shortcut { answer: Answer },
+    /// The future of an answer, from either of them.
+    #[project = RoutedAnswerProjection]
+    pub(super) enum RoutedAnswer {
+        Shortcut { answer: AnswerFuture },
         Router { #[pin] answer: RouteFuture<Infallible> },
         Ready { answer: Option<Response<Body>> },
     }
 }
 
-impl From<Response<Body>> for Answering {
+impl From<Response<Body>> for RoutedAnswer {
     fn from(answer: Response<Body>) -> Self {
         Self::Ready {
             answer: Some(answer),
@@ -108,16 +111,16 @@ impl From<Response<Body>> for Answering {
     }
 }
 
-impl Future for Answering {
+impl Future for RoutedAnswer {
     type Output = Response<Body>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response<Body>> {
         match self.project() {
-            AnsweringProjection::Shortcut { answer } => answer.as_mut().poll(cx),
-            AnsweringProjection::Router { answer } => answer
+            RoutedAnswerProjection::Shortcut { answer } => answer.as_mut().poll(cx),
+            RoutedAnswerProjection::Router { answer } => answer
                 .poll(cx)
                 .map(|Ok(response): Result<_, Infallible>| response),
-            AnsweringProjection::Ready { answer } => {
+            RoutedAnswerProjection::Ready { answer } => {
                 Poll::Ready(answer.take().expect("polled once"))
             }
         }

@@ -1,4 +1,4 @@
-//! A connection's bytes, plain or encrypted, with a note of when they move.
+//! A connection's bytes, plain or encrypted; it notes when they move.
 
 use std::{
     io,
@@ -16,45 +16,45 @@ use tokio_rustls::server::TlsStream;
 
 use super::activity::Activity;
 
-/// What is read at once of what nobody wants.
+/// Bytes read at once of input that is discarded.
 const DISCARDED_BYTES: usize = 16 << 10;
 
-/// What a client that speaks HTTP/2 begins with.
+/// The first bytes of a client that speaks HTTP/2.
 ///
 /// Source: RFC 9113, "HTTP/2 Connection Preface".
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// How bytes travel.
-enum Transport {
+enum SocketTransport {
     Plain(TcpStream),
-    // Boxed: a plain connection does not pay for the state of a session.
-    Tls(Box<TlsStream<TcpStream>>),
+    // Boxed: a plain connection does not pay for the state of a TLS session.
+    ServerTls(Box<TlsStream<TcpStream>>),
 }
 
 /// A connection's bytes.
-pub(super) struct Stream {
-    transport: Transport,
+pub(super) struct ConnectionStream {
+    transport: SocketTransport,
     activity: Arc<Activity>,
     closing: Closing,
-    /// What was read ahead.
+    /// Bytes read ahead.
     ahead: Bytes,
-    /// Whether the end of what the client sends is kept from the protocol while a request is under way.
+    /// Whether the end of the input is withheld from the protocol while a request is under way.
     half_closes: bool,
 }
 
-/// How far the end of a connection is.
+/// How far closing has got.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Closing {
     Open,
-    /// Our side is shut; what the client still sends is thrown away, since a close with unread bytes would reset the
-    /// connection before the client has read the answer.
+    /// The server's side is closed; input is discarded, since closing with unread bytes would reset the connection
+    /// before the client has read the answer.
     Lingering,
 }
 
-impl Stream {
+impl ConnectionStream {
     pub(super) fn plain(stream: TcpStream, activity: Arc<Activity>) -> Self {
         Self {
-            transport: Transport::Plain(stream),
+            transport: SocketTransport::Plain(stream),
             activity,
             closing: Closing::Open,
             ahead: Bytes::new(),
@@ -64,7 +64,7 @@ impl Stream {
 
     pub(super) fn tls(stream: TlsStream<TcpStream>, activity: Arc<Activity>) -> Self {
         Self {
-            transport: Transport::Tls(Box::new(stream)),
+            transport: SocketTransport::ServerTls(Box::new(stream)),
             activity,
             closing: Closing::Open,
             ahead: Bytes::new(),
@@ -72,16 +72,16 @@ impl Stream {
         }
     }
 
-    /// Lets a client end its sending side and still get its answer.
+    /// Lets a client close its sending side and still get its answer.
     ///
-    /// HTTP/1.1's library gives a request up when it reads the end. It reads that only when no request is under way; until
-    /// then [`Activity`] knows of it, and the sweep ends what takes too long.
+    /// hyper drops a request when it reads the end of the input. So the end is withheld while a request is under way;
+    /// [`Activity`] records it, and the sweep ends what takes too long.
     pub(super) const fn half_closes(mut self) -> Self {
         self.half_closes = true;
         self
     }
 
-    /// Whether the client begins with HTTP/2; what is read to find out is read again by the protocol.
+    /// Whether the client speaks HTTP/2. The bytes read to find out are kept for the protocol.
     pub(super) fn poll_is_http2(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         loop {
             let known = self.ahead.len();
@@ -102,13 +102,14 @@ impl Stream {
         }
     }
 
-    /// Takes note of a write of `offered` bytes.
+    /// Notes the outcome of a write of `offered` bytes.
     fn note_write(&self, outcome: &Poll<io::Result<usize>>, offered: usize) {
         match outcome {
             Poll::Ready(Ok(bytes @ 1..)) => {
                 self.activity.written(*bytes);
-                // A socket that takes all is not waited for; encryption may have taken it instead, and says so later.
-                if *bytes == offered && matches!(self.transport, Transport::Plain(_)) {
+                // A socket that took everything is not blocked; with TLS the session may only have buffered it, and a
+                // flush tells.
+                if *bytes == offered && matches!(self.transport, SocketTransport::Plain(_)) {
                     self.activity.flushed();
                 }
             }
@@ -118,7 +119,7 @@ impl Stream {
     }
 }
 
-impl AsyncRead for Transport {
+impl AsyncRead for SocketTransport {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -126,12 +127,12 @@ impl AsyncRead for Transport {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::ServerTls(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for ConnectionStream {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -152,15 +153,15 @@ impl AsyncRead for Stream {
             && buffer.remaining() > 0
             && this.activity.ends_sending()
         {
-            // Nothing wakes the reader again but the end of the request. A body that waits for more is looked at behind
-            // this, and sees that nothing comes.
+            // Only the end of the request wakes the reader again. A body that waits for more is polled after this, and
+            // sees that the input has ended.
             return Poll::Pending;
         }
         outcome
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for ConnectionStream {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -168,8 +169,8 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let outcome = match &mut this.transport {
-            Transport::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Transport::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            SocketTransport::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            SocketTransport::ServerTls(stream) => Pin::new(stream).poll_write(cx, bytes),
         };
         this.note_write(&outcome, bytes.len());
         outcome
@@ -182,8 +183,8 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let outcome = match &mut this.transport {
-            Transport::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
-            Transport::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
+            SocketTransport::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
+            SocketTransport::ServerTls(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
         };
         this.note_write(&outcome, pieces.iter().map(|piece| piece.len()).sum());
         outcome
@@ -191,16 +192,16 @@ impl AsyncWrite for Stream {
 
     fn is_write_vectored(&self) -> bool {
         match &self.transport {
-            Transport::Plain(stream) => stream.is_write_vectored(),
-            Transport::Tls(stream) => stream.is_write_vectored(),
+            SocketTransport::Plain(stream) => stream.is_write_vectored(),
+            SocketTransport::ServerTls(stream) => stream.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         match &mut this.transport {
-            Transport::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Transport::Tls(stream) => {
+            SocketTransport::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            SocketTransport::ServerTls(stream) => {
                 let outcome = Pin::new(stream).poll_flush(cx);
                 match outcome {
                     Poll::Pending => this.activity.blocked(),
@@ -215,8 +216,8 @@ impl AsyncWrite for Stream {
         let this = self.get_mut();
         if this.closing == Closing::Open {
             ready!(match &mut this.transport {
-                Transport::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-                Transport::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+                SocketTransport::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+                SocketTransport::ServerTls(stream) => Pin::new(stream).poll_shutdown(cx),
             })?;
             if !this.activity.left_unread() {
                 return Poll::Ready(Ok(()));
@@ -229,7 +230,7 @@ impl AsyncWrite for Stream {
             let mut buffer = ReadBuf::new(&mut buffer);
             match ready!(Pin::new(&mut this.transport).poll_read(cx, &mut buffer)) {
                 Ok(()) if !buffer.filled().is_empty() => {}
-                // The end, or a client that is gone: nothing is left to be told.
+                // The end, or a client that is gone: nothing is left to do.
                 _ => return Poll::Ready(Ok(())),
             }
         }
@@ -247,15 +248,12 @@ mod tests {
     };
 
     use super::{
-        super::{
-            Limits,
-            activity::{Connections, Times},
-        },
+        super::{activity::ActivityLimits, connections::Connections, limits::Limits},
         *,
     };
 
     /// Both ends of a connection, the server's first.
-    async fn pair() -> (Stream, TcpStream, Arc<Activity>) {
+    async fn pair() -> (ConnectionStream, TcpStream, Arc<Activity>) {
         let patience = Duration::from_secs(60);
         let limits = Limits {
             connections: 1,
@@ -268,14 +266,14 @@ mod tests {
             header_fields: 100,
         };
         let connections = Arc::new(Connections::new(&limits));
-        let entry = connections.enter(Times::new(&limits, None, None));
+        let entry = connections.enter(ActivityLimits::new(&limits, None, None));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let client = TcpStream::connect(address).await.expect("a connection");
         let (server, _) = listener.accept().await.expect("a connection");
         let activity = Arc::clone(&entry.activity);
         (
-            Stream::plain(server, Arc::clone(&activity)),
+            ConnectionStream::plain(server, Arc::clone(&activity)),
             client,
             activity,
         )

@@ -1,9 +1,9 @@
-//! Certificates and keys into what a handshake needs, again whenever their files change.
+//! The certificate and key of a port, read again whenever their files change.
 
 use std::{
     fmt, fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -22,23 +22,23 @@ use tokio_rustls::{
 
 use super::{
     client_certificates::ClientCertificates,
-    watched::{Stamp, Watched},
+    watched::{FileStamp, WatchedFiles},
 };
 
-/// How often files are looked at: new certificates are there hours before old ones end.
+/// How often files are checked: new certificates are installed hours before the old ones expire.
 const LOOK: Duration = Duration::from_secs(2);
 
 /// Why a file is not read again.
-const PIPE: &str = "is not a regular file, and the server reads a pipe once, at its start";
+const PIPE: &str = "is not a regular file, and the server reads a pipe only once, at its start";
 
 /// The files of an encrypted port, all PEM.
 #[derive(Debug, Clone)]
 pub struct TlsFiles {
-    /// The server's certificate, and those between it and the root.
+    /// The server's certificate, and intermediate ones.
     pub certificate: PathBuf,
     /// Its private key, not encrypted.
     pub key: PathBuf,
-    /// Who signs the certificates of clients; `None` asks clients for none.
+    /// The roots of client certificates; `None` does not ask clients for certificates.
     pub client_roots: Option<PathBuf>,
 }
 
@@ -48,12 +48,12 @@ impl TlsFiles {
         (always.into_iter().chain(&self.client_roots)).map(PathBuf::as_path)
     }
 
-    /// What the system says of each of them now.
-    fn stamps(&self) -> Vec<Option<Stamp>> {
-        self.all().map(Stamp::of).collect()
+    /// The present stamp of each file.
+    fn stamps(&self) -> Vec<Option<FileStamp>> {
+        self.all().map(FileStamp::of).collect()
     }
 
-    /// One that is not a regular file: reading it again could wait for ever.
+    /// A file that is not a regular one: reading it again could block forever.
     fn pipe(&self) -> Option<&Path> {
         let is_other = |path: &&Path| fs::metadata(path).is_ok_and(|found| !found.is_file());
         self.all().find(is_other)
@@ -69,21 +69,21 @@ impl TlsFiles {
     }
 }
 
-/// What a port needs to encrypt: TLS 1.2 and 1.3, over `ring`. Its files are read again when they change.
+/// The encryption of a port: TLS 1.2 and 1.3, over `ring`. Its files are read again when they change.
 #[derive(Clone)]
-pub struct Tls(Arc<Port>);
+pub struct ServerTls(Arc<WatchedTls>);
 
-struct Port {
-    /// As the log calls it.
+struct WatchedTls {
+    /// The port's name in the log.
     name: &'static str,
     files: TlsFiles,
     protocols: &'static [&'static [u8]],
-    /// What new connections get.
+    /// The configuration of new connections.
     config: ArcSwap<ServerConfig>,
-    watched: Mutex<Watched>,
+    watched: Mutex<WatchedFiles>,
 }
 
-impl Tls {
+impl ServerTls {
     /// Reads the files of a port that serves HTTP/1.1 and HTTP/2.
     ///
     /// # Errors
@@ -105,14 +105,14 @@ impl Tls {
         files: &TlsFiles,
         protocols: &'static [&'static [u8]],
     ) -> Result<Self, TlsError> {
-        // Looked at before they are read: a change in between is seen later.
+        // Stamped before they are read: a change in between shows at the next look.
         let stamps = files.stamps();
-        Ok(Self(Arc::new(Port {
+        Ok(Self(Arc::new(WatchedTls {
             name,
             files: files.clone(),
             protocols,
             config: ArcSwap::from_pointee(config(files, protocols)?),
-            watched: Mutex::new(Watched::new(stamps)),
+            watched: Mutex::new(WatchedFiles::new(stamps)),
         })))
     }
 
@@ -120,36 +120,36 @@ impl Tls {
         TlsAcceptor::from(self.0.config.load_full())
     }
 
-    /// Reads the files again, for the connections that come from now on; what is open goes on. Where they cannot be used, what
-    /// was read before stays, and they are tried again later. The log says which.
+    /// Reads the files again, for new connections; open ones go on. If the files cannot be used, the previous
+    /// certificate stays and the files are tried again later. The log says which happened.
     pub fn reload(&self) {
         let mut watched = self.0.lock();
         let stamps = self.0.files.stamps();
         self.0.read_again(&mut watched, stamps, true);
     }
 
-    /// Looks at the files for ever, and reads them again when they have changed.
+    /// Checks the files forever, and reads them again when they have changed.
     pub(crate) async fn keep_watching(self) {
         let mut ticks = tokio::time::interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             let port = Arc::clone(&self.0);
-            // A file system may take its time; the reactor does not wait for it.
+            // A file system may be slow; the reactor must not wait for it.
             if spawn_blocking(move || port.look()).await.is_err() {
-                tracing::error!("reading certificates again panicked; it is tried again");
+                tracing::error!("reading certificates again panicked, the server will try again");
             }
         }
     }
 }
 
-impl Port {
-    fn lock(&self) -> MutexGuard<'_, Watched> {
+impl WatchedTls {
+    fn lock(&self) -> MutexGuard<'_, WatchedFiles> {
         // Each change is an assignment of a whole value.
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+        skep_host::lock(&self.watched)
     }
 
-    /// Reads the files again if they have changed, and not since the last look.
+    /// Reads the files again if they have changed, but not since the last look.
     fn look(&self) {
         let mut watched = self.lock();
         // Looked at before they are read: a change in between is seen later.
@@ -159,14 +159,19 @@ impl Port {
         }
     }
 
-    /// `is_asked` by somebody, who gets an answer each time.
-    fn read_again(&self, watched: &mut Watched, stamps: Vec<Option<Stamp>>, is_asked: bool) {
+    /// Reads the files again. If an operator asked (`is_asked`), the log says each time what happened.
+    fn read_again(
+        &self,
+        watched: &mut WatchedFiles,
+        stamps: Vec<Option<FileStamp>>,
+        is_asked: bool,
+    ) {
         let (name, files) = (self.name, self.files.names());
         if let Some(path) = self.files.pipe() {
             let news = watched.failed(stamps, PIPE.to_owned(), Instant::now());
             if news || is_asked {
                 tracing::warn!(
-                    "{name} connections go on with the certificate that was read before: `{}` {PIPE}",
+                    "{name} connections keep the certificate that was read before: `{}` {PIPE}",
                     path.display()
                 );
             }
@@ -176,15 +181,13 @@ impl Port {
             Ok(config) => {
                 self.config.store(Arc::new(config));
                 watched.settled(stamps);
-                tracing::info!(
-                    "new {name} connections use the certificate as it is now in {files}"
-                );
+                tracing::info!("new {name} connections use the certificate that is now in {files}");
             }
             Err(error) => {
                 let is_news = watched.failed(stamps, error.to_string(), Instant::now());
                 if is_news || is_asked {
                     tracing::warn!(
-                        "{name} connections go on with the certificate that was read before, since {error}\n  the server tries again every minute, when the files change, and at SIGHUP"
+                        "{name} connections keep the certificate that was read before: {error}\n  the server tries again every minute, when the files change, and at SIGHUP"
                     );
                 }
             }
@@ -246,7 +249,7 @@ fn config(files: &TlsFiles, protocols: &[&[u8]]) -> Result<ServerConfig, TlsErro
     Ok(config)
 }
 
-impl fmt::Debug for Tls {
+impl fmt::Debug for ServerTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Tls").field(&self.0.name).finish()
     }

@@ -1,9 +1,9 @@
-//! Certificates of clients of X.509 version 1: what `openssl x509 -req` makes without a file of extensions.
+//! Client certificates of X.509 version 1: what `openssl x509 -req` makes without a file of extensions.
 //!
-//! Such a certificate says less than others: no constraint, no purpose, no further names. OpenSSL, and with it Triton, takes
-//! it as a client's; the library for certificates refuses it. Here it is taken where a root itself has signed it. It never
-//! signs another one, so that what it does not say about that does no harm; and a root that constrains names takes none,
-//! since they could not be held against its constraints.
+//! Such a certificate has no extensions: no constraints, no purpose, no alternative names. OpenSSL, and with it Triton,
+//! accepts it from a client; webpki refuses it. It is accepted here if a root has signed it directly. It never signs
+//! another certificate, so the missing constraints do no harm. A root with name constraints accepts none of them, since
+//! the names could not be checked.
 
 use skep_tls::certificate::{Certificate, PublicKey};
 use tokio_rustls::rustls::{
@@ -77,7 +77,7 @@ pub(super) fn verify(
     Err(refusal.into())
 }
 
-/// That the client has the certificate's key, over TLS 1.2.
+/// Verifies that the client has the certificate's key, over TLS 1.2.
 pub(super) fn verify_tls12_signature(
     message: &[u8],
     der: &[u8],

@@ -1,4 +1,4 @@
-//! Files that are looked at now and then, and read again when they have changed.
+//! When files that are checked now and then have to be read again.
 
 use std::{
     fs,
@@ -7,14 +7,14 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-/// How long after a failure unchanged files are tried again. Some reasons pass by themselves: too many open files, a network
-/// file system that is away.
+/// How long after a failure unchanged files are tried again. Some failures are temporary: too many open files, an
+/// unreachable network file system.
 const AGAIN: Duration = Duration::from_secs(60);
 
-/// What the system says of a file, whatever links lead to it. A change of its content changes this, as does another file in
-/// its place.
+/// A file's identity and times, links resolved. It changes with the file's content, and when another file takes its
+/// place.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Stamp {
+pub(super) struct FileStamp {
     device: u64,
     inode: u64,
     bytes: u64,
@@ -22,8 +22,8 @@ pub(super) struct Stamp {
     changed: (i64, i64),
 }
 
-impl Stamp {
-    /// `None` where there is no file, or nothing is said of it.
+impl FileStamp {
+    /// `None` if the file does not exist or cannot be examined.
     pub(super) fn of(path: &Path) -> Option<Self> {
         let metadata = fs::metadata(path).ok()?;
         Some(Self {
@@ -38,25 +38,25 @@ impl Stamp {
 
 /// Files that belong together.
 #[derive(Debug)]
-pub(super) struct Watched {
-    /// As they were when they were last read with success.
-    read: Vec<Option<Stamp>>,
-    /// As they were at the last look.
-    seen: Vec<Option<Stamp>>,
+pub(super) struct WatchedFiles {
+    /// Their stamps when they were last read successfully.
+    read: Vec<Option<FileStamp>>,
+    /// Their stamps at the last look.
+    seen: Vec<Option<FileStamp>>,
     /// The last attempt to read them, if it failed.
-    failed: Option<Failed>,
+    failed: Option<FailedRead>,
 }
 
 #[derive(Debug)]
-struct Failed {
-    stamps: Vec<Option<Stamp>>,
+struct FailedRead {
+    stamps: Vec<Option<FileStamp>>,
     reason: String,
-    /// When to try again, though the files are still the same: the reason may have passed.
+    /// When to try again although the files are unchanged: the failure may have been temporary.
     again: Instant,
 }
 
-impl Watched {
-    pub(super) fn new(read: Vec<Option<Stamp>>) -> Self {
+impl WatchedFiles {
+    pub(super) fn new(read: Vec<Option<FileStamp>>) -> Self {
         Self {
             seen: read.clone(),
             read,
@@ -64,17 +64,22 @@ impl Watched {
         }
     }
 
-    /// The files have been read with success.
-    pub(super) fn settled(&mut self, now: Vec<Option<Stamp>>) {
+    /// The files have been read successfully.
+    pub(super) fn settled(&mut self, now: Vec<Option<FileStamp>>) {
         *self = Self::new(now);
     }
 
-    /// The files could not be read. Returns whether this is news: they have changed since the last failure, or the reason
-    /// has.
-    pub(super) fn failed(&mut self, now: Vec<Option<Stamp>>, reason: String, at: Instant) -> bool {
+    /// The files could not be read. Returns whether this is news: the files or the reason have changed since the last
+    /// failure.
+    pub(super) fn failed(
+        &mut self,
+        now: Vec<Option<FileStamp>>,
+        reason: String,
+        at: Instant,
+    ) -> bool {
         let is_news =
             (self.failed.as_ref()).is_none_or(|last| last.stamps != now || last.reason != reason);
-        self.failed = Some(Failed {
+        self.failed = Some(FailedRead {
             stamps: now,
             reason,
             again: at + AGAIN,
@@ -82,16 +87,16 @@ impl Watched {
         is_news
     }
 
-    /// Whether the files are to be read: they differ from what was read, and are the same as at the last look, since between
-    /// two looks somebody may have written one file of two. Files that could not be read are due again after a while.
-    pub(super) fn look(&mut self, now: &[Option<Stamp>], at: Instant) -> bool {
+    /// Whether the files have to be read: they differ from what was read, and are unchanged since the last look, so
+    /// that a half-finished update of two files is not read. Files that could not be read are due again after a while.
+    pub(super) fn look(&mut self, now: &[Option<FileStamp>], at: Instant) -> bool {
         let is_steady = now == self.seen;
         self.seen = now.to_vec();
         if now == self.read {
             self.failed = None;
             return false;
         }
-        let waits = |failed: &Failed| failed.stamps == now && at < failed.again;
+        let waits = |failed: &FailedRead| failed.stamps == now && at < failed.again;
         is_steady && !self.failed.as_ref().is_some_and(waits)
     }
 }
@@ -108,10 +113,10 @@ mod tests {
             fs::write(path, "a").expect("written");
         }
         std::os::unix::fs::symlink(&one, &link).expect("a link");
-        let stamps = || vec![Stamp::of(&link), Stamp::of(&two)];
+        let stamps = || vec![FileStamp::of(&link), FileStamp::of(&two)];
         let at = Instant::now();
-        let mut watched = Watched::new(stamps());
-        let look = |watched: &mut Watched| watched.look(&stamps(), at);
+        let mut watched = WatchedFiles::new(stamps());
+        let look = |watched: &mut WatchedFiles| watched.look(&stamps(), at);
         assert!(!look(&mut watched), "nothing has changed");
         fs::write(&one, "ab").expect("written");
         assert!(!look(&mut watched), "the second file may follow");
@@ -138,9 +143,9 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("file");
         fs::write(&path, "a").expect("written");
-        let stamps = || vec![Stamp::of(&path)];
+        let stamps = || vec![FileStamp::of(&path)];
         let at = Instant::now();
-        let mut watched = Watched::new(stamps());
+        let mut watched = WatchedFiles::new(stamps());
         fs::write(&path, "ab").expect("written");
         assert!(!watched.look(&stamps(), at));
         assert!(watched.look(&stamps(), at));

@@ -1,71 +1,72 @@
 //! The calls whose messages may be large: inference, streams of it, loads with files. Their messages come undecoded, are
 //! scanned and charged, and decoded where that takes no other call's time.
 //!
-//! All other calls are the generated service's; their messages are short ([`super::message_bounds`]).
+//! All other calls are the generated service's; their messages are short ([`message::message_bounds`]).
 
 use std::{
     convert::Infallible,
     future::Future,
-    marker::PhantomData,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http_body::Body;
 use prost::Message;
 use skep_tensor::Charge;
 use tonic::{
     Request, Response, Status, Streaming,
-    codec::{
-        Codec, CompressionEncoding, DecodeBuf, Decoder, EnabledCompressionEncodings, EncodeBuf,
-        Encoder,
-    },
+    codec::{CompressionEncoding, EnabledCompressionEncodings},
     server::{Grpc, NamedService},
 };
 use tower::{Service, service_fn};
 
-use super::{MAX_MESSAGE_BYTES, infer, repository, stream};
-use crate::{access::Note, edge::Leaving, server::Shared};
+use super::{
+    codec::{EncodedMessage, RawCodec, of_message},
+    infer,
+    message::{self, MAX_MESSAGE_BYTES},
+    repository, stream,
+};
+use crate::{access::AccessNote, edge::Leaving, state::ServerState};
 
 /// The generated service behind the calls that are answered here.
 #[derive(Clone)]
-pub(super) struct Calls<S> {
+pub(super) struct LargeCalls<S> {
     service: S,
-    shared: Arc<Shared>,
+    state: Arc<ServerState>,
 }
 
-impl<S> Calls<S> {
-    pub(super) const fn new(service: S, shared: Arc<Shared>) -> Self {
-        Self { service, shared }
+impl<S> LargeCalls<S> {
+    pub(super) const fn new(service: S, state: Arc<ServerState>) -> Self {
+        Self { service, state }
     }
 }
 
-impl<S: NamedService> NamedService for Calls<S> {
+impl<S: NamedService> NamedService for LargeCalls<S> {
     const NAME: &'static str = S::NAME;
 }
 
-type Answer = http::Response<tonic::body::Body>;
+type GrpcResponse = http::Response<tonic::body::Body>;
 
-impl<S, B> Service<http::Request<B>> for Calls<S>
+impl<S, B> Service<http::Request<B>> for LargeCalls<S>
 where
-    S: Service<http::Request<B>, Response = Answer, Error = Infallible>,
+    S: Service<http::Request<B>, Response = GrpcResponse, Error = Infallible>,
     S::Future: Send + 'static,
     B: Body + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
 {
-    type Response = Answer;
+    type Response = GrpcResponse;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<GrpcResponse, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.service.poll_ready(context)
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let call = Call::new(&self.shared, &request);
-        match super::method(request.uri().path()) {
+        let call = LargeCall::new(&self.state, &request);
+        match message::method(request.uri().path()) {
             Some("ModelInfer") => Box::pin(async move { Ok(call.infer(request).await) }),
             Some("ModelStreamInfer") => Box::pin(async move { Ok(call.stream(request).await) }),
             Some("RepositoryModelLoad") => Box::pin(async move { Ok(call.load(request).await) }),
@@ -75,36 +76,33 @@ where
 }
 
 /// One call.
-struct Call {
-    shared: Arc<Shared>,
+struct LargeCall {
+    state: Arc<ServerState>,
     /// What has come of the call and belongs to no message yet.
     incoming: Arc<Charge>,
     leaving: Arc<Charge>,
-    note: Note,
+    note: AccessNote,
 }
 
-impl Call {
-    fn new<B>(shared: &Arc<Shared>, request: &http::Request<B>) -> Self {
+impl LargeCall {
+    fn new<B>(state: &Arc<ServerState>, request: &http::Request<B>) -> Self {
         let extensions = request.extensions();
         let free = || Arc::new(Charge::unbounded());
         Self {
-            shared: Arc::clone(shared),
+            state: Arc::clone(state),
             incoming: extensions.get().cloned().unwrap_or_else(free),
             leaving: extensions
                 .get()
                 .map_or_else(free, |Leaving(leaving)| Arc::clone(leaving)),
-            note: Note::of(extensions),
+            note: AccessNote::of(extensions),
         }
     }
 
-    fn grpc<M: Message + 'static>(&self) -> Grpc<Plain<M>> {
-        let grpc = Grpc::new(Plain {
-            leaving: Arc::clone(&self.leaving),
-            message: PhantomData,
-        })
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        if self.shared.forms.grpc_compression {
+    fn grpc<M: Message + 'static>(&self) -> Grpc<RawCodec<M>> {
+        let grpc = Grpc::new(RawCodec::new(&self.leaving))
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        if self.state.inference.grpc_compression {
             let mut codings = EnabledCompressionEncodings::default();
             codings.enable(CompressionEncoding::Gzip);
             codings.enable(CompressionEncoding::Deflate);
@@ -114,7 +112,7 @@ impl Call {
         }
     }
 
-    async fn infer<B>(self, request: http::Request<B>) -> Answer
+    async fn infer<B>(self, request: http::Request<B>) -> GrpcResponse
     where
         B: Body + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
@@ -124,10 +122,10 @@ impl Call {
             let (metadata, _, message) = request.into_parts();
             let charge = of_message(&self.incoming, &message);
             let received = infer::receive(message, &charge).await?;
-            let answer = infer::infer(&self.shared, &metadata, received, &charge, &self.note).await;
+            let answer = infer::infer(&self.state, &metadata, received, &charge, &self.note).await;
             let message = answer.map_err(|failure| failure.error)?;
             infer::charge_encoding(&message, self.encodings(), &charge)?;
-            Ok(Response::new(Encoded {
+            Ok(Response::new(EncodedMessage {
                 message,
                 charge: Some(charge),
             }))
@@ -135,7 +133,7 @@ impl Call {
         grpc.unary(service_fn(handle), request).await
     }
 
-    async fn stream<B>(self, request: http::Request<B>) -> Answer
+    async fn stream<B>(self, request: http::Request<B>) -> GrpcResponse
     where
         B: Body + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
@@ -143,25 +141,25 @@ impl Call {
         let mut grpc = self.grpc();
         let handle = |request: Request<Streaming<Bytes>>| {
             let (metadata, _, requests) = request.into_parts();
-            let shared = Arc::clone(&self.shared);
+            let state = Arc::clone(&self.state);
             let incoming = Arc::clone(&self.incoming);
             let note = self.note.clone();
             let encodings = self.encodings();
-            let answers = stream::answers(shared, metadata, requests, incoming, encodings, note);
+            let answers = stream::answers(state, metadata, requests, incoming, encodings, note);
             std::future::ready(Ok::<_, Status>(Response::new(Box::pin(answers))))
         };
         grpc.streaming(service_fn(handle), request).await
     }
 
-    async fn load<B>(self, request: http::Request<B>) -> Answer
+    async fn load<B>(self, request: http::Request<B>) -> GrpcResponse
     where
         B: Body + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
     {
         let mut grpc = self.grpc();
         let handle = |request: Request<Bytes>| async {
-            let answer = repository::load(&self.shared, request.into_inner(), &self.incoming);
-            Ok(Response::new(Encoded {
+            let answer = repository::load(&self.state, request.into_inner(), &self.incoming);
+            Ok(Response::new(EncodedMessage {
                 message: answer.await?,
                 charge: None,
             }))
@@ -171,69 +169,6 @@ impl Call {
 
     /// How often an answer is written before it leaves.
     fn encodings(&self) -> usize {
-        1 + usize::from(self.shared.forms.grpc_compression)
-    }
-}
-
-/// What a message holds of the memory, of all that has come in of its call.
-pub(super) fn of_message(incoming: &Charge, message: &[u8]) -> Arc<Charge> {
-    Arc::new(incoming.split(super::PREFIX_BYTES + message.len()))
-}
-
-/// A message on its way out, and what it holds of the memory.
-pub(super) struct Encoded<M> {
-    pub(super) message: M,
-    pub(super) charge: Option<Arc<Charge>>,
-}
-
-/// Gives messages as they came, and encodes those that go.
-struct Plain<M> {
-    leaving: Arc<Charge>,
-    message: PhantomData<fn(M)>,
-}
-
-impl<M> Plain<M> {
-    fn of_same_call(&self) -> Self {
-        Self {
-            leaving: Arc::clone(&self.leaving),
-            message: PhantomData,
-        }
-    }
-}
-
-impl<M: Message + 'static> Codec for Plain<M> {
-    type Encode = Encoded<M>;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        self.of_same_call()
-    }
-
-    fn decoder(&mut self) -> Self {
-        self.of_same_call()
-    }
-}
-
-impl<M: Message> Encoder for Plain<M> {
-    type Item = Encoded<M>;
-    type Error = Status;
-
-    fn encode(&mut self, item: Encoded<M>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        let written = item.message.encode(buffer);
-        if let Some(charge) = &item.charge {
-            self.leaving.absorb(charge);
-        }
-        written.map_err(|error| Status::internal(error.to_string()))
-    }
-}
-
-impl<M> Decoder for Plain<M> {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
+        1 + usize::from(self.state.inference.grpc_compression)
     }
 }

@@ -15,12 +15,12 @@ use skep_tensor::Charge;
 
 use super::{
     infer,
-    inflate::Messages,
-    scan::{self, Fault, Needs},
+    inflate::InflatedMessages,
+    scan::{self, DecodingNeeds, ScanFault},
 };
 use crate::{
     bounds::{MAX_DIMS, MAX_PARAMETERS, MAX_TENSORS},
-    fuzzing::{MODEL, assert_consistent, assert_same_inputs, assert_same_parameters, echo},
+    fuzzing::checks::{MODEL, assert_consistent, assert_same_inputs, assert_same_parameters, echo},
 };
 
 /// A `ModelInferRequest` as it travels. Whatever the scan lets through has no more entries than it may, and takes no more
@@ -31,7 +31,7 @@ pub fn grpc_infer(data: &[u8]) {
         RepositoryModelLoadRequest::decode(data),
         scan::load_request(data),
     ) {
-        let most = matches!(fault, Fault::TooMany { .. });
+        let most = matches!(fault, ScanFault::TooMany { .. });
         assert!(most, "{fault}: {message:?}");
     }
     let message = match (
@@ -44,7 +44,7 @@ pub fn grpc_infer(data: &[u8]) {
         }
         // What the scan refuses is not decoded; where it sees no message, there is none.
         (Ok(_), Err(fault)) => {
-            assert!(matches!(fault, Fault::TooMany { .. }), "{fault}");
+            assert!(matches!(fault, ScanFault::TooMany { .. }), "{fault}");
             return;
         }
         (Err(_), _) => return,
@@ -85,7 +85,7 @@ pub fn grpc_infer(data: &[u8]) {
 }
 
 /// A decoded message is no larger than was said of it.
-fn assert_within(message: &ModelInferRequest, needs: Needs) {
+fn assert_within(message: &ModelInferRequest, needs: DecodingNeeds) {
     let tensors = message.inputs.len() + message.outputs.len();
     assert!(tensors <= MAX_TENSORS && message.raw_input_contents.len() <= MAX_TENSORS);
     let texts = |texts: &[&String]| texts.iter().map(|text| text.capacity()).sum::<usize>();
@@ -161,7 +161,7 @@ fn plain(body: &[u8], piece: usize, limit: usize) -> Option<Vec<u8>> {
         .chunks(piece)
         .map(|piece| Ok(Bytes::copy_from_slice(piece)))
         .collect();
-    let messages = Messages::new(
+    let messages = InflatedMessages::new(
         Body::from_stream(stream::iter(pieces)),
         limit,
         Arc::new(Charge::unbounded()),

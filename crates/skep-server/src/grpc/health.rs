@@ -8,23 +8,23 @@ use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_server,
 };
 
-use crate::server::Shared;
+use crate::state::ServerState;
 
 /// How often a watcher looks; readiness is a question to the runtime, not an event.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
 pub(super) struct Health {
-    shared: Arc<Shared>,
+    state: Arc<ServerState>,
 }
 
 impl Health {
-    pub(super) const fn new(shared: Arc<Shared>) -> Self {
-        Self { shared }
+    pub(super) const fn new(state: Arc<ServerState>) -> Self {
+        Self { state }
     }
 }
 
-fn status(shared: &Shared) -> ServingStatus {
-    if shared.runtime.is_ready() {
+fn status(state: &ServerState) -> ServingStatus {
+    if state.runtime.is_ready() {
         ServingStatus::Serving
     } else {
         ServingStatus::NotServing
@@ -40,7 +40,7 @@ impl health_server::Health for Health {
         _: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthCheckResponse>, Status> {
         Ok(Response::new(HealthCheckResponse {
-            status: status(&self.shared).into(),
+            status: status(&self.state).into(),
         }))
     }
 
@@ -49,18 +49,18 @@ impl health_server::Health for Health {
         &self,
         _: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let shared = Arc::clone(&self.shared);
-        let changes = stream::unfold((shared, None), |(shared, last)| async move {
+        let state = Arc::clone(&self.state);
+        let changes = stream::unfold((state, None), |(state, last)| async move {
             loop {
-                let now = status(&shared);
+                let now = status(&state);
                 if last != Some(now) {
                     return Some((
                         Ok(HealthCheckResponse { status: now.into() }),
-                        (shared, Some(now)),
+                        (state, Some(now)),
                     ));
                 }
                 // A stop does not wait for those who watch it.
-                if shared.runtime.is_stopping() {
+                if state.runtime.is_stopping() {
                     return None;
                 }
                 tokio::time::sleep(WATCH_INTERVAL).await;

@@ -20,25 +20,15 @@ use tonic::{
 
 use super::{
     parameters,
-    scan::{self, Fault, Needs},
+    scan::{self, DecodingNeeds, ScanFault},
 };
-use crate::{access::Note, api, classification, error::ApiError, server::Shared};
-
-/// Why a request has no answer.
-pub(super) struct Failure {
-    pub(super) error: ApiError,
-    /// Whether it came as far as the model.
-    pub(super) ran: bool,
-}
-
-impl<E: Into<ApiError>> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self {
-            error: error.into(),
-            ran: false,
-        }
-    }
-}
+use crate::{
+    access::AccessNote,
+    error::ApiError,
+    inference::{self, InferenceFailure},
+    off_reactor::off_reactor,
+    state::ServerState,
+};
 
 /// Fields and elements of a message that are scanned and decoded where its call is handled: some tens of microseconds.
 /// More goes to another thread, so that no other call waits for it.
@@ -52,19 +42,19 @@ pub(super) struct Received {
     pub(super) id: String,
     pub(super) model: String,
     version: String,
-    decoded: Result<Decoded, ApiError>,
+    decoded: Result<DecodedMessage, ApiError>,
 }
 
 /// Takes a message apart, once it is known that what it becomes fits into the memory; all of that is added to `charge`.
 pub(super) async fn receive(message: Bytes, charge: &Arc<Charge>) -> Result<Received, Status> {
     match scan::infer_request(&message, INLINE_STEPS) {
-        Err(Fault::Long) => {
+        Err(ScanFault::Long) => {
             let charge = Arc::clone(charge);
             let work = move || {
                 let needs = scan::infer_request(&message, usize::MAX);
                 take_apart(message, needs, &charge)
             };
-            api::off_reactor(work).await?
+            off_reactor(work).await?
         }
         needs => take_apart(message, needs, charge),
     }
@@ -72,7 +62,7 @@ pub(super) async fn receive(message: Bytes, charge: &Arc<Charge>) -> Result<Rece
 
 fn take_apart(
     message: Bytes,
-    needs: Result<Needs, Fault>,
+    needs: Result<DecodingNeeds, ScanFault>,
     charge: &Charge,
 ) -> Result<Received, Status> {
     let needs = needs.map_err(|fault| refused(fault, &message))?;
@@ -86,7 +76,7 @@ fn take_apart(
         id: message.id.clone(),
         model: std::mem::take(&mut message.model_name),
         version: std::mem::take(&mut message.model_version),
-        decoded: Ok(Decoded::default()),
+        decoded: Ok(DecodedMessage::default()),
     };
     let decoded = decode(message, &received.model);
     if is_charged {
@@ -99,10 +89,10 @@ fn take_apart(
 }
 
 /// Why a message is not decoded.
-fn refused(fault: Fault, message: &Bytes) -> Status {
+fn refused(fault: ScanFault, message: &Bytes) -> Status {
     match fault {
-        Fault::TooMany { .. } => Status::invalid_argument(fault.to_string()),
-        Fault::Long | Fault::Malformed => {
+        ScanFault::TooMany { .. } => Status::invalid_argument(fault.to_string()),
+        ScanFault::Long | ScanFault::Malformed => {
             // The decoder says more; it allocates nothing to speak of for a short message.
             let short = message.slice(..message.len().min(UNCHARGED_BYTES));
             match ModelInferRequest::decode(short) {
@@ -117,43 +107,43 @@ fn refused(fault: Fault, message: &Bytes) -> Status {
 
 /// Runs a request, on a call that has one answer; what it comes to hold is added to `charge`.
 pub(super) async fn infer(
-    shared: &Shared,
+    state: &ServerState,
     metadata: &MetadataMap,
     received: Received,
     charge: &Arc<Charge>,
-    note: &Note,
-) -> Result<ModelInferResponse, Failure> {
-    let loaded = resolve(shared, &received)?;
-    api::refuse_decoupled(&loaded, "ModelInfer RPC")?;
-    run(shared, &loaded, metadata, received, charge, note).await
+    note: &AccessNote,
+) -> Result<ModelInferResponse, InferenceFailure> {
+    let loaded = resolve(state, &received)?;
+    inference::refuse_decoupled(&loaded, "ModelInfer RPC")?;
+    run(state, &loaded, metadata, received, charge, note).await
 }
 
 /// Runs a request, on a stream.
 pub(super) async fn infer_on_stream(
-    shared: &Shared,
+    state: &ServerState,
     metadata: &MetadataMap,
     received: Received,
     charge: &Arc<Charge>,
-    note: &Note,
-) -> Result<ModelInferResponse, Failure> {
-    let loaded = resolve(shared, &received)?;
-    run(shared, &loaded, metadata, received, charge, note).await
+    note: &AccessNote,
+) -> Result<ModelInferResponse, InferenceFailure> {
+    let loaded = resolve(state, &received)?;
+    run(state, &loaded, metadata, received, charge, note).await
 }
 
-fn resolve(shared: &Shared, received: &Received) -> Result<Arc<LoadedVersion>, RuntimeError> {
+fn resolve(state: &ServerState, received: &Received) -> Result<Arc<LoadedVersion>, RuntimeError> {
     let version = Some(received.version.as_str());
-    shared.runtime.resolve(&received.model, version)
+    state.runtime.resolve(&received.model, version)
 }
 
 async fn run(
-    shared: &Shared,
+    state: &ServerState,
     loaded: &LoadedVersion,
     metadata: &MetadataMap,
     received: Received,
     charge: &Arc<Charge>,
-    note: &Note,
-) -> Result<ModelInferResponse, Failure> {
-    let Decoded {
+    note: &AccessNote,
+) -> Result<ModelInferResponse, InferenceFailure> {
+    let DecodedMessage {
         mut request,
         classes,
     } = received.decoded?;
@@ -163,21 +153,21 @@ async fn run(
         KeyAndValueRef::Ascii(name, value) => Some((name.as_str(), value.as_encoded_bytes())),
         KeyAndValueRef::Binary(..) => None,
     });
-    shared.forms.grpc_headers.forward(headers, &mut request);
-    api::log_parameters(&request, loaded);
+    state.inference.grpc_headers.forward(headers, &mut request);
+    inference::log_parameters(&request, loaded);
     let id = request.id.clone();
     note.sent_to(loaded, &id);
     let answer = loaded.infer(request).await;
     let mut answer = answer.map_err(|error| {
-        api::log_failure(&id, &error);
-        Failure {
+        inference::log_failure(&id, &error);
+        InferenceFailure {
             ran: error.kind() != ErrorKind::InvalidArgument,
             error: error.into(),
         }
     })?;
     note.answered(&answer);
-    api::settle(charge, &mut answer);
-    classification::apply(&mut answer, &classes, loaded)?;
+    inference::settle(charge, &mut answer);
+    inference::classify(&mut answer, &classes, loaded)?;
     Ok(encode(answer, id))
 }
 
@@ -192,14 +182,14 @@ pub(super) fn charge_encoding(
 
 /// A decoded request, and how its outputs are to be sent.
 #[derive(Default)]
-pub(super) struct Decoded {
+pub(super) struct DecodedMessage {
     pub(super) request: InferRequest,
     /// The outputs in whose place classes travel, and how many of them.
     pub(super) classes: Vec<(String, u64)>,
 }
 
 /// Decodes a message; raw tensor data is not copied.
-pub(super) fn decode(message: ModelInferRequest, model: &str) -> Result<Decoded, ApiError> {
+pub(super) fn decode(message: ModelInferRequest, model: &str) -> Result<DecodedMessage, ApiError> {
     let raw = !message.raw_input_contents.is_empty();
     if raw && message.raw_input_contents.len() != message.inputs.len() {
         return Err(ApiError::invalid(format!(
@@ -226,7 +216,7 @@ pub(super) fn decode(message: ModelInferRequest, model: &str) -> Result<Decoded,
         }
         request.outputs.push(output.name);
     }
-    Ok(Decoded { request, classes })
+    Ok(DecodedMessage { request, classes })
 }
 
 /// How many classes travel in the place of an output; 0 for the output as it is.
@@ -289,7 +279,7 @@ fn tensor(
             data
         }
     };
-    api::input_tensor(id, name, model, datatype, shape, data)
+    inference::input_tensor(id, name, model, datatype, shape, data)
 }
 
 /// The datatype of a field that holds something although it is not the datatype's own.
@@ -391,7 +381,7 @@ mod tests {
         );
         assert_eq!(
             outcome(message("INT8", ints(&[0, 128]), vec![])),
-            Err("input 'x': 128 is no INT8".to_owned())
+            Err("input 'x': 128 is not a valid INT8".to_owned())
         );
     }
 

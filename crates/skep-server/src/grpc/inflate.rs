@@ -16,7 +16,7 @@ use skep_tensor::Charge;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tonic::{Status, codegen::Service, server::NamedService};
 
-use super::{PREFIX_BYTES, is_large};
+use super::message::{PREFIX_BYTES, is_large};
 use crate::{
     bounds::MAX_MANAGEMENT_BYTES,
     error::ApiError,
@@ -68,7 +68,7 @@ where
             };
             let charge = head.extensions.get().cloned();
             let charge = charge.unwrap_or_else(|| Arc::new(Charge::unbounded()));
-            tonic::body::Body::new(Messages::new(body, limit, charge))
+            tonic::body::Body::new(InflatedMessages::new(body, limit, charge))
         } else {
             tonic::body::Body::new(body)
         };
@@ -88,7 +88,7 @@ fn take_coding(headers: &mut HeaderMap) -> bool {
 }
 
 /// A body of messages, each of which may be compressed, as one of plain messages.
-pub(super) struct Messages<B> {
+pub(super) struct InflatedMessages<B> {
     body: Pin<Box<B>>,
     /// Of the next message, what has come so far.
     received: BytesMut,
@@ -101,7 +101,7 @@ pub(super) struct Messages<B> {
     passing: usize,
 }
 
-impl<B> Messages<B> {
+impl<B> InflatedMessages<B> {
     pub(super) fn new(body: B, limit: usize, charge: Arc<Charge>) -> Self {
         Self {
             body: Box::pin(body),
@@ -174,7 +174,7 @@ fn off_reactor<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     }
 }
 
-impl<B> Body for Messages<B>
+impl<B> Body for InflatedMessages<B>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -241,7 +241,11 @@ mod tests {
             .map(|piece| Ok::<_, std::io::Error>(Bytes::copy_from_slice(piece)))
             .collect();
         let body = axum::body::Body::from_stream(stream::iter(pieces));
-        let mut messages = pin!(Messages::new(body, limit, Arc::new(Charge::unbounded())));
+        let mut messages = pin!(InflatedMessages::new(
+            body,
+            limit,
+            Arc::new(Charge::unbounded())
+        ));
         let mut out = Vec::new();
         let next = |context: &mut Context<'_>| messages.as_mut().poll_frame(context);
         let mut next = next;

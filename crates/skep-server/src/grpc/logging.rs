@@ -9,7 +9,7 @@ use skep_proto::inference::{
 
 use crate::{
     error::ApiError,
-    logging::{LogChange, LogSettings, Slot},
+    management::{LogChange, LogSettings, SettingSlot},
 };
 
 pub(super) fn decode(message: LogSettingsRequest) -> Result<LogChange, ApiError> {
@@ -19,12 +19,14 @@ pub(super) fn decode(message: LogSettingsRequest) -> Result<LogChange, ApiError>
         let expected = |what| ApiError::invalid(format!("expect {what} for '{name}'"));
         match (change.slot(&name)?, value.parameter_choice) {
             (None, _) => {}
-            (Some(Slot::Flag(slot)), Some(Choice::BoolParam(flag))) => *slot = Some(flag),
-            (Some(Slot::Level(slot)), Some(Choice::Uint32Param(level))) => *slot = Some(level),
-            (Some(Slot::Text(slot)), Some(Choice::StringParam(text))) => *slot = Some(text),
-            (Some(Slot::Flag(_)), _) => return Err(expected("boolean")),
-            (Some(Slot::Level(_)), _) => return Err(expected("int32")),
-            (Some(Slot::Text(_)), _) => return Err(expected("string")),
+            (Some(SettingSlot::Flag(slot)), Some(Choice::BoolParam(flag))) => *slot = Some(flag),
+            (Some(SettingSlot::Level(slot)), Some(Choice::Uint32Param(level))) => {
+                *slot = Some(level)
+            }
+            (Some(SettingSlot::Text(slot)), Some(Choice::StringParam(text))) => *slot = Some(text),
+            (Some(SettingSlot::Flag(_)), _) => return Err(expected("boolean")),
+            (Some(SettingSlot::Level(_)), _) => return Err(expected("int32")),
+            (Some(SettingSlot::Text(_)), _) => return Err(expected("string")),
         }
     }
     Ok(change)

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use skep_proto::inference::{InferParameter, infer_parameter::ParameterChoice};
 use skep_runtime::{InferRequest, Parameter};
 
-use crate::{api, error::ApiError};
+use crate::{error::ApiError, inference};
 
 /// The parameter that asks for an empty last answer of a stream. Only models of many answers would give one: an only
 /// answer is the last.
@@ -31,7 +31,7 @@ pub(super) fn of_request(
                 request.priority = level.unsigned_abs();
             }
             ("timeout", ParameterChoice::Int64Param(us @ 0..)) => {
-                request.timeout = api::timeout(us.unsigned_abs());
+                request.timeout = inference::timeout(us.unsigned_abs());
             }
             ("priority" | "timeout", ParameterChoice::Int64Param(_)) => {
                 return Err(ApiError::invalid(format!(

@@ -14,37 +14,43 @@ use skep_runtime::LoadOverrides;
 use skep_tensor::Charge;
 use tonic::Status;
 
-use super::{
-    scan::{self, Fault},
-    service::refuse_named_repository,
-};
+use super::scan::{self, ScanFault};
 use crate::{
-    api::{self, FILE_PREFIX},
     error::ApiError,
-    server::Shared,
+    management::repository::{self as management, FILE_PREFIX},
+    state::ServerState,
 };
 
 /// Loads a model as a message asks for; `charge` counts what comes in of the call.
 pub(super) async fn load(
-    shared: &Shared,
+    state: &ServerState,
     message: Bytes,
     charge: &Arc<Charge>,
 ) -> Result<RepositoryModelLoadResponse, Status> {
     let needs = scan::load_request(&message).map_err(|fault| match fault {
-        Fault::TooMany { .. } => Status::invalid_argument(fault.to_string()),
-        Fault::Long | Fault::Malformed => Status::internal(fault.to_string()),
+        ScanFault::TooMany { .. } => Status::invalid_argument(fault.to_string()),
+        ScanFault::Long | ScanFault::Malformed => Status::internal(fault.to_string()),
     })?;
     charge.add(needs.bytes()).map_err(ApiError::from)?;
     let request = RepositoryModelLoadRequest::decode(message)
         .map_err(|error| Status::internal(error.to_string()))?;
-    refuse_named_repository(&request.repository_name)?;
+    refuse_named(&request.repository_name)?;
     let overrides = LoadOverrides {
         charge: Some(Arc::clone(charge)),
         ..overrides(request.parameters)?
     };
-    let loaded = shared.runtime.request_load(&request.model_name, overrides);
+    let loaded = state.runtime.request_load(&request.model_name, overrides);
     loaded.await.map_err(ApiError::from)?;
     Ok(RepositoryModelLoadResponse {})
+}
+
+/// Refuses a repository's name.
+pub(super) fn refuse_named(repository: &str) -> Result<(), ApiError> {
+    if repository.is_empty() {
+        Ok(())
+    } else {
+        Err(management::named_repository())
+    }
 }
 
 /// What a load request's parameters say.
@@ -59,7 +65,7 @@ pub(super) fn overrides(
     let mut overrides = LoadOverrides::default();
     for (key, parameter) in parameters {
         let choice = parameter.parameter_choice;
-        if key == api::CONFIG {
+        if key == management::CONFIG {
             let Some(ParameterChoice::StringParam(text)) = choice else {
                 return Err(wrong_kind(&key, "string_param"));
             };
@@ -70,7 +76,7 @@ pub(super) fn overrides(
             };
             overrides.files.push((path.to_owned(), data));
         } else {
-            return Err(api::unrecognized_load_parameter(&key));
+            return Err(management::unrecognized_load_parameter(&key));
         }
     }
     Ok(overrides)
@@ -82,6 +88,9 @@ pub(super) fn check_unload(
 ) -> Result<(), ApiError> {
     parameters.iter().try_for_each(|(key, parameter)| {
         let choice = &parameter.parameter_choice;
-        api::check_unload_parameter(key, matches!(choice, Some(ParameterChoice::BoolParam(_))))
+        management::check_unload_parameter(
+            key,
+            matches!(choice, Some(ParameterChoice::BoolParam(_))),
+        )
     })
 }

@@ -22,14 +22,14 @@ const PARAMETER_BYTES: usize = 256;
 
 /// What decoding a message takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Needs {
+pub(super) struct DecodingNeeds {
     /// Bytes of the message's decoded form, which is gone once the request is made of it.
     pub(super) passing: usize,
     /// Bytes of the request beside the message itself, whose raw contents it points into.
     pub(super) kept: usize,
 }
 
-impl Needs {
+impl DecodingNeeds {
     pub(super) const fn bytes(self) -> usize {
         self.passing.saturating_add(self.kept)
     }
@@ -42,7 +42,7 @@ impl Needs {
 
 /// Why a scan has no result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Fault {
+pub(super) enum ScanFault {
     /// It takes more steps than it was given.
     #[error("the message is long")]
     Long,
@@ -60,7 +60,7 @@ pub(super) enum Fault {
 }
 
 /// Scans a `ModelInferRequest` in at most `steps`, of which each field and each element of typed contents is one.
-pub(super) fn infer_request(message: &[u8], steps: usize) -> Result<Needs, Fault> {
+pub(super) fn infer_request(message: &[u8], steps: usize) -> Result<DecodingNeeds, ScanFault> {
     let mut scan = Scan {
         steps,
         ..Scan::default()
@@ -101,7 +101,7 @@ pub(super) fn infer_request(message: &[u8], steps: usize) -> Result<Needs, Fault
 }
 
 /// Scans a `RepositoryModelLoadRequest`; its files stay where they are.
-pub(super) fn load_request(message: &[u8]) -> Result<Needs, Fault> {
+pub(super) fn load_request(message: &[u8]) -> Result<DecodingNeeds, ScanFault> {
     let mut scan = Scan {
         steps: usize::MAX,
         ..Scan::default()
@@ -117,12 +117,12 @@ pub(super) fn load_request(message: &[u8]) -> Result<Needs, Fault> {
     Ok(scan.needs)
 }
 
-const fn too_many(what: &'static str, limit: usize) -> Fault {
-    Fault::TooMany { what, limit }
+const fn too_many(what: &'static str, limit: usize) -> ScanFault {
+    ScanFault::TooMany { what, limit }
 }
 
 /// A field: what it holds, if it has a length, and nothing where it is a number.
-struct Field<'a> {
+struct WireField<'a> {
     number: u64,
     data: &'a [u8],
     /// Whether it has a length.
@@ -132,26 +132,26 @@ struct Field<'a> {
 #[derive(Default)]
 struct Scan {
     steps: usize,
-    needs: Needs,
+    needs: DecodingNeeds,
     tensors: usize,
     raw: usize,
     parameters: usize,
 }
 
 impl Scan {
-    const fn step(&mut self, steps: usize) -> Result<(), Fault> {
+    const fn step(&mut self, steps: usize) -> Result<(), ScanFault> {
         match self.steps.checked_sub(steps) {
             Some(left) => {
                 self.steps = left;
                 Ok(())
             }
-            None => Err(Fault::Long),
+            None => Err(ScanFault::Long),
         }
     }
 
     /// Takes the next field off `rest`.
     #[inline]
-    fn next<'a>(&mut self, rest: &mut &'a [u8]) -> Result<Option<Field<'a>>, Fault> {
+    fn next<'a>(&mut self, rest: &mut &'a [u8]) -> Result<Option<WireField<'a>>, ScanFault> {
         if rest.is_empty() {
             return Ok(None);
         }
@@ -164,22 +164,22 @@ impl Scan {
                 0
             }
             1 => 8,
-            2 => usize::try_from(varint(rest)?).map_err(|_| Fault::Malformed)?,
+            2 => usize::try_from(varint(rest)?).map_err(|_| ScanFault::Malformed)?,
             // A group's fields count as if they stood outside of it, which is more than they take.
             3 | 4 => 0,
             5 => 4,
-            _ => return Err(Fault::Malformed),
+            _ => return Err(ScanFault::Malformed),
         };
-        let (data, after) = rest.split_at_checked(length).ok_or(Fault::Malformed)?;
+        let (data, after) = rest.split_at_checked(length).ok_or(ScanFault::Malformed)?;
         *rest = after;
-        Ok(Some(Field {
+        Ok(Some(WireField {
             number,
             data,
             delimited: kind == 2,
         }))
     }
 
-    const fn tensors(&mut self, count: usize) -> Result<(), Fault> {
+    const fn tensors(&mut self, count: usize) -> Result<(), ScanFault> {
         self.tensors += count;
         if self.tensors > MAX_TENSORS {
             return Err(too_many("inputs and outputs", MAX_TENSORS));
@@ -191,7 +191,7 @@ impl Scan {
         self.needs.add(1, data.len(), data.len());
     }
 
-    fn parameter(&mut self, data: &[u8]) -> Result<(), Fault> {
+    fn parameter(&mut self, data: &[u8]) -> Result<(), ScanFault> {
         self.parameters += 1;
         if self.parameters > MAX_PARAMETERS {
             return Err(too_many("parameters", MAX_PARAMETERS));
@@ -205,7 +205,7 @@ impl Scan {
     }
 
     /// A parameter of a load: a name, and a value of which `bytes_param` is not copied.
-    fn load_parameter(&mut self, mut rest: &[u8]) -> Result<(), Fault> {
+    fn load_parameter(&mut self, mut rest: &[u8]) -> Result<(), ScanFault> {
         self.parameter(&[])?;
         while let Some(field) = self.next(&mut rest)? {
             if field.number != 2 {
@@ -222,7 +222,7 @@ impl Scan {
         Ok(())
     }
 
-    fn output(&mut self, mut rest: &[u8]) -> Result<(), Fault> {
+    fn output(&mut self, mut rest: &[u8]) -> Result<(), ScanFault> {
         while let Some(field) = self.next(&mut rest)? {
             match field.number {
                 2 => self.parameter(field.data)?,
@@ -232,7 +232,7 @@ impl Scan {
         Ok(())
     }
 
-    fn input(&mut self, mut rest: &[u8]) -> Result<(), Fault> {
+    fn input(&mut self, mut rest: &[u8]) -> Result<(), ScanFault> {
         let mut dims = 0;
         while let Some(field) = self.next(&mut rest)? {
             match field.number {
@@ -253,7 +253,7 @@ impl Scan {
     }
 
     /// Typed contents: lists of numbers, which grow, and a tensor's data made of them.
-    fn contents(&mut self, mut rest: &[u8]) -> Result<(), Fault> {
+    fn contents(&mut self, mut rest: &[u8]) -> Result<(), ScanFault> {
         while let Some(field) = self.next(&mut rest)? {
             let (count, size) = match field.number {
                 1 => (self.varints(&field)?, size_of::<bool>()),
@@ -275,7 +275,7 @@ impl Scan {
     }
 
     /// How many numbers a field holds: packed ones, or one.
-    fn varints(&mut self, field: &Field<'_>) -> Result<usize, Fault> {
+    fn varints(&mut self, field: &WireField<'_>) -> Result<usize, ScanFault> {
         if !field.delimited {
             return Ok(1);
         }
@@ -287,7 +287,7 @@ impl Scan {
 
 /// Takes a number off `rest`.
 #[inline]
-fn varint(rest: &mut &[u8]) -> Result<u64, Fault> {
+fn varint(rest: &mut &[u8]) -> Result<u64, ScanFault> {
     let mut value = 0;
     for (index, &byte) in rest.iter().enumerate().take(10) {
         value |= u64::from(byte & 0x7f) << (7 * index);
@@ -296,7 +296,7 @@ fn varint(rest: &mut &[u8]) -> Result<u64, Fault> {
             return Ok(value);
         }
     }
-    Err(Fault::Malformed)
+    Err(ScanFault::Malformed)
 }
 
 #[cfg(test)]
@@ -308,7 +308,7 @@ mod tests {
 
     use super::*;
 
-    fn needs(message: &ModelInferRequest) -> Result<Needs, Fault> {
+    fn needs(message: &ModelInferRequest) -> Result<DecodingNeeds, ScanFault> {
         infer_request(&message.encode_to_vec(), usize::MAX)
     }
 
@@ -408,11 +408,11 @@ mod tests {
             ..Default::default()
         };
         let message = with_contents(contents).encode_to_vec();
-        assert_eq!(infer_request(&message, 100), Err(Fault::Long));
+        assert_eq!(infer_request(&message, 100), Err(ScanFault::Long));
         assert!(infer_request(&message, 200).is_ok());
         // An unknown field again and again.
         let message = [0x78, 0].repeat(100);
-        assert_eq!(infer_request(&message, 99), Err(Fault::Long));
+        assert_eq!(infer_request(&message, 99), Err(ScanFault::Long));
         assert!(infer_request(&message, 100).is_ok());
     }
 
@@ -427,7 +427,7 @@ mod tests {
         ] {
             assert_eq!(
                 infer_request(broken, usize::MAX),
-                Err(Fault::Malformed),
+                Err(ScanFault::Malformed),
                 "{broken:x?}"
             );
         }

@@ -1,31 +1,32 @@
-//! The service's calls.
+//! The calls of the inference service that manage, as [`crate::management`] answers them.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use futures_util::stream::Empty;
-use skep_proto::inference::{
-    self as pb, grpc_inference_service_server::GrpcInferenceService,
-    model_metadata_response::TensorMetadata, repository_index_response::ModelIndex,
-};
-use skep_runtime::{DurationStatistic, LoadedVersion, RuntimeError};
+use skep_proto::inference::{self as pb, grpc_inference_service_server::GrpcInferenceService};
+use skep_runtime::{LoadedVersion, RuntimeError};
 use tonic::{Request, Response, Status};
 
 use super::{logging, repository};
-use crate::{api, error::ApiError, server::Shared};
+use crate::{
+    error::ApiError,
+    management::{self, absent, metadata, statistics},
+    state::ServerState,
+};
 
-type Reply<T> = Result<Response<T>, Status>;
+type GrpcReply<T> = Result<Response<T>, Status>;
 
-pub(super) struct Service {
-    shared: Arc<Shared>,
+pub(super) struct InferenceService {
+    state: Arc<ServerState>,
 }
 
-impl Service {
-    pub(super) const fn new(shared: Arc<Shared>) -> Self {
-        Self { shared }
+impl InferenceService {
+    pub(super) const fn new(state: Arc<ServerState>) -> Self {
+        Self { state }
     }
 
     fn resolve(&self, name: &str, version: &str) -> Result<Arc<LoadedVersion>, Status> {
-        self.shared
+        self.state
             .runtime
             .resolve(name, Some(version))
             .map_err(status)
@@ -36,46 +37,33 @@ fn status(error: RuntimeError) -> Status {
     ApiError::from(error).into()
 }
 
-fn unsupported(what: &str) -> Status {
-    ApiError::unsupported(what).into()
-}
-
 /// Of calls that [`super::calls`] answers before they come here.
 fn answered_elsewhere() -> Status {
-    Status::internal("this call was to be answered before it came to the service")
-}
-
-pub(super) fn refuse_named_repository(name: &str) -> Result<(), Status> {
-    if name.is_empty() {
-        return Ok(());
-    }
-    Err(Status::unimplemented(
-        "'repository_name' specification is not supported",
-    ))
+    Status::internal("this call must be answered before it reaches the service")
 }
 
 #[tonic::async_trait]
-impl GrpcInferenceService for Service {
+impl GrpcInferenceService for InferenceService {
     async fn server_live(
         &self,
         _: Request<pb::ServerLiveRequest>,
-    ) -> Reply<pb::ServerLiveResponse> {
+    ) -> GrpcReply<pb::ServerLiveResponse> {
         Ok(Response::new(pb::ServerLiveResponse { live: true }))
     }
 
     async fn server_ready(
         &self,
         _: Request<pb::ServerReadyRequest>,
-    ) -> Reply<pb::ServerReadyResponse> {
+    ) -> GrpcReply<pb::ServerReadyResponse> {
         Ok(Response::new(pb::ServerReadyResponse {
-            ready: self.shared.runtime.is_ready(),
+            ready: self.state.runtime.is_ready(),
         }))
     }
 
     async fn model_ready(
         &self,
         request: Request<pb::ModelReadyRequest>,
-    ) -> Reply<pb::ModelReadyResponse> {
+    ) -> GrpcReply<pb::ModelReadyResponse> {
         let request = request.into_inner();
         let ready = match self.resolve(&request.name, &request.version) {
             Ok(loaded) => loaded.is_healthy(),
@@ -89,42 +77,25 @@ impl GrpcInferenceService for Service {
     async fn server_metadata(
         &self,
         _: Request<pb::ServerMetadataRequest>,
-    ) -> Reply<pb::ServerMetadataResponse> {
-        Ok(Response::new(pb::ServerMetadataResponse {
-            name: self.shared.server_name.clone(),
-            version: api::PROTOCOL_VERSION.to_owned(),
-            extensions: api::EXTENSIONS.iter().map(ToString::to_string).collect(),
-        }))
+    ) -> GrpcReply<pb::ServerMetadataResponse> {
+        let metadata = metadata::of_server(&self.state);
+        Ok(Response::new(metadata.into()))
     }
 
     async fn model_metadata(
         &self,
         request: Request<pb::ModelMetadataRequest>,
-    ) -> Reply<pb::ModelMetadataResponse> {
+    ) -> GrpcReply<pb::ModelMetadataResponse> {
         let request = request.into_inner();
-        let loaded = self.resolve(&request.name, &request.version)?;
-        let metadata = api::metadata(&self.shared.runtime, &loaded, Some(&request.version));
-        let tensors = |tensors: Vec<api::TensorMetadata>| {
-            let tensor = |t: api::TensorMetadata| TensorMetadata {
-                name: t.name,
-                datatype: t.datatype.protocol_name().to_owned(),
-                shape: t.shape,
-            };
-            tensors.into_iter().map(tensor).collect()
-        };
-        Ok(Response::new(pb::ModelMetadataResponse {
-            name: metadata.name,
-            versions: metadata.versions,
-            platform: metadata.platform,
-            inputs: tensors(metadata.inputs),
-            outputs: tensors(metadata.outputs),
-        }))
+        let version = Some(request.version.as_str());
+        let metadata = metadata::of_model(&self.state.runtime, &request.name, version)?;
+        Ok(Response::new(metadata.into()))
     }
 
     async fn model_infer(
         &self,
         _: Request<pb::ModelInferRequest>,
-    ) -> Reply<pb::ModelInferResponse> {
+    ) -> GrpcReply<pb::ModelInferResponse> {
         Err(answered_elsewhere())
     }
 
@@ -133,14 +104,14 @@ impl GrpcInferenceService for Service {
     async fn model_stream_infer(
         &self,
         _: Request<tonic::Streaming<pb::ModelInferRequest>>,
-    ) -> Reply<Self::ModelStreamInferStream> {
+    ) -> GrpcReply<Self::ModelStreamInferStream> {
         Err(answered_elsewhere())
     }
 
     async fn model_config(
         &self,
         request: Request<pb::ModelConfigRequest>,
-    ) -> Reply<pb::ModelConfigResponse> {
+    ) -> GrpcReply<pb::ModelConfigResponse> {
         let request = request.into_inner();
         let loaded = self.resolve(&request.name, &request.version)?;
         Ok(Response::new(pb::ModelConfigResponse {
@@ -151,59 +122,43 @@ impl GrpcInferenceService for Service {
     async fn model_statistics(
         &self,
         request: Request<pb::ModelStatisticsRequest>,
-    ) -> Reply<pb::ModelStatisticsResponse> {
+    ) -> GrpcReply<pb::ModelStatisticsResponse> {
         let request = request.into_inner();
-        let mut versions = self.shared.runtime.loaded();
-        if !request.name.is_empty() {
-            let chosen = self
-                .shared
-                .runtime
-                .resolve(&request.name, Some(&request.version))
-                .map_err(|error| api::no_statistics(&self.shared.runtime, &request.name, error))?;
-            versions.retain(|loaded| {
-                loaded.name() == chosen.name()
-                    && (request.version.is_empty() || loaded.version() == chosen.version())
-            });
-        }
-        let model_stats = versions.iter().map(|loaded| statistics(loaded)).collect();
-        Ok(Response::new(pb::ModelStatisticsResponse { model_stats }))
+        let runtime = &self.state.runtime;
+        let report = match request.name.as_str() {
+            "" => statistics::of_all(runtime),
+            model => statistics::of_model(runtime, model, Some(&request.version))?,
+        };
+        Ok(Response::new(report.into()))
     }
 
     async fn repository_index(
         &self,
         request: Request<pb::RepositoryIndexRequest>,
-    ) -> Reply<pb::RepositoryIndexResponse> {
+    ) -> GrpcReply<pb::RepositoryIndexResponse> {
         let request = request.into_inner();
-        refuse_named_repository(&request.repository_name)?;
-        let index = self.shared.runtime.request_index(request.ready).await;
-        let rows = index.map_err(ApiError::from)?;
-        let models = rows
-            .iter()
-            .map(|row| ModelIndex {
-                name: row.name.to_string(),
-                version: row.version.map(|v| v.to_string()).unwrap_or_default(),
-                state: row.state.map(|s| s.name().to_owned()).unwrap_or_default(),
-                reason: row.reason.clone(),
-            })
-            .collect();
-        Ok(Response::new(pb::RepositoryIndexResponse { models }))
+        repository::refuse_named(&request.repository_name)?;
+        let index = management::repository::index(&self.state.runtime, request.ready).await?;
+        Ok(Response::new(pb::RepositoryIndexResponse {
+            models: index.into_iter().map(Into::into).collect(),
+        }))
     }
 
     async fn repository_model_load(
         &self,
         _: Request<pb::RepositoryModelLoadRequest>,
-    ) -> Reply<pb::RepositoryModelLoadResponse> {
+    ) -> GrpcReply<pb::RepositoryModelLoadResponse> {
         Err(answered_elsewhere())
     }
 
     async fn repository_model_unload(
         &self,
         request: Request<pb::RepositoryModelUnloadRequest>,
-    ) -> Reply<pb::RepositoryModelUnloadResponse> {
+    ) -> GrpcReply<pb::RepositoryModelUnloadResponse> {
         let request = request.into_inner();
-        refuse_named_repository(&request.repository_name)?;
+        repository::refuse_named(&request.repository_name)?;
         repository::check_unload(&request.parameters)?;
-        let runtime = &self.shared.runtime;
+        let runtime = &self.state.runtime;
         let unloaded = runtime.request_unload(&request.model_name).await;
         unloaded.map_err(ApiError::from)?;
         Ok(Response::new(pb::RepositoryModelUnloadResponse {}))
@@ -212,105 +167,58 @@ impl GrpcInferenceService for Service {
     async fn system_shared_memory_status(
         &self,
         _: Request<pb::SystemSharedMemoryStatusRequest>,
-    ) -> Reply<pb::SystemSharedMemoryStatusResponse> {
-        Err(unsupported("shared memory"))
+    ) -> GrpcReply<pb::SystemSharedMemoryStatusResponse> {
+        Err(absent::shared_memory().into())
     }
 
     async fn system_shared_memory_register(
         &self,
         _: Request<pb::SystemSharedMemoryRegisterRequest>,
-    ) -> Reply<pb::SystemSharedMemoryRegisterResponse> {
-        Err(unsupported("shared memory"))
+    ) -> GrpcReply<pb::SystemSharedMemoryRegisterResponse> {
+        Err(absent::shared_memory().into())
     }
 
     async fn system_shared_memory_unregister(
         &self,
         _: Request<pb::SystemSharedMemoryUnregisterRequest>,
-    ) -> Reply<pb::SystemSharedMemoryUnregisterResponse> {
-        Err(unsupported("shared memory"))
+    ) -> GrpcReply<pb::SystemSharedMemoryUnregisterResponse> {
+        Err(absent::shared_memory().into())
     }
 
     async fn cuda_shared_memory_status(
         &self,
         _: Request<pb::CudaSharedMemoryStatusRequest>,
-    ) -> Reply<pb::CudaSharedMemoryStatusResponse> {
-        Err(unsupported("shared memory"))
+    ) -> GrpcReply<pb::CudaSharedMemoryStatusResponse> {
+        Err(absent::shared_memory().into())
     }
 
     async fn cuda_shared_memory_register(
         &self,
         _: Request<pb::CudaSharedMemoryRegisterRequest>,
-    ) -> Reply<pb::CudaSharedMemoryRegisterResponse> {
-        Err(unsupported("shared memory"))
+    ) -> GrpcReply<pb::CudaSharedMemoryRegisterResponse> {
+        Err(absent::shared_memory().into())
     }
 
     async fn cuda_shared_memory_unregister(
         &self,
         _: Request<pb::CudaSharedMemoryUnregisterRequest>,
-    ) -> Reply<pb::CudaSharedMemoryUnregisterResponse> {
-        Err(unsupported("shared memory"))
+    ) -> GrpcReply<pb::CudaSharedMemoryUnregisterResponse> {
+        Err(absent::shared_memory().into())
     }
 
     async fn trace_setting(
         &self,
         _: Request<pb::TraceSettingRequest>,
-    ) -> Reply<pb::TraceSettingResponse> {
-        Err(unsupported("tracing"))
+    ) -> GrpcReply<pb::TraceSettingResponse> {
+        Err(absent::tracing().into())
     }
 
     async fn log_settings(
         &self,
         request: Request<pb::LogSettingsRequest>,
-    ) -> Reply<pb::LogSettingsResponse> {
+    ) -> GrpcReply<pb::LogSettingsResponse> {
         let change = logging::decode(request.into_inner())?;
-        let settings = change.apply(&*self.shared.logs, "log_format")?;
+        let settings = change.apply(&*self.state.logs, "log_format")?;
         Ok(Response::new(logging::encode(settings)))
     }
-}
-
-fn statistics(loaded: &LoadedVersion) -> pb::ModelStatistics {
-    let figures = loaded.statistics();
-    pb::ModelStatistics {
-        name: loaded.name().to_string(),
-        version: loaded.version().to_string(),
-        last_inference: figures.last_inference_ms,
-        inference_count: figures.inference_count,
-        execution_count: figures.execution_count,
-        inference_stats: Some(pb::InferStatistics {
-            success: duration(figures.success),
-            fail: duration(figures.fail),
-            queue: duration(figures.queue),
-            compute_input: duration(figures.compute_input),
-            compute_infer: duration(figures.compute_infer),
-            compute_output: duration(figures.compute_output),
-            cache_hit: duration(DurationStatistic::default()),
-            cache_miss: duration(DurationStatistic::default()),
-        }),
-        batch_stats: figures
-            .batches
-            .iter()
-            .map(|(size, batch)| pb::InferBatchStatistics {
-                batch_size: *size as u64,
-                compute_input: duration(batch.compute_input),
-                compute_infer: duration(batch.compute_infer),
-                compute_output: duration(batch.compute_output),
-            })
-            .collect(),
-        memory_usage: Vec::new(),
-        response_stats: BTreeMap::new(),
-        slo_stats: figures.slo.map(|slo| pb::SloStatistics {
-            objective_ns: slo.objective_ns(),
-            in_time: slo.in_time,
-            late: slo.late,
-            given_up: slo.given_up,
-        }),
-    }
-}
-
-#[expect(clippy::unnecessary_wraps, reason = "message fields are optional")]
-fn duration(statistic: DurationStatistic) -> Option<pb::StatisticDuration> {
-    Some(pb::StatisticDuration {
-        count: statistic.count,
-        ns: statistic.ns,
-    })
 }

@@ -17,12 +17,13 @@ use skep_tensor::Charge;
 use tonic::{Status, Streaming, metadata::MetadataMap};
 
 use super::{
-    calls::{Encoded, of_message},
-    infer::{self, Failure, Received},
+    codec::{EncodedMessage, of_message},
+    infer::{self, Received},
 };
 use crate::{
-    access::{Note, Visit},
-    server::Shared,
+    access::{AccessNote, AccessVisit},
+    inference::InferenceFailure,
+    state::ServerState,
 };
 
 /// Requests of one stream that are under way at once: several of the largest usual batches. What they hold of the memory
@@ -35,35 +36,35 @@ const STATUS_ERRORS: &str = "triton_grpc_error";
 /// Says of an answer whether its request has no further ones.
 const FINAL_RESPONSE: &str = "triton_final_response";
 
-type Answer = Result<Encoded<ModelStreamInferResponse>, Status>;
+type StreamAnswer = Result<EncodedMessage<ModelStreamInferResponse>, Status>;
 
 /// A request that has come, and what it holds of the memory.
-type Request = Result<(Bytes, Arc<Charge>), Status>;
+type StreamRequest = Result<(Bytes, Arc<Charge>), Status>;
 
 /// Answers the requests of a stream until the client ends it or the node stops. `incoming` is charged for what has come;
 /// each answer is charged for being written `encodings` times.
 pub(super) fn answers(
-    shared: Arc<Shared>,
+    state: Arc<ServerState>,
     metadata: MetadataMap,
     requests: Streaming<Bytes>,
     incoming: Arc<Charge>,
     encodings: usize,
-    note: Note,
-) -> impl Stream<Item = Answer> + Send + 'static {
+    note: AccessNote,
+) -> impl Stream<Item = StreamAnswer> + Send + 'static {
     let status_errors = metadata
         .get(STATUS_ERRORS)
         .is_some_and(|value| value == "true");
     let metadata = Arc::new(metadata);
-    let answers = until_stop(Arc::clone(&shared), requests, incoming)
+    let answers = until_stop(Arc::clone(&state), requests, incoming)
         .map(move |message| {
-            let (shared, metadata) = (Arc::clone(&shared), Arc::clone(&metadata));
+            let (state, metadata) = (Arc::clone(&state), Arc::clone(&metadata));
             // Its time counts from here: the request has come.
             let (note, mut visit) = note.message();
             async move {
                 let answered = async {
                     let (message, charge) = message?;
                     let received = infer::receive(message, &charge).await?;
-                    let answer = answer(&shared, &metadata, received, &charge, encodings, &note);
+                    let answer = answer(&state, &metadata, received, &charge, encodings, &note);
                     Ok((answer.await, charge))
                 };
                 let answered = answered.await;
@@ -79,7 +80,7 @@ pub(super) fn answers(
 }
 
 /// Tells the access log what a request came to.
-fn record(visit: &mut Visit, answered: &Result<(Outcome, Arc<Charge>), Status>) {
+fn record(visit: &mut AccessVisit, answered: &Result<(AnswerOrRefusal, Arc<Charge>), Status>) {
     match answered {
         Ok((Ok(_), _)) => visit.succeeded(),
         Ok((Err(refused), _)) => visit.refused(&refused.failure.error.clone().into()),
@@ -89,12 +90,12 @@ fn record(visit: &mut Visit, answered: &Result<(Outcome, Arc<Charge>), Status>) 
 
 /// A stop takes no further requests; those under way are answered before the client is told.
 fn until_stop(
-    shared: Arc<Shared>,
+    state: Arc<ServerState>,
     requests: Streaming<Bytes>,
     incoming: Arc<Charge>,
-) -> impl Stream<Item = Request> + Send {
+) -> impl Stream<Item = StreamRequest> + Send {
     stream::unfold(Some(requests), move |requests| {
-        let (shared, incoming) = (Arc::clone(&shared), Arc::clone(&incoming));
+        let (state, incoming) = (Arc::clone(&state), Arc::clone(&incoming));
         async move {
             let mut requests = requests?;
             tokio::select! {
@@ -105,8 +106,8 @@ fn until_stop(
                     });
                     Some((request, Some(requests)))
                 }
-                () = shared.runtime.stop_begun() => {
-                    let text = "the server is stopping, it takes no further requests from this stream";
+                () = state.runtime.stop_begun() => {
+                    let text = "the server is stopping and takes no more requests from this stream";
                     Some((Err(Status::unavailable(text)), None))
                 }
             }
@@ -116,8 +117,8 @@ fn until_stop(
 
 /// Ends a stream behind its first error, which is its call's status; what else is under way is cancelled.
 fn until_error(
-    answers: impl Stream<Item = Answer> + Send + 'static,
-) -> impl Stream<Item = Answer> + Send {
+    answers: impl Stream<Item = StreamAnswer> + Send + 'static,
+) -> impl Stream<Item = StreamAnswer> + Send {
     stream::unfold(Some(Box::pin(answers)), |answers| async move {
         let mut answers = answers?;
         let answer = answers.next().await?;
@@ -127,41 +128,41 @@ fn until_error(
 }
 
 /// Why a request has no answer, and what is said of it then.
-struct Refused {
-    failure: Failure,
+struct RefusedRequest {
+    failure: InferenceFailure,
     id: String,
     model: String,
 }
 
 /// What a request came to.
-type Outcome = Result<ModelInferResponse, Box<Refused>>;
+type AnswerOrRefusal = Result<ModelInferResponse, Box<RefusedRequest>>;
 
 async fn answer(
-    shared: &Shared,
+    state: &ServerState,
     metadata: &MetadataMap,
     received: Received,
     charge: &Arc<Charge>,
     encodings: usize,
-    note: &Note,
-) -> Outcome {
+    note: &AccessNote,
+) -> AnswerOrRefusal {
     let (id, model) = (received.id.clone(), received.model.clone());
-    let answer = infer::infer_on_stream(shared, metadata, received, charge, note).await;
+    let answer = infer::infer_on_stream(state, metadata, received, charge, note).await;
     let answer =
         answer.and_then(
             |answer| match infer::charge_encoding(&answer, encodings, charge) {
                 Ok(()) => Ok(answer),
-                Err(error) => Err(Failure { error, ran: true }),
+                Err(error) => Err(InferenceFailure { error, ran: true }),
             },
         );
-    answer.map_err(|failure| Box::new(Refused { failure, id, model }))
+    answer.map_err(|failure| Box::new(RefusedRequest { failure, id, model }))
 }
 
 /// An answer or a refusal as the stream has it.
-fn closed(answer: Outcome, charge: Arc<Charge>, status_errors: bool) -> Answer {
+fn closed(answer: AnswerOrRefusal, charge: Arc<Charge>, status_errors: bool) -> StreamAnswer {
     let refused = match answer {
         Ok(mut answer) => {
             put_final(&mut answer);
-            return Ok(Encoded {
+            return Ok(EncodedMessage {
                 message: ModelStreamInferResponse {
                     error_message: String::new(),
                     infer_response: Some(answer),
@@ -171,7 +172,7 @@ fn closed(answer: Outcome, charge: Arc<Charge>, status_errors: bool) -> Answer {
         }
         Err(refused) => refused,
     };
-    let Failure { error, ran } = refused.failure;
+    let InferenceFailure { error, ran } = refused.failure;
     if status_errors {
         return Err(error.into());
     }
@@ -183,7 +184,7 @@ fn closed(answer: Outcome, charge: Arc<Charge>, status_errors: bool) -> Answer {
         response.model_name = refused.model;
         put_final(&mut response);
     }
-    Ok(Encoded {
+    Ok(EncodedMessage {
         message: ModelStreamInferResponse {
             error_message: Status::from(error).message().to_owned(),
             infer_response: Some(response),

@@ -22,12 +22,15 @@ use skep_proto::inference::ModelInferResponse;
 use skep_tensor::Charge;
 use tonic::{Code, Status, metadata::MetadataMap};
 
-use super::{MAX_MESSAGE_BYTES, PREFIX_BYTES, infer};
+use super::{
+    infer,
+    message::{MAX_MESSAGE_BYTES, PREFIX_BYTES},
+};
 use crate::{
-    access::Note,
-    edge::{self, Answer, Shortcut, Unread},
-    logging,
-    server::Shared,
+    access::AccessNote,
+    edge::{self, AnswerFuture, Shortcut, UnreadBody},
+    state::ServerState,
+    verbose,
 };
 
 const PATH: &str = "/inference.GRPCInferenceService/ModelInfer";
@@ -35,35 +38,39 @@ const PATH: &str = "/inference.GRPCInferenceService/ModelInfer";
 const CONTENT_TYPE: &str = "application/grpc";
 
 /// Answers plain `ModelInfer` calls.
-pub(super) struct Direct(pub(super) Arc<Shared>);
+pub(super) struct DirectCall(pub(super) Arc<ServerState>);
 
-impl Shortcut for Direct {
-    fn take(&self, request: Request<Body>, charge: &Arc<Charge>) -> Result<Answer, Request<Body>> {
+impl Shortcut for DirectCall {
+    fn take(
+        &self,
+        request: Request<Body>,
+        charge: &Arc<Charge>,
+    ) -> Result<AnswerFuture, Request<Body>> {
         if !is_plain(&request) {
             return Err(request);
         }
-        logging::log_call(&request);
-        let shared = Arc::clone(&self.0);
+        verbose::log_call(&request);
+        let state = Arc::clone(&self.0);
         let charge = Arc::clone(charge);
         let (parts, body) = request.into_parts();
         Ok(Box::pin(async move {
             let metadata = MetadataMap::from_headers(parts.headers);
-            let note = Note::of(&parts.extensions);
-            let answer = answer(&shared, &metadata, body, &charge, &note).await;
+            let note = AccessNote::of(&parts.extensions);
+            let answer = answer(&state, &metadata, body, &charge, &note).await;
             answer.unwrap_or_else(Status::into_http)
         }))
     }
 }
 
 async fn answer(
-    shared: &Shared,
+    state: &ServerState,
     metadata: &MetadataMap,
     body: Body,
     charge: &Arc<Charge>,
-    note: &Note,
+    note: &AccessNote,
 ) -> Result<Response<Body>, Status> {
     let received = infer::receive(message(body).await?, charge).await?;
-    let answer = infer::infer(shared, metadata, received, charge, note).await;
+    let answer = infer::infer(state, metadata, received, charge, note).await;
     let answer = answer.map_err(|failure| failure.error)?;
     infer::charge_encoding(&answer, 1, charge)?;
     success(&answer)
@@ -88,13 +95,13 @@ async fn message(body: Body) -> Result<Bytes, Status> {
     let end = |first: &[u8]| Some(PREFIX_BYTES + length(first)?);
     let whole = edge::read_body(body, PREFIX_BYTES + MAX_MESSAGE_BYTES, end);
     let mut whole = whole.await.map_err(|unread| match unread {
-        Unread::TooLong => Status::out_of_range(format!(
+        UnreadBody::TooLong => Status::out_of_range(format!(
             "the message is longer than {MAX_MESSAGE_BYTES} bytes"
         )),
-        Unread::NoMemory => {
-            Status::resource_exhausted("the system has no memory for the message, try again later")
-        }
-        Unread::Failed(error) => match error.into_inner().downcast::<Status>() {
+        UnreadBody::NoMemory => Status::resource_exhausted(
+            "the system is out of memory for the message, try again later",
+        ),
+        UnreadBody::Failed(error) => match error.into_inner().downcast::<Status>() {
             Ok(status) => *status,
             Err(error) => Status::new(Code::Unknown, error.to_string()),
         },
@@ -103,7 +110,7 @@ async fn message(body: Body) -> Result<Bytes, Status> {
         (Some(0), Some(length)) if length == whole.len() - PREFIX_BYTES => {}
         (Some(1), _) => {
             return Err(Status::internal(
-                "the message is said to be compressed, and the call names no encoding",
+                "the message is flagged as compressed, but the call names no encoding",
             ));
         }
         (first, length) => {
@@ -128,7 +135,7 @@ fn success(answer: &ModelInferResponse) -> Result<Response<Body>, Status> {
     let length = answer.encoded_len();
     let Ok(prefix) = u32::try_from(length) else {
         return Err(Status::out_of_range(format!(
-            "the answer has {length} bytes, more than a message can have"
+            "the answer has {length} bytes, more than a message can hold"
         )));
     };
     let mut message = Vec::new();

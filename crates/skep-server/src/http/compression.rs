@@ -19,9 +19,9 @@ use flate2::{
 use skep_tensor::{Charge, OverBudget};
 
 use crate::{
-    api,
-    error::ApiError,
+    error::{ApiError, JSON, error_response},
     inflate::{InflateError, inflate},
+    off_reactor::off_reactor,
 };
 
 /// Compressed bytes that are decompressed at once: what they can become, a thousand times as much, takes milliseconds.
@@ -66,18 +66,13 @@ pub(super) struct UnknownCoding;
 impl IntoResponse for UnknownCoding {
     /// As on Triton, with the codings that are known.
     fn into_response(self) -> Response {
-        let headers = [
-            (
-                header::ACCEPT_ENCODING,
-                HeaderValue::from_static("gzip, deflate"),
-            ),
-            (
-                header::CONTENT_TYPE,
-                HeaderValue::from_static("application/json"),
-            ),
-        ];
-        let body = serde_json::json!({ "error": "Unsupported compression type" }).to_string();
-        (StatusCode::NOT_IMPLEMENTED, headers, body).into_response()
+        let text = "Unsupported compression type";
+        let mut response = error_response(StatusCode::NOT_IMPLEMENTED, JSON, text);
+        let known = HeaderValue::from_static("gzip, deflate");
+        response
+            .headers_mut()
+            .insert(header::ACCEPT_ENCODING, known);
+        response
     }
 }
 
@@ -135,7 +130,7 @@ pub(super) async fn decompress(
     let plain = if inline {
         work()
     } else {
-        api::off_reactor(work).await?
+        off_reactor(work).await?
     };
     match plain {
         Ok(plain) => Ok(plain.into()),
@@ -167,7 +162,7 @@ pub(super) async fn compress(
     let packed = if inline {
         work()
     } else {
-        api::off_reactor(work).await?
+        off_reactor(work).await?
     };
     packed.map_err(|error| match error.downcast::<OverBudget>() {
         Ok(over) => over.into(),

@@ -10,7 +10,7 @@ use axum::{
 use pulldown_cmark::{CowStr, Event, HeadingLevel, Options, Parser, Tag, TagEnd, html};
 
 /// A page's name in addresses, and its text in Markdown.
-type Source = (&'static str, &'static str);
+type PageSource = (&'static str, &'static str);
 
 macro_rules! sources {
     ($($name:literal),* $(,)?) => {
@@ -19,7 +19,7 @@ macro_rules! sources {
 }
 
 /// All pages of `docs/`.
-const SOURCES: &[Source] = &sources![
+const SOURCES: &[PageSource] = &sources![
     "backends.md",
     "batching.md",
     "command-line.md",
@@ -48,7 +48,7 @@ td,th{padding:.3rem .75rem .3rem 0;text-align:left;vertical-align:top;border-top
 
 /// The pages, rendered when the first one is asked for.
 static PAGES: LazyLock<Vec<(&'static str, String)>> = LazyLock::new(|| {
-    let page = |(name, text): &Source| (*name, document(name, &render(text)));
+    let page = |(name, text): &PageSource| (*name, document(name, &render(text)));
     SOURCES.iter().map(page).collect()
 });
 
@@ -72,7 +72,7 @@ pub(super) async fn page(Path(name): Path<String>) -> Response {
 fn found(name: &str) -> Response {
     match PAGES.iter().find(|(page, _)| *page == name) {
         Some((_, page)) => Html(page.as_str()).into_response(),
-        None => super::not_found(),
+        None => super::reply::not_found(),
     }
 }
 

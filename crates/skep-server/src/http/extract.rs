@@ -14,11 +14,11 @@ use skep_runtime::ErrorKind;
 use skep_tensor::Charge;
 
 use crate::{
-    access::Note,
+    access::AccessNote,
     bounds::MAX_MANAGEMENT_BYTES,
-    edge::{self, BodyError, Unread},
-    error::{self, ApiError},
-    server::Shared,
+    edge::{self, UnreadBody},
+    error::{self, ApiError, BodyError},
+    state::ServerState,
 };
 
 /// `{model}` and, if the route has it, `{version}`.
@@ -28,27 +28,33 @@ pub(super) struct ModelPath {
     pub(super) version: Option<String>,
 }
 
-impl FromRequestParts<Arc<Shared>> for ModelPath {
+impl FromRequestParts<Arc<ServerState>> for ModelPath {
     type Rejection = Response;
 
-    async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Response> {
-        let Path(path): Path<Self> = Path::from_request_parts(parts, shared)
+    async fn from_request_parts(
+        parts: &mut Parts,
+        state: &Arc<ServerState>,
+    ) -> Result<Self, Response> {
+        let Path(path): Path<Self> = Path::from_request_parts(parts, state)
             .await
             .map_err(|error| ApiError::invalid(error.body_text()).into_response())?;
         match &path.version {
             // On Triton the path of a version that is no number is none of its paths.
             Some(version) if !version.bytes().all(|byte| byte.is_ascii_digit()) => {
-                Err(super::not_found())
+                Err(super::reply::not_found())
             }
             _ => Ok(path),
         }
     }
 }
 
-impl FromRequestParts<Arc<Shared>> for Note {
+impl FromRequestParts<Arc<ServerState>> for AccessNote {
     type Rejection = Infallible;
 
-    async fn from_request_parts(parts: &mut Parts, _: &Arc<Shared>) -> Result<Self, Infallible> {
+    async fn from_request_parts(
+        parts: &mut Parts,
+        _: &Arc<ServerState>,
+    ) -> Result<Self, Infallible> {
         Ok(Self::of(&parts.extensions))
     }
 }
@@ -66,14 +72,14 @@ pub(super) async fn read_split_body(
 ) -> Result<Bytes, ApiError> {
     let whole = edge::read_body(body, limit, |_| split).await;
     whole.map_err(|unread| match unread {
-        Unread::TooLong => ApiError::invalid(error::unreadable(format_args!(
+        UnreadBody::TooLong => ApiError::invalid(error::unreadable(format_args!(
             "it is longer than {limit} bytes"
         ))),
-        Unread::NoMemory => ApiError::new(
+        UnreadBody::NoMemory => ApiError::new(
             ErrorKind::Unavailable,
-            error::unreadable("the system has no memory for it, try again later"),
+            error::unreadable("the system is out of memory, try again later"),
         ),
-        Unread::Failed(error) => body_error(error),
+        UnreadBody::Failed(error) => body_error(error),
     })
 }
 
@@ -87,9 +93,9 @@ fn body_error(error: axum::Error) -> ApiError {
 }
 
 /// What a request holds of the memory.
-pub(super) struct Held(pub(super) Arc<Charge>);
+pub(super) struct HeldMemory(pub(super) Arc<Charge>);
 
-impl<S: Sync> FromRequestParts<S> for Held {
+impl<S: Sync> FromRequestParts<S> for HeldMemory {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
@@ -103,11 +109,11 @@ impl<S: Sync> FromRequestParts<S> for Held {
 /// A body that is JSON as a whole: bounded as the JSON part of an inference request is.
 pub(super) struct JsonBody(pub(super) Bytes);
 
-impl FromRequest<Arc<Shared>> for JsonBody {
+impl FromRequest<Arc<ServerState>> for JsonBody {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, shared: &Arc<Shared>) -> Result<Self, ApiError> {
-        let body = read_body(request.into_body(), shared.max_json_bytes).await?;
+    async fn from_request(request: Request, state: &Arc<ServerState>) -> Result<Self, ApiError> {
+        let body = read_body(request.into_body(), state.max_json_bytes).await?;
         Ok(Self(body))
     }
 }
@@ -115,11 +121,11 @@ impl FromRequest<Arc<Shared>> for JsonBody {
 /// The JSON body of a call that manages and sends no files.
 pub(super) struct SmallJsonBody(pub(super) Bytes);
 
-impl FromRequest<Arc<Shared>> for SmallJsonBody {
+impl FromRequest<Arc<ServerState>> for SmallJsonBody {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, shared: &Arc<Shared>) -> Result<Self, ApiError> {
-        let limit = shared.max_json_bytes.min(MAX_MANAGEMENT_BYTES);
+    async fn from_request(request: Request, state: &Arc<ServerState>) -> Result<Self, ApiError> {
+        let limit = state.max_json_bytes.min(MAX_MANAGEMENT_BYTES);
         let body = read_body(request.into_body(), limit).await?;
         Ok(Self(body))
     }

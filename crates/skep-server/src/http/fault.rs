@@ -15,12 +15,17 @@ pub(super) fn negative_shape() -> ApiError {
     ApiError::invalid(NEGATIVE_SHAPE)
 }
 
+/// A body is not JSON, or not of the form that its reader expects.
+pub(super) fn json_error(error: &serde_json::Error) -> ApiError {
+    ApiError::invalid(format!("failed to parse the request JSON buffer: {error}"))
+}
+
 /// The fault that Triton would name first; `otherwise` for what is no JSON at all, and where none is found.
 pub(super) fn find(document: &Document<'_>, otherwise: &serde_json::Error) -> ApiError {
     let parsed = document.parse(super::lean::form);
     match parsed.ok().and_then(|request| of_request(&request)) {
         Some(text) => ApiError::invalid(text),
-        None => super::request::json_error(otherwise),
+        None => json_error(otherwise),
     }
 }
 

@@ -10,7 +10,7 @@ use axum::{
 use bytes::Bytes;
 use futures_util::FutureExt;
 use serde_json::value::RawValue;
-use skep_config::{Context, ModelConfig, parse_pbtxt};
+use skep_config::{ConfigContext, ModelConfig, parse_pbtxt};
 use skep_runtime::InferResponse;
 use skep_tensor::Charge;
 use skep_types::ModelName;
@@ -19,11 +19,11 @@ use skep_wire::json::Document;
 use super::{
     compression::{self, Coding},
     generate, infer, lean, logging, raw, repository,
-    request::{self, Decoded, Wanted},
+    request::{self, DecodedRequest, OutputEncoding},
     response,
 };
 use crate::{
-    fuzzing::{MODEL, assert_consistent, assert_same_inputs, assert_same_parameters, echo},
+    fuzzing::checks::{MODEL, assert_consistent, assert_same_inputs, assert_same_parameters, echo},
     inflate::{InflateError, inflate},
 };
 
@@ -49,7 +49,7 @@ fn configs() -> &'static [ModelConfig] {
             let output = r#"output { name: "y" data_type: TYPE_FP32 dims: [1] }"#;
             let text = format!("name: \"{MODEL}\" backend: \"mock\" {inputs} {output}");
             let proto = parse_pbtxt(text.as_bytes(), "config.pbtxt").expect("parses");
-            ModelConfig::from_proto(proto, &Context::new(&name)).expect("valid")
+            ModelConfig::from_proto(proto, &ConfigContext::new(&name)).expect("valid")
         });
         made.into()
     })
@@ -96,19 +96,19 @@ pub fn http_infer(data: &[u8]) {
 }
 
 /// What is written of a request as if it were an answer is read as that request.
-fn assert_read_back(decoded: &Decoded) {
+fn assert_read_back(decoded: &DecodedRequest) {
     assert_consistent(&decoded.request);
-    let mixed = Wanted {
+    let mixed = OutputEncoding {
         all_binary: false,
         binary: decoded.wanted.binary.clone(),
         classes: Vec::new(),
     };
-    let binary = Wanted {
+    let binary = OutputEncoding {
         all_binary: true,
-        ..Wanted::default()
+        ..OutputEncoding::default()
     };
     let sent = &decoded.request;
-    for wanted in [Wanted::default(), mixed, binary] {
+    for wanted in [OutputEncoding::default(), mixed, binary] {
         let answer = response::encode(&echo(sent), &sent.id, &wanted, &Charge::unbounded());
         // Half precision has no JSON form, and bytes that are no text have none.
         let Ok(encoded) = answer else {

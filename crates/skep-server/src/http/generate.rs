@@ -27,58 +27,65 @@ use skep_wire::json::Document;
 
 use super::{
     compression,
-    extract::{Held, JsonBody, ModelPath},
+    extract::{HeldMemory, JsonBody, ModelPath},
+    fault,
     infer::MAX_INLINE_JSON_BYTES,
-    json_response,
+    input,
     lean::{self, Leaf, Name},
-    parameters,
-    request::{self, Unparsed},
+    parameters, reply,
+    request::Unparsed,
     response,
 };
 use crate::{
-    access::Note, api, bounds::MAX_PARAMETERS, error::ApiError, growth::make_room, server::Shared,
+    access::AccessNote,
+    bounds::MAX_PARAMETERS,
+    error::ApiError,
+    growth::make_room,
+    inference::{self, InferenceFailure},
+    off_reactor::off_reactor,
+    state::ServerState,
 };
 
 /// The type of a stream of events.
 const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
 
 pub(super) async fn generate(
-    State(shared): State<Arc<Shared>>,
+    State(state): State<Arc<ServerState>>,
     path: ModelPath,
     headers: HeaderMap,
-    Held(charge): Held,
-    note: Note,
+    HeldMemory(charge): HeldMemory,
+    note: AccessNote,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     refuse_compressed(&headers)?;
-    let answer = run(&shared, &path, body, &charge, &note)
+    let answer = run(&state, &path, body, &charge, &note)
         .await
         .map_err(|f| f.error)?;
-    Ok(json_response(StatusCode::OK, answer))
+    Ok(reply::json(StatusCode::OK, answer))
 }
 
 pub(super) async fn generate_stream(
-    State(shared): State<Arc<Shared>>,
+    State(state): State<Arc<ServerState>>,
     path: ModelPath,
     headers: HeaderMap,
-    Held(charge): Held,
-    note: Note,
+    HeldMemory(charge): HeldMemory,
+    note: AccessNote,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     refuse_compressed(&headers)?;
-    match run(&shared, &path, body, &charge, &note).await {
+    match run(&state, &path, body, &charge, &note).await {
         Ok(answer) => {
             // The event is a copy.
             charge.add(answer.len())?;
             Ok(event(StatusCode::OK, &answer))
         }
         // The first event decides on the status, as on Triton.
-        Err(Failure { error, ran: true }) => {
+        Err(InferenceFailure { error, ran: true }) => {
             let mut response = event(error.http_status(), error.body().as_bytes());
             response.extensions_mut().insert(error.into_refusal());
             Ok(response)
         }
-        Err(Failure { error, .. }) => Err(error),
+        Err(InferenceFailure { error, .. }) => Err(error),
     }
 }
 
@@ -98,68 +105,52 @@ fn event(status: StatusCode, json: &[u8]) -> Response {
     (status, [(header::CONTENT_TYPE, EVENTS)], body).into_response()
 }
 
-/// Why there is no answer.
-struct Failure {
-    error: ApiError,
-    /// Whether the request came as far as the model.
-    ran: bool,
-}
-
-impl<E: Into<ApiError>> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self {
-            error: error.into(),
-            ran: false,
-        }
-    }
-}
-
 async fn run(
-    shared: &Shared,
+    state: &ServerState,
     path: &ModelPath,
     body: Bytes,
     charge: &Arc<Charge>,
-    note: &Note,
-) -> Result<Vec<u8>, Failure> {
-    let loaded = shared
+    note: &AccessNote,
+) -> Result<Vec<u8>, InferenceFailure> {
+    let loaded = state
         .runtime
         .resolve(&path.model, path.version.as_deref())?;
     let mut request = if body.len() > MAX_INLINE_JSON_BYTES {
         let (loaded, charge) = (Arc::clone(&loaded), Arc::clone(charge));
-        api::off_reactor(move || decode(&body, loaded.config(), &charge)).await??
+        off_reactor(move || decode(&body, loaded.config(), &charge)).await??
     } else {
         decode(&body, loaded.config(), charge)?
     };
     request.charge = Some(Arc::clone(charge));
-    api::log_parameters(&request, &loaded);
+    inference::log_parameters(&request, &loaded);
     let id = request.id.clone();
     note.sent_to(&loaded, &id);
     let mut answer = loaded.infer(request).await.map_err(|error| {
-        api::log_failure(&id, &error);
-        Failure {
+        inference::log_failure(&id, &error);
+        InferenceFailure {
             // A request that does not fit the model does not reach it.
             ran: error.kind() != ErrorKind::InvalidArgument,
             error: error.into(),
         }
     })?;
     note.answered(&answer);
-    api::settle(charge, &mut answer);
-    let output_bytes = api::output_bytes(&answer);
+    inference::settle(charge, &mut answer);
+    let output_bytes = inference::output_bytes(&answer);
     if output_bytes > MAX_INLINE_JSON_BYTES {
         let charge = Arc::clone(charge);
-        Ok(api::off_reactor(move || encode(answer, &id, &charge)).await??)
+        Ok(off_reactor(move || encode(answer, &id, &charge)).await??)
     } else {
         Ok(encode(answer, &id, charge)?)
     }
 }
 
 /// The members of an object, in order; a key may come again.
-struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+struct GenerateMembers<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for GenerateMembers<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Reader;
-        impl<'de> Visitor<'de> for Reader {
+        struct GenerateReader;
+        impl<'de> Visitor<'de> for GenerateReader {
             type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -177,7 +168,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
                 Ok(members)
             }
         }
-        deserializer.deserialize_map(Reader).map(Members)
+        deserializer
+            .deserialize_map(GenerateReader)
+            .map(GenerateMembers)
     }
 }
 
@@ -217,11 +210,11 @@ pub(super) fn decode(
         copied_bytes.set(bytes);
         charge.add(bytes).map_err(Unparsed::NoMemory)
     });
-    let Members(members) = parsed.map_err(|unparsed| match unparsed {
-        Unparsed::Json(error) => request::json_error(&error),
+    let GenerateMembers(members) = parsed.map_err(|unparsed| match unparsed {
+        Unparsed::Json(error) => fault::json_error(&error),
         Unparsed::NoMemory(over) => over.into(),
     })?;
-    let mut mapping = Mapping {
+    let mut mapping = MemberMapping {
         document: &document,
         model: config.name().as_str(),
         inputs: config.inputs(),
@@ -231,7 +224,7 @@ pub(super) fn decode(
     for (key, value) in members {
         match &*key {
             "parameters" if mapping.input(&key).is_none() => {
-                let Members(members) = serde_json::from_str(value.get()).map_err(|_| {
+                let GenerateMembers(members) = serde_json::from_str(value.get()).map_err(|_| {
                     ApiError::invalid(
                         "Expected JSON object for keyword: 'parameters': attempt to access JSON non-object as object",
                     )
@@ -257,7 +250,7 @@ pub(super) fn decode(
 }
 
 /// Members on their way to inputs and parameters.
-struct Mapping<'a> {
+struct MemberMapping<'a> {
     document: &'a Document<'a>,
     model: &'a str,
     inputs: &'a [InputConfig],
@@ -265,7 +258,7 @@ struct Mapping<'a> {
     charge: &'a Charge,
 }
 
-impl<'a> Mapping<'a> {
+impl<'a> MemberMapping<'a> {
     fn input(&self, name: &str) -> Option<&'a InputConfig> {
         self.inputs.iter().find(|input| input.name == name)
     }
@@ -274,7 +267,7 @@ impl<'a> Mapping<'a> {
         let text = self.document.text(value);
         let Some(input) = self.input(key) else {
             let Leaf(value) =
-                serde_json::from_str(text).map_err(|error| request::json_error(&error))?;
+                serde_json::from_str(text).map_err(|error| fault::json_error(&error))?;
             let parameter = parameters::own(key, &value)?;
             self.request.parameters.push((key.to_owned(), parameter));
             return Ok(());
@@ -285,16 +278,16 @@ impl<'a> Mapping<'a> {
         } else {
             Ok(1)
         };
-        let count = count.map_err(|error| request::json_error(&error))?;
+        let count = count.map_err(|error| fault::json_error(&error))?;
         let shape = fit(count, input.client_dims().as_slice()).ok_or_else(|| {
             ApiError::invalid(format!(
                 "The schema can not convert input '{key}' to tensor with proper shape"
             ))
         })?;
         let (datatype, count) = (input.datatype, shape.element_count());
-        let data = request::data(key, text, datatype, count, self.charge)?;
+        let data = input::data(key, text, datatype, count, self.charge)?;
         let id = &self.request.id;
-        let tensor = api::input_tensor(id, key, self.model, input.datatype, shape, data)?;
+        let tensor = inference::input_tensor(id, key, self.model, input.datatype, shape, data)?;
         self.request.inputs.push((key.to_owned(), tensor));
         Ok(())
     }

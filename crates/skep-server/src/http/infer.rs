@@ -14,15 +14,16 @@ use skep_tensor::Charge;
 
 use super::{
     compression,
-    extract::{Held, ModelPath, read_split_body},
+    extract::{HeldMemory, ModelPath, read_split_body},
     raw, request, response,
 };
 use crate::{
-    access::Note,
-    api, classification,
-    edge::{Answer, Shortcut},
+    access::AccessNote,
+    edge::{AnswerFuture, Shortcut},
     error::ApiError,
-    server::Shared,
+    inference,
+    off_reactor::off_reactor,
+    state::ServerState,
 };
 
 /// The largest body that is taken in, in bytes; tensors of 2 GiB and more travel no sane network in one request.
@@ -36,22 +37,26 @@ pub(super) const MAX_INLINE_JSON_BYTES: usize = 128 << 10;
 pub(super) const HEADER_LENGTH: &str = "inference-header-content-length";
 
 /// Answers plain requests for inference without the router.
-pub(super) struct Direct(pub(super) Arc<Shared>);
+pub(super) struct DirectInference(pub(super) Arc<ServerState>);
 
-impl Shortcut for Direct {
-    fn take(&self, request: Request<Body>, charge: &Arc<Charge>) -> Result<Answer, Request<Body>> {
+impl Shortcut for DirectInference {
+    fn take(
+        &self,
+        request: Request<Body>,
+        charge: &Arc<Charge>,
+    ) -> Result<AnswerFuture, Request<Body>> {
         if request.method() != Method::POST {
             return Err(request);
         }
         let Some(path) = target(request.uri().path()) else {
             return Err(request);
         };
-        let shared = State(Arc::clone(&self.0));
+        let state = State(Arc::clone(&self.0));
         let (parts, body) = request.into_parts();
-        let held = Held(Arc::clone(charge));
-        let note = Note::of(&parts.extensions);
+        let held = HeldMemory(Arc::clone(charge));
+        let note = AccessNote::of(&parts.extensions);
         Ok(Box::pin(async move {
-            let answer = infer(shared, path, parts.headers, held, note, body).await;
+            let answer = infer(state, path, parts.headers, held, note, body).await;
             answer.unwrap_or_else(IntoResponse::into_response)
         }))
     }
@@ -74,11 +79,11 @@ fn target(path: &str) -> Option<ModelPath> {
 }
 
 pub(super) async fn infer(
-    State(shared): State<Arc<Shared>>,
+    State(state): State<Arc<ServerState>>,
     path: ModelPath,
     headers: HeaderMap,
-    Held(charge): Held,
-    note: Note,
+    HeldMemory(charge): HeldMemory,
+    note: AccessNote,
     body: Body,
 ) -> Result<Response, ApiError> {
     let coding = match compression::of_request(&headers) {
@@ -87,28 +92,28 @@ pub(super) async fn infer(
     };
     let mut body = read_split_body(body, MAX_BODY_BYTES, split(&headers)).await?;
     if coding.is_some() {
-        body = compression::decompress(body, shared.max_json_bytes, Arc::clone(&charge)).await?;
+        body = compression::decompress(body, state.max_json_bytes, Arc::clone(&charge)).await?;
     }
     let header_length = header_length(&headers, body.len()).map_err(ApiError::plain)?;
     let json_bytes = header_length.unwrap_or(body.len());
-    if json_bytes > shared.max_json_bytes {
+    if json_bytes > state.max_json_bytes {
         return Err(ApiError::invalid(format!(
             "Request JSON size of {json_bytes} bytes exceeds the maximum allowed value of {} bytes. Use --http-max-input-size to increase the limit.",
-            shared.max_json_bytes
+            state.max_json_bytes
         )));
     }
     // After the body: a version is held only while a request runs, never while a slow client sends.
-    let loaded = shared
+    let loaded = state
         .runtime
         .resolve(&path.model, path.version.as_deref())
         .map_err(|error| ApiError::from(error).plain())?;
-    api::refuse_decoupled(&loaded, "HTTP end point").map_err(ApiError::plain)?;
+    inference::refuse_decoupled(&loaded, "HTTP end point").map_err(ApiError::plain)?;
     let decoded = match header_length {
         Some(0) => raw::decode(body, loaded.config())?,
         _ if json_bytes > MAX_INLINE_JSON_BYTES => {
             let (model, charge) = (path.model.clone(), Arc::clone(&charge));
             let decode = move || request::decode(&body, header_length, &model, &charge);
-            api::off_reactor(decode).await??
+            off_reactor(decode).await??
         }
         _ => {
             let decoded = request::decode(&body, header_length, &path.model, &charge)?;
@@ -123,24 +128,24 @@ pub(super) async fn infer(
     let names = headers
         .iter()
         .map(|(name, value)| (name.as_str(), value.as_bytes()));
-    shared.forms.http_headers.forward(names, &mut request);
-    api::log_parameters(&request, &loaded);
+    state.inference.http_headers.forward(names, &mut request);
+    inference::log_parameters(&request, &loaded);
     let id = request.id.clone();
     note.sent_to(&loaded, &id);
     let answer = loaded.infer(request).await;
     let mut answer = answer.map_err(|error| {
-        api::log_failure(&id, &error);
+        inference::log_failure(&id, &error);
         match error.kind() {
             ErrorKind::InvalidArgument => error.into(),
             _ => ApiError::from(error).plain(),
         }
     })?;
     note.answered(&answer);
-    api::settle(&charge, &mut answer);
-    classification::apply(&mut answer, &wanted.classes, &loaded).map_err(ApiError::plain)?;
+    inference::settle(&charge, &mut answer);
+    inference::classify(&mut answer, &wanted.classes, &loaded).map_err(ApiError::plain)?;
     let encoded = if response::json_data_bytes(&answer, &wanted) > MAX_INLINE_JSON_BYTES {
         let charge = Arc::clone(&charge);
-        api::off_reactor(move || response::encode(&answer, &id, &wanted, &charge)).await?
+        off_reactor(move || response::encode(&answer, &id, &wanted, &charge)).await?
     } else {
         response::encode(&answer, &id, &wanted, &charge)
     };

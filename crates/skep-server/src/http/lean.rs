@@ -147,9 +147,9 @@ pub(super) struct Leaves(pub(super) Map<String, Value>);
 
 impl<'de> Deserialize<'de> for Leaves {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
+        struct LeavesVisitor;
 
-        impl<'de> Visitor<'de> for Object {
+        impl<'de> Visitor<'de> for LeavesVisitor {
             type Value = Leaves;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -170,7 +170,7 @@ impl<'de> Deserialize<'de> for Leaves {
             }
         }
 
-        deserializer.deserialize_map(Object)
+        deserializer.deserialize_map(LeavesVisitor)
     }
 }
 

@@ -5,25 +5,25 @@ use std::sync::Arc;
 use axum::{extract::State, response::Response};
 use serde_json::{Value, json};
 
-use super::{extract::SmallJsonBody, lean, management::ok, request::json_error};
+use super::{extract::SmallJsonBody, fault::json_error, lean, reply::document};
 use crate::{
     error::ApiError,
-    logging::{LogChange, LogSettings, Slot},
-    server::Shared,
+    management::{LogChange, LogSettings, SettingSlot},
+    state::ServerState,
 };
 
-pub(super) async fn show(State(shared): State<Arc<Shared>>) -> Response {
-    encode(&shared.logs.settings())
+pub(super) async fn show(State(state): State<Arc<ServerState>>) -> Response {
+    encode(&state.logs.settings())
 }
 
 /// Changes all settings of the body, or none if one of them is wrong; Triton changes those before the wrong one.
 pub(super) async fn change(
-    State(shared): State<Arc<Shared>>,
+    State(state): State<Arc<ServerState>>,
     SmallJsonBody(body): SmallJsonBody,
 ) -> Result<Response, ApiError> {
     let body = lean::parse(&body, 1).map_err(|error| json_error(&error))?;
     let change = decode(&body)?;
-    let settings = change.apply(&*shared.logs, "--log_format")?;
+    let settings = change.apply(&*state.logs, "--log_format")?;
     Ok(encode(&settings))
 }
 
@@ -39,17 +39,17 @@ pub(super) fn decode(body: &Value) -> Result<LogChange, ApiError> {
     for (name, value) in members.iter().filter(|(_, value)| !value.is_null()) {
         match change.slot(name)? {
             None => {}
-            Some(Slot::Flag(slot)) => {
+            Some(SettingSlot::Flag(slot)) => {
                 let flag = value.as_bool();
                 *slot = Some(flag.ok_or_else(|| not("non-boolean as boolean"))?);
             }
-            Some(Slot::Level(slot)) => {
+            Some(SettingSlot::Level(slot)) => {
                 let level = value.as_u64();
                 let level = level.ok_or_else(|| not("non-unsigned-integer as unsigned-integer"))?;
                 // Beyond any level there is.
                 *slot = Some(u32::try_from(level).unwrap_or(u32::MAX));
             }
-            Some(Slot::Text(slot)) => {
+            Some(SettingSlot::Text(slot)) => {
                 let text = value.as_str();
                 *slot = Some(text.ok_or_else(|| not("non-string as string"))?.to_owned());
             }
@@ -60,7 +60,7 @@ pub(super) fn decode(body: &Value) -> Result<LogChange, ApiError> {
 
 /// Members in Triton's order.
 fn encode(settings: &LogSettings) -> Response {
-    ok(&json!({
+    document(&json!({
         "log_file": settings.file,
         "log_info": settings.info,
         "log_warning": settings.warning,

@@ -26,26 +26,29 @@ const MAX_KNOWN: usize = 64;
 
 /// Names and values in the order in which they were sent; a name that is sent twice is here twice.
 #[derive(Debug)]
-pub(super) struct Members(SmallVec<[(&'static str, Value); 1]>);
+pub(super) struct TensorMembers(SmallVec<[(&'static str, Value); 1]>);
 
-impl Members {
+impl TensorMembers {
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.0.iter().map(|(name, value)| (*name, value))
     }
 }
 
-impl<'de> Deserialize<'de> for Members {
+impl<'de> Deserialize<'de> for TensorMembers {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
+        struct MembersVisitor;
 
-        impl<'de> Visitor<'de> for Object {
-            type Value = Members;
+        impl<'de> Visitor<'de> for MembersVisitor {
+            type Value = TensorMembers;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Members, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(
+                self,
+                mut object: A,
+            ) -> Result<TensorMembers, A::Error> {
                 let mut members = SmallVec::new();
                 while let Some(Name(name)) = object.next_key()? {
                     let Some(known) = KNOWN.into_iter().find(|known| *known == name) else {
@@ -58,11 +61,11 @@ impl<'de> Deserialize<'de> for Members {
                     }
                     members.push((known, value));
                 }
-                Ok(Members(members))
+                Ok(TensorMembers(members))
             }
         }
 
-        deserializer.deserialize_map(Object)
+        deserializer.deserialize_map(MembersVisitor)
     }
 }
 
@@ -75,20 +78,20 @@ mod tests {
     #[test]
     fn members_stay_in_order_and_others_are_passed_over() {
         let text = r#"{"binary_data":1,"a":[[{}]],"b\u0062":{"c":"d"},"classification":[1],"binary_data":null}"#;
-        let members: Members = serde_json::from_str(text).expect("valid");
+        let members: TensorMembers = serde_json::from_str(text).expect("valid");
         let expected = [
             ("binary_data", &json!(1)),
             ("classification", &json!([])),
             ("binary_data", &Value::Null),
         ];
         assert!(members.iter().eq(expected));
-        assert!(serde_json::from_str::<Members>("[]").is_err());
+        assert!(serde_json::from_str::<TensorMembers>("[]").is_err());
     }
 
     #[test]
     fn a_member_does_not_come_for_ever() {
         let text = |count| format!("{{{}}}", vec![r#""binary_data":true"#; count].join(","));
-        assert!(serde_json::from_str::<Members>(&text(MAX_KNOWN)).is_ok());
-        assert!(serde_json::from_str::<Members>(&text(MAX_KNOWN + 1)).is_err());
+        assert!(serde_json::from_str::<TensorMembers>(&text(MAX_KNOWN)).is_ok());
+        assert!(serde_json::from_str::<TensorMembers>(&text(MAX_KNOWN + 1)).is_err());
     }
 }

@@ -11,13 +11,13 @@ use serde::{
 };
 
 /// A `T` that was an object.
-pub(super) struct Object<T>(pub(super) T);
+pub(super) struct ObjectOnly<T>(pub(super) T);
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for ObjectOnly<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Members<T>(PhantomData<T>);
+        struct ObjectMembers<T>(PhantomData<T>);
 
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectMembers<T> {
             type Value = T;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -30,8 +30,8 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
         }
 
         deserializer
-            .deserialize_map(Members(PhantomData))
-            .map(Object)
+            .deserialize_map(ObjectMembers(PhantomData))
+            .map(ObjectOnly)
     }
 }
 
@@ -51,8 +51,8 @@ mod tests {
     #[test]
     fn an_array_of_members_is_no_object() {
         let read = |text| {
-            let pair: Result<Object<Pair<'_>>, _> = serde_json::from_str(text);
-            pair.map(|Object(pair)| (pair.a, pair.b.map(|b| b.get().to_owned())))
+            let pair: Result<ObjectOnly<Pair<'_>>, _> = serde_json::from_str(text);
+            pair.map(|ObjectOnly(pair)| (pair.a, pair.b.map(|b| b.get().to_owned())))
                 .map_err(|error| error.to_string())
         };
         assert_eq!(

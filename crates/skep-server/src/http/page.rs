@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{extract::State, response::Html};
 
-use crate::server::Shared;
+use crate::state::ServerState;
 
 const PAGE: &str = include_str!("page.html");
 
@@ -15,8 +15,8 @@ pub(crate) fn render(metrics_port: Option<u16>) -> String {
         .replace("{{metrics_port}}", &port)
 }
 
-pub(super) async fn page(State(shared): State<Arc<Shared>>) -> Html<String> {
-    Html(shared.page.clone())
+pub(super) async fn page(State(state): State<Arc<ServerState>>) -> Html<String> {
+    Html(state.page.clone())
 }
 
 #[cfg(test)]

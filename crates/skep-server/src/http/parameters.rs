@@ -5,7 +5,7 @@
 use serde_json::{Map, Value, json};
 use skep_runtime::{InferRequest, Parameter};
 
-use crate::{api, error::ApiError};
+use crate::{error::ApiError, inference};
 
 /// A parameter that the user named; one value of a kind that parameters have.
 pub(super) fn own(key: &str, value: &Value) -> Result<Parameter, ApiError> {
@@ -41,8 +41,8 @@ pub(super) fn of_request(
             "sequence_id" if value.is_string() || value.is_u64() => {}
             "sequence_id" => return Err(unreadable(key, "non-string as string")),
             "priority" => request.priority = unsigned(key, value)?,
-            "timeout" => request.timeout = api::timeout(unsigned(key, value)?),
-            key if key.starts_with("triton_") => return Err(api::reserved_parameter()),
+            "timeout" => request.timeout = inference::timeout(unsigned(key, value)?),
+            key if key.starts_with("triton_") => return Err(inference::reserved_parameter()),
             key => request.parameters.push((key.to_owned(), own(key, value)?)),
         }
     }

@@ -7,16 +7,16 @@ use skep_config::ModelConfig;
 use skep_runtime::InferRequest;
 use skep_types::Shape;
 
-use super::request::{Decoded, Wanted};
-use crate::{api, error::ApiError};
+use super::request::{DecodedRequest, OutputEncoding};
+use crate::{error::ApiError, inference};
 
 /// The name that Triton's texts give the input, which has none in the request.
 const INPUT_NAME: &str = "raw_input";
 
 /// Makes a request out of a body that is tensor data as a whole; its outputs travel as binary data.
-pub(super) fn decode(body: Bytes, config: &ModelConfig) -> Result<Decoded, ApiError> {
+pub(super) fn decode(body: Bytes, config: &ModelConfig) -> Result<DecodedRequest, ApiError> {
     let model = config.name().as_str();
-    let error = |text: String| api::invalid_request("", &text);
+    let error = |text: String| inference::invalid_request("", &text);
     let [input] = config.inputs() else {
         return Err(error(format!(
             "Raw request must only have 1 input (found 1) to be deduced but got {} inputs in '{model}' model configuration",
@@ -54,13 +54,13 @@ pub(super) fn decode(body: Bytes, config: &ModelConfig) -> Result<Decoded, ApiEr
         .map(|&dim| usize::try_from(dim).unwrap_or(deduced));
     let dims: Vec<usize> = batch.into_iter().chain(dims).collect();
     let shape = Shape::new(&dims).map_err(|e| error(e.to_string()))?;
-    let tensor = api::input_tensor("", INPUT_NAME, model, input.datatype, shape, data)?;
-    Ok(Decoded {
+    let tensor = inference::input_tensor("", INPUT_NAME, model, input.datatype, shape, data)?;
+    Ok(DecodedRequest {
         request: InferRequest {
             inputs: vec![(name.clone(), tensor)],
             ..Default::default()
         },
-        wanted: Wanted {
+        wanted: OutputEncoding {
             all_binary: true,
             ..Default::default()
         },

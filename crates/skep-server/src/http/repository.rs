@@ -7,20 +7,22 @@ use std::sync::Arc;
 use axum::{extract::State, http::StatusCode, response::Response};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use skep_runtime::{ErrorKind, LoadOverrides};
 
 use super::{
-    extract::{Held, JsonBody, ModelPath, SmallJsonBody},
-    json_response, lean,
+    extract::{HeldMemory, JsonBody, ModelPath, SmallJsonBody},
+    lean,
+    reply::{document, json},
 };
 use crate::{
-    api::{self, FILE_PREFIX},
     error::ApiError,
-    server::Shared,
+    management::repository::{self as management, FILE_PREFIX},
+    off_reactor::off_reactor,
+    state::ServerState,
 };
 
-type Object = Map<String, Value>;
+type JsonObject = Map<String, Value>;
 
 /// A body is an object, and so are its parameters; nothing else in it is.
 const BODY_DEPTH: usize = 2;
@@ -31,9 +33,9 @@ fn unreadable(text: impl Into<String>) -> ApiError {
 }
 
 /// The members of a repository call's body other than `parameters`, and the parameters: an empty body means none.
-pub(super) fn parameters(body: &Bytes, what: &str) -> Result<(Object, Object), ApiError> {
+pub(super) fn parameters(body: &Bytes, what: &str) -> Result<(JsonObject, JsonObject), ApiError> {
     if body.is_empty() {
-        return Ok((Object::new(), Object::new()));
+        return Ok((JsonObject::new(), JsonObject::new()));
     }
     let parsed = lean::parse(body, BODY_DEPTH)
         .map_err(|error| unreadable(format!("failed to parse the request JSON buffer: {error}")))?;
@@ -50,7 +52,7 @@ pub(super) fn parameters(body: &Bytes, what: &str) -> Result<(Object, Object), A
 }
 
 pub(super) async fn index(
-    State(shared): State<Arc<Shared>>,
+    State(state): State<Arc<ServerState>>,
     SmallJsonBody(body): SmallJsonBody,
 ) -> Result<Response, ApiError> {
     let (top, _) = parameters(&body, "a repository index request")?;
@@ -61,34 +63,14 @@ pub(super) async fn index(
             return Err(unreadable("attempt to access JSON non-boolean as boolean"));
         }
     };
-    let rows = shared.runtime.request_index(ready_only).await?;
-    let rows: Vec<Value> = rows
-        .iter()
-        .map(|row| {
-            let mut entry = Map::new();
-            entry.insert("name".to_owned(), json!(row.name.as_str()));
-            if let Some(version) = row.version {
-                entry.insert("version".to_owned(), json!(version.to_string()));
-            }
-            if let Some(state) = row.state {
-                entry.insert("state".to_owned(), json!(state.name()));
-            }
-            if !row.reason.is_empty() {
-                entry.insert("reason".to_owned(), json!(row.reason));
-            }
-            Value::Object(entry)
-        })
-        .collect();
-    Ok(json_response(
-        StatusCode::OK,
-        Value::Array(rows).to_string(),
-    ))
+    let index = management::index(&state.runtime, ready_only).await?;
+    Ok(document(&index))
 }
 
 pub(super) async fn load(
-    State(shared): State<Arc<Shared>>,
+    State(state): State<Arc<ServerState>>,
     path: ModelPath,
-    Held(charge): Held,
+    HeldMemory(charge): HeldMemory,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     // Its texts, and the files in them.
@@ -99,20 +81,20 @@ pub(super) async fn load(
     };
     let overrides = LoadOverrides {
         charge: Some(charge),
-        ..api::off_reactor(read).await??
+        ..off_reactor(read).await??
     };
-    shared.runtime.request_load(&path.model, overrides).await?;
-    Ok(json_response(StatusCode::OK, ""))
+    state.runtime.request_load(&path.model, overrides).await?;
+    Ok(json(StatusCode::OK, ""))
 }
 
 /// What a load request's parameters say. Files come in base64.
-pub(super) fn overrides(parameters: Object) -> Result<LoadOverrides, ApiError> {
+pub(super) fn overrides(parameters: JsonObject) -> Result<LoadOverrides, ApiError> {
     let mut overrides = LoadOverrides::default();
     for (key, value) in parameters {
         let Value::String(text) = value else {
             return Err(unreadable("attempt to access JSON non-string as string"));
         };
-        if key == api::CONFIG {
+        if key == management::CONFIG {
             overrides.config = Some(text);
         } else if let Some(path) = key.strip_prefix(FILE_PREFIX) {
             let data = BASE64_STANDARD.decode(text).map_err(|error| {
@@ -120,28 +102,25 @@ pub(super) fn overrides(parameters: Object) -> Result<LoadOverrides, ApiError> {
             })?;
             overrides.files.push((path.to_owned(), Bytes::from(data)));
         } else {
-            return Err(api::unrecognized_load_parameter(&key));
+            return Err(management::unrecognized_load_parameter(&key));
         }
     }
     Ok(overrides)
 }
 
 pub(super) async fn unload(
-    State(shared): State<Arc<Shared>>,
+    State(state): State<Arc<ServerState>>,
     path: ModelPath,
     SmallJsonBody(body): SmallJsonBody,
 ) -> Result<Response, ApiError> {
     let (_, parameters) = parameters(&body, "an unload request")?;
     for (key, value) in &parameters {
-        api::check_unload_parameter(key, value.is_boolean())?;
+        management::check_unload_parameter(key, value.is_boolean())?;
     }
-    shared.runtime.request_unload(&path.model).await?;
-    Ok(json_response(StatusCode::OK, ""))
+    state.runtime.request_unload(&path.model).await?;
+    Ok(json(StatusCode::OK, ""))
 }
 
 pub(super) async fn named_repository() -> ApiError {
-    ApiError::new(
-        ErrorKind::Unsupported,
-        "'repository_name' specification is not supported",
-    )
+    management::named_repository()
 }

@@ -8,40 +8,29 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use skep_runtime::{InferRequest, NamedTensor};
-use skep_tensor::{Charge, OverBudget, Tensor};
-use skep_types::{DataType, Shape};
-use skep_wire::{
-    WireError,
-    json::{self, Document},
-};
+use skep_tensor::{Charge, OverBudget};
+use skep_wire::json::Document;
 use smallvec::SmallVec;
 
 use super::{
-    fault,
+    fault, input,
     lean::Leaves,
-    members::Members,
-    object::Object,
+    members::TensorMembers,
+    object::ObjectOnly,
     parameters,
     sequence::{AtMost, Id},
 };
-use crate::{
-    api,
-    bounds::{MAX_DIMS, MAX_TENSORS},
-    error::ApiError,
-};
-
-/// What decoding takes that is not worth being charged beside the body.
-const UNCHARGED_BYTES: usize = 4 << 10;
+use crate::{bounds::MAX_TENSORS, error::ApiError};
 
 /// A decoded request, and how its outputs are to be sent.
-pub(super) struct Decoded {
+pub(super) struct DecodedRequest {
     pub(super) request: InferRequest,
-    pub(super) wanted: Wanted,
+    pub(super) wanted: OutputEncoding,
 }
 
 /// How outputs travel.
 #[derive(Debug, Default)]
-pub(super) struct Wanted {
+pub(super) struct OutputEncoding {
     /// All as binary data; only where the request names no output.
     pub(super) all_binary: bool,
     /// The outputs that travel as binary data.
@@ -50,7 +39,7 @@ pub(super) struct Wanted {
     pub(super) classes: Vec<(String, u64)>,
 }
 
-impl Wanted {
+impl OutputEncoding {
     /// Whether an output travels as binary data.
     pub(super) fn is_binary(&self, output: &NamedTensor) -> bool {
         self.all_binary || self.binary.iter().any(|name| **name == *output.name)
@@ -65,22 +54,9 @@ struct RequestJson<'a> {
     #[serde(borrow, default)]
     parameters: Option<&'a RawValue>,
     #[serde(borrow)]
-    inputs: AtMost<[Object<InputJson<'a>>; 0], MAX_TENSORS>,
+    inputs: AtMost<[ObjectOnly<input::InputJson<'a>>; 0], MAX_TENSORS>,
     #[serde(borrow, default)]
-    outputs: Option<AtMost<[Object<OutputJson<'a>>; 0], MAX_TENSORS>>,
-}
-
-#[derive(Deserialize)]
-struct InputJson<'a> {
-    #[serde(borrow)]
-    name: Cow<'a, str>,
-    shape: AtMost<[i64; 6], MAX_DIMS>,
-    #[serde(borrow)]
-    datatype: Cow<'a, str>,
-    #[serde(default)]
-    parameters: Option<Members>,
-    #[serde(borrow, default)]
-    data: Option<&'a RawValue>,
+    outputs: Option<AtMost<[ObjectOnly<OutputJson<'a>>; 0], MAX_TENSORS>>,
 }
 
 #[derive(Deserialize)]
@@ -88,7 +64,7 @@ struct OutputJson<'a> {
     #[serde(borrow)]
     name: Cow<'a, str>,
     #[serde(default)]
-    parameters: Option<Members>,
+    parameters: Option<TensorMembers>,
 }
 
 /// Decodes a body whose JSON part has `header_length` bytes (`None`: all of it). Binary data is not copied; data in JSON is
@@ -98,7 +74,7 @@ pub(super) fn decode(
     header_length: Option<usize>,
     model: &str,
     charge: &Charge,
-) -> Result<Decoded, ApiError> {
+) -> Result<DecodedRequest, ApiError> {
     let json_bytes = header_length.unwrap_or(body.len());
     let json = body.get(..json_bytes).ok_or_else(|| {
         ApiError::invalid(format!(
@@ -108,7 +84,7 @@ pub(super) fn decode(
     })?;
     let document = Document::new(json);
     let copied_bytes = Cell::new(0);
-    let parsed: Result<Object<RequestJson<'_>>, Unparsed> = document.parse_within(
+    let parsed: Result<ObjectOnly<RequestJson<'_>>, Unparsed> = document.parse_within(
         |json| match str::from_utf8(json) {
             // Checked once, instead of string by string.
             Ok(text) => serde_json::from_str(text),
@@ -119,15 +95,15 @@ pub(super) fn decode(
             charge.add(bytes).map_err(Unparsed::NoMemory)
         },
     );
-    let Object(parsed) = parsed.map_err(|unparsed| match unparsed {
+    let ObjectOnly(parsed) = parsed.map_err(|unparsed| match unparsed {
         Unparsed::Json(error) => fault::find(&document, &error),
         Unparsed::NoMemory(over) => over.into(),
     })?;
     let texts = text_bytes(&parsed, &document);
-    if texts > UNCHARGED_BYTES {
+    if texts > input::UNCHARGED_BYTES {
         charge.add(texts)?;
     }
-    let mut binary = Binary {
+    let mut binary = input::BinaryPart {
         rest: body.slice(json_bytes..),
         announced: header_length.is_some(),
         model,
@@ -145,8 +121,8 @@ pub(super) fn decode(
             "the request has {tensors} inputs and outputs, at most {MAX_TENSORS} are taken"
         )));
     }
-    for Object(input) in parsed.inputs.0 {
-        let tensor = tensor(&request.id, &input, &document, &mut binary, charge)?;
+    for ObjectOnly(input) in parsed.inputs.0 {
+        let tensor = input::tensor(&request.id, &input, &document, &mut binary, charge)?;
         request.inputs.push((input.name.into_owned(), tensor));
     }
     if !binary.rest.is_empty() {
@@ -154,21 +130,21 @@ pub(super) fn decode(
             "unexpected additional input data for model '{model}'"
         )));
     }
-    let mut wanted = Wanted::default();
+    let mut wanted = OutputEncoding::default();
     let mut binary_output = false;
     if let Some(given) = parsed.parameters {
-        let Leaves(given) =
-            serde_json::from_str(document.text(given)).map_err(|error| json_error(&error))?;
+        let Leaves(given) = serde_json::from_str(document.text(given))
+            .map_err(|error| fault::json_error(&error))?;
         binary_output = parameters::of_request(&given, &mut request)?;
     }
-    for Object(output) in outputs {
+    for ObjectOnly(output) in outputs {
         output_parameters(&output, &mut wanted)?;
         request.outputs.push(output.name.into_owned());
     }
     // What an output says of itself goes before; one that says nothing travels as JSON.
     wanted.all_binary = binary_output && request.outputs.is_empty();
     charge.give_back(copied_bytes.get());
-    Ok(Decoded { request, wanted })
+    Ok(DecodedRequest { request, wanted })
 }
 
 /// Bytes of the texts that a request keeps of its JSON: names, and parameters in both of their forms.
@@ -192,128 +168,8 @@ pub(super) enum Unparsed {
     NoMemory(OverBudget),
 }
 
-pub(super) fn json_error(error: &serde_json::Error) -> ApiError {
-    ApiError::invalid(format!("failed to parse the request JSON buffer: {error}"))
-}
-
-/// Why an input's data in JSON is none.
-pub(super) fn data_error(input: &str, error: &WireError) -> ApiError {
-    ApiError::invalid(match error {
-        WireError::NoJsonForm(datatype) => format!(
-            "receiving {datatype} data via JSON is not supported. Please use the binary data format for input {input}"
-        ),
-        _ => format!("Unable to parse 'data': {error}, in input '{input}'"),
-    })
-}
-
-/// The binary part of a body, taken from front to back.
-struct Binary<'a> {
-    rest: Bytes,
-    announced: bool,
-    model: &'a str,
-}
-
-impl Binary<'_> {
-    fn take(&mut self, input: &str, size: usize) -> Result<Bytes, ApiError> {
-        if !self.announced {
-            return Err(ApiError::invalid(
-                "must specify valid 'Inference-Header-Content-Length' in request header and 'binary_data_size' when passing inputs in binary data format",
-            ));
-        }
-        if let Some(missing) = size
-            .checked_sub(self.rest.len())
-            .filter(|missing| *missing > 0)
-        {
-            return Err(ApiError::invalid(format!(
-                "unexpected size for input '{input}', expecting {missing} additional bytes for model '{}'",
-                self.model
-            )));
-        }
-        Ok(self.rest.split_to(size))
-    }
-}
-
-fn tensor(
-    id: &str,
-    input: &InputJson<'_>,
-    document: &Document<'_>,
-    binary: &mut Binary<'_>,
-    charge: &Charge,
-) -> Result<Tensor, ApiError> {
-    let name = &input.name;
-    let invalid = |what: String| ApiError::invalid(format!("input '{name}': {what}"));
-    let datatype = DataType::from_protocol_name(&input.datatype).map_err(|error| {
-        ApiError::invalid(format!("invalid datatype for input {name}: {error}"))
-    })?;
-    if input.shape.0.iter().any(|dim| *dim < 0) {
-        return Err(fault::negative_shape());
-    }
-    let shape = Shape::from_wire(&input.shape.0).map_err(|e| invalid(e.to_string()))?;
-    let binary_size = input_parameters(input)?;
-    let bytes = match (input.data, binary_size) {
-        (Some(_), Some(_)) => {
-            return Err(one_field_only("set 'data' 'binary_data_size'"));
-        }
-        (None, Some(size)) => binary.take(name, size)?,
-        (Some(raw), None) => data(
-            name,
-            document.text(raw),
-            datatype,
-            shape.element_count(),
-            charge,
-        )?,
-        (None, None) => return Err(one_field_only("no field is set")),
-    };
-    api::input_tensor(id, name, binary.model, datatype, shape, bytes)
-}
-
-/// Reads the elements of an input, whose memory is charged before it is taken.
-pub(super) fn data(
-    input: &str,
-    text: &str,
-    datatype: DataType,
-    count: usize,
-    charge: &Charge,
-) -> Result<Bytes, ApiError> {
-    let needs = json::needs(text, datatype, count);
-    let is_charged = needs.kept_bytes + needs.passing_bytes > UNCHARGED_BYTES;
-    if is_charged {
-        charge.add(needs.kept_bytes.saturating_add(needs.passing_bytes))?;
-    }
-    let data = json::read(text, datatype, count).map_err(|error| data_error(input, &error))?;
-    if is_charged {
-        charge.give_back(needs.passing_bytes);
-    }
-    Ok(data)
-}
-
-fn one_field_only(but: &str) -> ApiError {
-    ApiError::invalid(format!(
-        "Input must set only one of the following fields: 'data', 'binary_data_size' in 'parameters', 'shared_memory_region' in 'parameters'. But {but}"
-    ))
-}
-
-/// The size of an input's binary data, if its parameters announce any.
-fn input_parameters(input: &InputJson<'_>) -> Result<Option<usize>, ApiError> {
-    let mut binary_size = None;
-    for (key, value) in input.parameters.iter().flat_map(Members::iter) {
-        match key {
-            "binary_data_size" => {
-                // What cannot be addressed is more than any body holds.
-                let size = parameters::unsigned(key, value)?;
-                binary_size = Some(usize::try_from(size).unwrap_or(usize::MAX));
-            }
-            "shared_memory_region" | "shared_memory_offset" | "shared_memory_byte_size" => {
-                return Err(ApiError::unsupported("shared memory"));
-            }
-            _ => {}
-        }
-    }
-    Ok(binary_size)
-}
-
-fn output_parameters(output: &OutputJson<'_>, wanted: &mut Wanted) -> Result<(), ApiError> {
-    for (key, value) in output.parameters.iter().flat_map(Members::iter) {
+fn output_parameters(output: &OutputJson<'_>, wanted: &mut OutputEncoding) -> Result<(), ApiError> {
+    for (key, value) in output.parameters.iter().flat_map(TensorMembers::iter) {
         match key {
             "binary_data" if parameters::boolean(key, value)? => {
                 wanted.binary.push(output.name.clone().into_owned());
@@ -344,7 +200,7 @@ fn output_parameters(output: &OutputJson<'_>, wanted: &mut Wanted) -> Result<(),
 mod tests {
     use super::*;
 
-    fn decode_json(json: &str) -> Result<Decoded, ApiError> {
+    fn decode_json(json: &str) -> Result<DecodedRequest, ApiError> {
         decode(
             &Bytes::copy_from_slice(json.as_bytes()),
             None,
@@ -353,7 +209,7 @@ mod tests {
         )
     }
 
-    fn message(result: Result<Decoded, ApiError>) -> String {
+    fn message(result: Result<DecodedRequest, ApiError>) -> String {
         match result {
             Ok(_) => "ok".to_owned(),
             Err(error) => tonic::Status::from(error).message().to_owned(),
@@ -469,12 +325,12 @@ mod tests {
                 "[1,2]",
                 "Shape does not match true shape of 'data' field: expected 1 elements, got 2",
             ),
-            ("FP32", "[1e39]", "1e39 is no FP32"),
-            ("FP64", "[-1e400]", "-1e400 is no FP64"),
-            ("FP32", "[\"NaN\"]", "\"NaN\" is no FP32"),
-            ("FP32", "[NaN,\"NaN\"]", "\"NaN\" is no FP32"),
-            ("INT32", "[NaN]", "NaN is no INT32"),
-            ("BYTES", "[NaN]", "NaN is no BYTES"),
+            ("FP32", "[1e39]", "1e39 is not a valid FP32"),
+            ("FP64", "[-1e400]", "-1e400 is not a valid FP64"),
+            ("FP32", "[\"NaN\"]", "\"NaN\" is not a valid FP32"),
+            ("FP32", "[NaN,\"NaN\"]", "\"NaN\" is not a valid FP32"),
+            ("INT32", "[NaN]", "NaN is not a valid INT32"),
+            ("BYTES", "[NaN]", "NaN is not a valid BYTES"),
         ] {
             let json = format!(
                 r#"{{"inputs":[{{"name":"x","shape":[1],"datatype":"{datatype}","data":{data}}}]}}"#

@@ -22,7 +22,7 @@ use skep_wire::WireError;
 use super::{
     compression::{self, Coding},
     parameters,
-    request::Wanted,
+    request::OutputEncoding,
 };
 use crate::{error::ApiError, growth::make_room};
 
@@ -35,7 +35,7 @@ const MAX_COPIED_BYTES: usize = 32 << 10;
 
 /// An answer as it travels.
 #[derive(Debug)]
-pub(super) struct Encoded {
+pub(super) struct EncodedResponse {
     /// The JSON part, and the binary data that was copied behind it.
     body: Vec<u8>,
     /// Binary data that was not copied, in the outputs' order.
@@ -46,7 +46,7 @@ pub(super) struct Encoded {
     coding: Option<Coding>,
 }
 
-impl Encoded {
+impl EncodedResponse {
     /// Compresses it; what that takes is charged before it is taken.
     pub(super) async fn compress(
         &mut self,
@@ -64,7 +64,7 @@ impl Encoded {
     }
 }
 
-impl IntoResponse for Encoded {
+impl IntoResponse for EncodedResponse {
     fn into_response(self) -> Response {
         let body = if self.rest.is_empty() {
             Body::from(self.body)
@@ -89,7 +89,7 @@ impl IntoResponse for Encoded {
 }
 
 /// Bytes of tensor data that travel as JSON.
-pub(super) fn json_data_bytes(answer: &InferResponse, wanted: &Wanted) -> usize {
+pub(super) fn json_data_bytes(answer: &InferResponse, wanted: &OutputEncoding) -> usize {
     let outputs = answer.outputs.iter();
     outputs
         .filter(|output| !wanted.is_binary(output))
@@ -102,9 +102,9 @@ pub(super) fn json_data_bytes(answer: &InferResponse, wanted: &Wanted) -> usize 
 pub(super) fn encode(
     answer: &InferResponse,
     id: &str,
-    wanted: &Wanted,
+    wanted: &OutputEncoding,
     charge: &Charge,
-) -> Result<Encoded, ApiError> {
+) -> Result<EncodedResponse, ApiError> {
     let is_binary = |output: &NamedTensor| wanted.is_binary(output);
     let mut json: Vec<u8> = Vec::with_capacity(256);
     json.push(b'{');
@@ -131,7 +131,7 @@ pub(super) fn encode(
         }
     }
     json.extend_from_slice(b"]}");
-    let mut encoded = Encoded {
+    let mut encoded = EncodedResponse {
         // As on Triton: without binary data the JSON part is all there is, also where outputs without elements are said
         // to be binary.
         header_length: (binary_bytes > 0).then_some(json.len()),
@@ -281,7 +281,7 @@ mod tests {
         let response = encode(
             &answer,
             "i\"d",
-            &Wanted {
+            &OutputEncoding {
                 all_binary: binary,
                 ..Default::default()
             },

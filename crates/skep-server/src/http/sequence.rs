@@ -17,9 +17,9 @@ where
     A::Item: Deserialize<'de>,
 {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Elements<A, const MOST: usize>(PhantomData<A>);
+        struct AtMostVisitor<A, const MOST: usize>(PhantomData<A>);
 
-        impl<'de, A: Array, const MOST: usize> Visitor<'de> for Elements<A, MOST>
+        impl<'de, A: Array, const MOST: usize> Visitor<'de> for AtMostVisitor<A, MOST>
         where
             A::Item: Deserialize<'de>,
         {
@@ -42,7 +42,7 @@ where
             }
         }
 
-        deserializer.deserialize_seq(Elements(PhantomData))
+        deserializer.deserialize_seq(AtMostVisitor(PhantomData))
     }
 }
 

@@ -7,7 +7,7 @@ use std::{fs, path::Path, time::Duration};
 
 /// Processor time so far, and memory now.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub(super) struct Reading {
+pub(super) struct HostReading {
     /// Time in which processors worked; only differences mean anything.
     busy: Duration,
     /// Time that there was to work in.
@@ -18,7 +18,7 @@ pub(super) struct Reading {
     pub(super) memory_used: u64,
 }
 
-impl Reading {
+impl HostReading {
     /// The share of processor time that was used since an earlier reading, between 0 and 1.
     pub(super) fn utilization_since(&self, earlier: &Self) -> f64 {
         let busy = self.busy.saturating_sub(earlier.busy);
@@ -31,15 +31,15 @@ impl Reading {
 }
 
 /// Reads the figures; `uptime` is any steady clock. What cannot be read is zero.
-pub(super) fn read(uptime: Duration) -> Reading {
+pub(super) fn read(uptime: Duration) -> HostReading {
     read_from(Path::new("/"), uptime)
 }
 
-fn read_from(root: &Path, uptime: Duration) -> Reading {
+fn read_from(root: &Path, uptime: Duration) -> HostReading {
     let text = |path: &str| fs::read_to_string(root.join(path)).unwrap_or_default();
     let (busy, available) = machine_time(&text("proc/stat"));
     let (memory_total, memory_used) = machine_memory(&text("proc/meminfo"));
-    let mut reading = Reading {
+    let mut reading = HostReading {
         busy,
         available,
         memory_total,
@@ -132,7 +132,7 @@ mod tests {
         root
     }
 
-    fn read(files: &[(&str, &str)], seconds: u64) -> Reading {
+    fn read(files: &[(&str, &str)], seconds: u64) -> HostReading {
         read_from(root(files).path(), Duration::from_secs(seconds))
     }
 
@@ -196,7 +196,10 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_zero() {
-        assert_eq!(read(&[], 1), Reading::default());
-        assert_eq!(read(&[("proc/stat", "cpu  x y\n")], 1), Reading::default());
+        assert_eq!(read(&[], 1), HostReading::default());
+        assert_eq!(
+            read(&[("proc/stat", "cpu  x y\n")], 1),
+            HostReading::default()
+        );
     }
 }

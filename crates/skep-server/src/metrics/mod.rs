@@ -7,13 +7,12 @@
 
 mod families;
 mod host;
+mod options;
 mod process;
 mod sampler;
-mod slo;
-mod store;
 mod text;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     Router,
@@ -24,48 +23,18 @@ use axum::{
 use skep_runtime::Runtime;
 use skep_tensor::MemoryBudget;
 
-use sampler::Sampler;
-
+pub use self::options::{DEFAULT_INTERVAL, DEFAULT_QUANTILES, MetricsPortOptions};
+use self::sampler::Sampler;
 use crate::error::{PLAIN, error_response};
 
 /// Triton's content type, without a version of the format.
 const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
-/// Which metrics are shown.
-#[derive(Debug, Clone)]
-pub struct MetricsOptions {
-    /// Cumulative durations, `nv_inference_*_duration_us`.
-    pub counters: bool,
-    /// The quantiles of `nv_inference_*_summary_us`; none: no summaries. The runtime must record quantiles.
-    pub quantiles: Vec<f64>,
-    /// The processor's and the memory's use, `nv_cpu_*`.
-    pub cpu: bool,
-    /// How often utilization and busy fractions are sampled; they are over one such stretch of time.
-    pub interval: Duration,
-}
-
-/// Triton's quantiles of summaries.
-pub const DEFAULT_QUANTILES: [f64; 5] = [0.5, 0.9, 0.95, 0.99, 0.999];
-
-/// Triton's `--metrics-interval-ms`.
-pub const DEFAULT_INTERVAL: Duration = Duration::from_millis(2000);
-
-impl Default for MetricsOptions {
-    fn default() -> Self {
-        Self {
-            counters: true,
-            quantiles: Vec::new(),
-            cpu: true,
-            interval: DEFAULT_INTERVAL,
-        }
-    }
-}
-
 /// What the metrics port serves.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     runtime: Arc<Runtime>,
-    options: MetricsOptions,
+    options: MetricsPortOptions,
     sampler: Sampler,
     /// The memory of requests.
     memory: Arc<MemoryBudget>,
@@ -74,7 +43,7 @@ pub(crate) struct Metrics {
 impl Metrics {
     pub(crate) fn new(
         runtime: Arc<Runtime>,
-        options: MetricsOptions,
+        options: MetricsPortOptions,
         memory: Arc<MemoryBudget>,
     ) -> Arc<Self> {
         let sampler = Sampler::new(options.cpu);
@@ -96,7 +65,7 @@ impl Metrics {
             let sample = move || metrics.sampler.sample(&metrics.runtime);
             // Reads files of the kernel's: some tens of microseconds, but not on the reactor.
             if tokio::task::spawn_blocking(sample).await.is_err() {
-                tracing::error!("sampling for metrics panicked; it is tried again");
+                tracing::error!("sampling for metrics panicked, the server will try again");
             }
         }
     }

@@ -7,12 +7,12 @@ use rustix::{
     process::{Resource, getrlimit},
 };
 
-use super::text::{Labels, Text};
-use crate::api;
+use super::text::{MetricLabels, MetricsText};
+use crate::management::metadata::{PROTOCOL_VERSION, SKEP_VERSION};
 
 /// What the kernel says of a process; what it does not say is left out.
 #[derive(Debug, Clone, PartialEq, Default)]
-struct Reading {
+struct ProcessReading {
     cpu_seconds: Option<f64>,
     resident_bytes: Option<u64>,
     virtual_bytes: Option<u64>,
@@ -20,7 +20,7 @@ struct Reading {
     started: Option<f64>,
 }
 
-impl Reading {
+impl ProcessReading {
     /// Out of `/proc/self/stat`, and `/proc/stat`, which has the time at which the machine started.
     fn parse(own: &str, machine: &str, ticks_per_second: u64, page_bytes: u64) -> Self {
         // The second field is the program's name, in which anything may stand; fields are numbered from 1.
@@ -60,19 +60,23 @@ fn open_files() -> Option<u64> {
 /// The metrics of this process. Reads files of the kernel's.
 pub(super) fn render() -> String {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
-    let reading = Reading::parse(
+    let reading = ProcessReading::parse(
         &read("/proc/self/stat"),
         &read("/proc/stat"),
         clock_ticks_per_second(),
         page_size() as u64,
     );
-    let mut text = Text::default();
-    let labels = Labels::default()
-        .with("version", api::SKEP_VERSION)
-        .with("protocol", api::PROTOCOL_VERSION)
+    let mut text = MetricsText::default();
+    let labels = MetricLabels::default()
+        .with("version", SKEP_VERSION)
+        .with("protocol", PROTOCOL_VERSION)
         .with("target", &format!("{}-{}", consts::ARCH, consts::OS));
-    text.family("skep_build_info", "Which Skep this is; always 1", "gauge")
-        .line(&labels, 1);
+    text.family(
+        "skep_build_info",
+        "Version and platform of this Skep; always 1",
+        "gauge",
+    )
+    .line(&labels, 1);
     let bytes = |bytes: Option<u64>| bytes.map(|bytes| bytes as f64);
     for (name, help, kind, value) in [
         (
@@ -114,7 +118,7 @@ pub(super) fn render() -> String {
     ] {
         if let Some(value) = value {
             text.family(name, help, kind)
-                .line(&Labels::default(), value);
+                .line(&MetricLabels::default(), value);
         }
     }
     text.finish()
@@ -129,8 +133,8 @@ mod tests {
 
     #[test]
     fn fields_are_behind_the_name() {
-        let reading = Reading::parse(OWN, "cpu 1 2\nbtime 1000\nprocesses 7\n", 100, 4096);
-        let expected = Reading {
+        let reading = ProcessReading::parse(OWN, "cpu 1 2\nbtime 1000\nprocesses 7\n", 100, 4096);
+        let expected = ProcessReading {
             cpu_seconds: Some(2.0),
             resident_bytes: Some(25 * 4096),
             virtual_bytes: Some(8_192_000),
@@ -141,10 +145,13 @@ mod tests {
 
     #[test]
     fn what_is_not_said_is_left_out() {
-        assert_eq!(Reading::parse("", "", 100, 4096), Reading::default());
         assert_eq!(
-            Reading::parse("42 (a) S 1", "btime x", 100, 4096),
-            Reading::default()
+            ProcessReading::parse("", "", 100, 4096),
+            ProcessReading::default()
+        );
+        assert_eq!(
+            ProcessReading::parse("42 (a) S 1", "btime x", 100, 4096),
+            ProcessReading::default()
         );
     }
 }

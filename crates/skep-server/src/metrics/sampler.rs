@@ -2,25 +2,25 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard},
     thread,
     time::Instant,
 };
 
 use skep_runtime::{LoadedVersion, Runtime};
 
-use super::host::{self, Reading};
+use super::host::{self, HostReading};
 
 /// An instance: model, version and name.
-type Key = (String, String, String);
+type InstanceKey = (String, String, String);
 
 /// Shares of the last interval.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Sample {
+pub(super) struct MetricsSample {
     /// Processors and memory; `None` if they are not asked for.
     pub(super) host: Option<HostSample>,
     /// By instance, between 0 and 1.
-    busy: HashMap<Key, f64>,
+    busy: HashMap<InstanceKey, f64>,
     /// The same over the whole processor.
     pub(super) device_busy: f64,
 }
@@ -33,7 +33,7 @@ pub(super) struct HostSample {
     pub(super) memory_used: u64,
 }
 
-impl Sample {
+impl MetricsSample {
     /// The share of an instance, zero for one that is younger than the sample.
     pub(super) fn busy(&self, loaded: &LoadedVersion, instance: &str) -> f64 {
         self.busy
@@ -43,7 +43,7 @@ impl Sample {
     }
 }
 
-fn key(loaded: &LoadedVersion, instance: &str) -> Key {
+fn key(loaded: &LoadedVersion, instance: &str) -> InstanceKey {
     (
         loaded.name().to_string(),
         loaded.version().to_string(),
@@ -54,18 +54,18 @@ fn key(loaded: &LoadedVersion, instance: &str) -> Key {
 /// Takes samples; each is about the time since the one before.
 #[derive(Debug)]
 pub(super) struct Sampler {
-    state: Mutex<State>,
+    state: Mutex<SamplerState>,
     with_host: bool,
     began: Instant,
     cores: usize,
 }
 
 #[derive(Debug)]
-struct State {
+struct SamplerState {
     at: Instant,
-    reading: Reading,
-    busy_ns: HashMap<Key, u64>,
-    latest: Sample,
+    reading: HostReading,
+    busy_ns: HashMap<InstanceKey, u64>,
+    latest: MetricsSample,
 }
 
 impl Sampler {
@@ -77,11 +77,11 @@ impl Sampler {
             memory_total: reading.memory_total,
             memory_used: reading.memory_used,
         };
-        let state = State {
+        let state = SamplerState {
             at: began,
             reading,
             busy_ns: HashMap::new(),
-            latest: Sample {
+            latest: MetricsSample {
                 host: with_host.then_some(host),
                 ..Default::default()
             },
@@ -94,7 +94,7 @@ impl Sampler {
         }
     }
 
-    pub(super) fn latest(&self) -> Sample {
+    pub(super) fn latest(&self) -> MetricsSample {
         self.lock().latest.clone()
     }
 
@@ -117,7 +117,7 @@ impl Sampler {
             memory_total: reading.memory_total,
             memory_used: reading.memory_used,
         });
-        state.latest = Sample {
+        state.latest = MetricsSample {
             host,
             busy,
             device_busy,
@@ -126,19 +126,19 @@ impl Sampler {
         (state.at, state.busy_ns) = (now, busy_ns);
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, SamplerState> {
         // Replaced as a whole, or not at all.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        skep_host::lock(&self.state)
     }
 }
 
 /// The share of the elapsed time that each instance worked. One that is new, or was made again, counts from zero.
 fn shares(
-    before: &HashMap<Key, u64>,
-    now: &HashMap<Key, u64>,
+    before: &HashMap<InstanceKey, u64>,
+    now: &HashMap<InstanceKey, u64>,
     elapsed_ns: f64,
-) -> HashMap<Key, f64> {
-    let share = |(key, busy): (&Key, &u64)| {
+) -> HashMap<InstanceKey, f64> {
+    let share = |(key, busy): (&InstanceKey, &u64)| {
         let earlier = before.get(key).copied().filter(|earlier| earlier <= busy);
         let worked = busy - earlier.unwrap_or(0);
         let share = if elapsed_ns > 0.0 {
@@ -161,7 +161,7 @@ fn device_share(busy: f64, instances: usize, cores: usize) -> f64 {
 mod tests {
     use super::*;
 
-    fn busy(figures: &[(&str, u64)]) -> HashMap<Key, u64> {
+    fn busy(figures: &[(&str, u64)]) -> HashMap<InstanceKey, u64> {
         let key = |name: &str| ("m".to_owned(), "1".to_owned(), name.to_owned());
         figures.iter().map(|(name, ns)| (key(name), *ns)).collect()
     }

@@ -4,9 +4,9 @@ use std::fmt::{Display, Write};
 
 /// Labels of a line, in the order of their names, which is Triton's order.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Labels(Vec<(String, String)>);
+pub(super) struct MetricLabels(Vec<(String, String)>);
 
-impl Labels {
+impl MetricLabels {
     /// These labels and one more.
     pub(super) fn with(&self, name: &str, value: &str) -> Self {
         let mut labels = self.0.clone();
@@ -26,17 +26,17 @@ fn escape(value: &str) -> String {
 
 /// The text, as far as it is written.
 #[derive(Debug, Default)]
-pub(super) struct Text(String);
+pub(super) struct MetricsText(String);
 
-impl Text {
+impl MetricsText {
     /// Begins a family; nothing is written until it has a line.
     pub(super) fn family<'a>(
         &'a mut self,
         name: &'a str,
         help: &'a str,
         kind: &'a str,
-    ) -> Family<'a> {
-        Family {
+    ) -> MetricFamily<'a> {
+        MetricFamily {
             text: &mut self.0,
             header: Some((help, kind)),
             name,
@@ -49,16 +49,16 @@ impl Text {
 }
 
 /// One metric with all its lines.
-pub(super) struct Family<'a> {
+pub(super) struct MetricFamily<'a> {
     text: &'a mut String,
     /// Help and kind, until they are written.
     header: Option<(&'a str, &'a str)>,
     name: &'a str,
 }
 
-impl Family<'_> {
+impl MetricFamily<'_> {
     /// A line of the family's name.
-    pub(super) fn line(&mut self, labels: &Labels, value: impl Display) {
+    pub(super) fn line(&mut self, labels: &MetricLabels, value: impl Display) {
         self.entry("", labels, None, value);
     }
 
@@ -66,7 +66,7 @@ impl Family<'_> {
     pub(super) fn entry(
         &mut self,
         suffix: &str,
-        labels: &Labels,
+        labels: &MetricLabels,
         last: Option<(&str, &dyn Display)>,
         value: impl Display,
     ) {
@@ -77,7 +77,7 @@ impl Family<'_> {
     fn write(
         &mut self,
         suffix: &str,
-        labels: &Labels,
+        labels: &MetricLabels,
         last: Option<(&str, &dyn Display)>,
         value: impl Display,
     ) -> std::fmt::Result {
@@ -111,14 +111,16 @@ mod tests {
 
     #[test]
     fn labels_are_sorted_and_the_last_one_is_last() {
-        let mut text = Text::default();
-        let labels = Labels::default().with("version", "1").with("model", "m");
+        let mut text = MetricsText::default();
+        let labels = MetricLabels::default()
+            .with("version", "1")
+            .with("model", "m");
         let mut family = text.family("x", "what it is", "summary");
         family.entry("_count", &labels, None, 3);
         family.entry("", &labels.with("_team", "a"), Some(("le", &0.5)), 1.25);
         text.family("empty", "without lines", "gauge");
         text.family("y", "another", "gauge")
-            .line(&Labels::default(), 0);
+            .line(&MetricLabels::default(), 0);
         assert_eq!(
             text.finish(),
             "# HELP x what it is\n# TYPE x summary\nx_count{model=\"m\",version=\"1\"} 3\n\

@@ -1,48 +1,55 @@
-//! What is held through a connection, so that it can be handed back to the daemon that comes after this one.
+//! What a process holds through a connection, so that it can hand it back to the next daemon.
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
 };
 
+use skep_host::lock;
+
 use crate::{
     Digest, ErrorKind, StoreError, Tenant, Wanted,
-    acquire::{Found, Mode, Offered, Port, Spot},
+    acquire::{Mode, Offered, Spot, StoreAccess},
+    availability::Availability,
     order::MAX_TENSORS,
     segment::Segment,
-    wire::Request,
+    wire::StoreRequest,
 };
 
 use super::{
-    Client,
-    link::{Link, Segments},
+    DaemonClient,
+    link::{DaemonLink, Segments},
 };
 
-/// How long an acquire looks for a daemon after it lost the one that it had.
+/// How long an acquire looks for a new daemon after it lost its connection.
 const LONGEST_SEARCH: Duration = Duration::from_secs(10);
 
-/// How long it waits between two looks.
+/// The pause between two attempts.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
-struct Held {
+struct HeldTensor {
     wanted: Wanted,
     spot: Spot,
 }
 
-/// Tensors that a lease, or an acquire on its way to one, has.
+/// The tensors of a lease, or of an acquire in progress.
 #[derive(Debug)]
-pub(super) struct Hold {
-    client: Arc<Client>,
+pub(super) struct HeldTensors {
+    client: Arc<DaemonClient>,
     tenant: Tenant,
-    link: Mutex<Arc<Link>>,
-    tensors: Vec<Held>,
+    link: Mutex<Arc<DaemonLink>>,
+    tensors: Vec<HeldTensor>,
 }
 
-impl Hold {
-    pub(super) const fn new(client: Arc<Client>, tenant: Tenant, link: Arc<Link>) -> Self {
+impl HeldTensors {
+    pub(super) const fn new(
+        client: Arc<DaemonClient>,
+        tenant: Tenant,
+        link: Arc<DaemonLink>,
+    ) -> Self {
         Self {
             client,
             tenant,
@@ -51,15 +58,15 @@ impl Hold {
         }
     }
 
-    pub(super) fn link(&self) -> Arc<Link> {
-        Arc::clone(&self.link.lock().unwrap_or_else(PoisonError::into_inner))
+    pub(super) fn link(&self) -> Arc<DaemonLink> {
+        Arc::clone(&lock(&self.link))
     }
 
-    /// Connects again, and hands back all that is held: the daemon, which may be another one, looks at it as at anything
-    /// that is handed over. What it has from somebody else already it keeps; this process reads what it has.
-    pub(super) fn reconnect(&self) -> Result<Arc<Link>, StoreError> {
+    /// Connects again, and hands back all tensors. The daemon, which may be a new one, verifies them like any others.
+    /// Tensors that it has already got from another process it keeps; this process goes on reading its own copies.
+    pub(super) fn reconnect(&self) -> Result<Arc<DaemonLink>, StoreError> {
         let link = self.client.link(&self.tenant)?;
-        let mut by_segment: BTreeMap<_, Vec<&Held>> = BTreeMap::new();
+        let mut by_segment: BTreeMap<_, Vec<&HeldTensor>> = BTreeMap::new();
         for held in &self.tensors {
             let identity = held.spot.segment.identity();
             by_segment.entry(identity).or_default().push(held);
@@ -78,16 +85,16 @@ impl Hold {
                 link.publish(&first.spot.segment, &offered, &mut Segments::new())?;
             }
         }
-        *self.link.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&link);
+        *lock(&self.link) = Arc::clone(&link);
         Ok(link)
     }
 }
 
-impl Drop for Hold {
+impl Drop for HeldTensors {
     fn drop(&mut self) {
         let link = self.link();
         if self.client.has_own_links() {
-            // Whoever polls it has it, too.
+            // The thread that polls it holds it as well.
             link.shut_down();
         } else {
             link.end_leases(self.tensors.iter().map(|held| held.wanted.digest).collect());
@@ -95,30 +102,30 @@ impl Drop for Hold {
     }
 }
 
-/// An acquire on its way: it outlives the daemon, if another one comes soon.
+/// An acquire in progress. It outlives the daemon if a new one comes soon.
 #[derive(Debug)]
 pub(super) struct Acquisition {
-    hold: Hold,
-    /// By the numbers of the daemon that it is connected to.
+    hold: HeldTensors,
+    /// By the current daemon's numbers.
     segments: Segments,
 }
 
 impl Acquisition {
-    pub(super) fn new(hold: Hold) -> Self {
+    pub(super) fn new(hold: HeldTensors) -> Self {
         Self {
             hold,
             segments: Segments::new(),
         }
     }
 
-    pub(super) fn into_hold(self) -> Hold {
+    pub(super) fn into_hold(self) -> HeldTensors {
         self.hold
     }
 
-    /// Asks; if the daemon is gone, looks for another one, hands back what it has, and asks again.
+    /// Asks. If the daemon is gone, looks for a new one, hands back what it has, and asks again.
     fn ask<T>(
         &mut self,
-        question: impl Fn(&Link, &mut Segments) -> Result<T, StoreError>,
+        question: impl Fn(&DaemonLink, &mut Segments) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let mut lost_at = None;
         let mut link = Ok(self.hold.link());
@@ -143,18 +150,22 @@ impl Acquisition {
     }
 
     fn hold(&mut self, wanted: &Wanted, spot: &Spot) {
-        self.hold.tensors.push(Held {
+        self.hold.tensors.push(HeldTensor {
             wanted: wanted.clone(),
             spot: spot.clone(),
         });
     }
 }
 
-impl Port for Acquisition {
-    fn take(&mut self, wanted: &[&Wanted], mode: Mode) -> Result<Vec<Found>, StoreError> {
+impl StoreAccess for Acquisition {
+    fn take(
+        &mut self,
+        wanted: &[&Wanted],
+        mode: Mode,
+    ) -> Result<Vec<Availability<Spot>>, StoreError> {
         let found = self.ask(|link, segments| link.take(wanted, mode, segments))?;
         for (wanted, found) in wanted.iter().zip(&found) {
-            if let Found::Here(spot) = found {
+            if let Availability::Here(spot) = found {
                 self.hold(wanted, spot);
             }
         }
@@ -174,7 +185,7 @@ impl Port for Acquisition {
     }
 
     fn give_back(&mut self, digests: &[Digest]) {
-        let request = Request::GiveBack(digests.to_vec());
+        let request = StoreRequest::GiveBack(digests.to_vec());
         // Tickets end with the connection.
         let _ = self.hold.link().ask(&request, None);
     }

@@ -1,38 +1,38 @@
-//! Who notices that the daemon is gone, and hands back what this process holds to the next one.
+//! Notices that the daemon is gone, and hands what this process holds to the next one.
 
 use std::{
     io::{Read, Write},
     os::unix::net::UnixStream,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, Weak},
     thread,
     time::Duration,
 };
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{Client, hold::Hold, link::Link};
+use super::{DaemonClient, hold::HeldTensors, link::DaemonLink};
 
-/// After the first failure the next look for a daemon is so much later, and each further one twice as much, up to the
-/// longest: well within the time that a new daemon waits for what is handed back.
+/// The pause after the first failed attempt to reach a daemon; it doubles up to the longest. Both are well within the
+/// time that a new daemon waits for tensors to be handed back.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_millis(500);
 
-/// A thread that watches the connections of leases; there is none before the first lease.
+/// A thread that watches the connections of leases. The first lease starts it.
 #[derive(Debug)]
-pub(super) struct Keeper {
-    client: Weak<Client>,
+pub(super) struct LeaseKeeper {
+    client: Weak<DaemonClient>,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    holds: Vec<Weak<Hold>>,
-    /// Wakes the thread; it ends when this is gone.
+    holds: Vec<Weak<HeldTensors>>,
+    /// Wakes the thread, which ends when this is dropped.
     wake: Option<UnixStream>,
 }
 
-impl Keeper {
-    pub(super) fn new(client: Weak<Client>) -> Self {
+impl LeaseKeeper {
+    pub(super) fn new(client: Weak<DaemonClient>) -> Self {
         Self {
             client,
             state: Mutex::default(),
@@ -40,12 +40,12 @@ impl Keeper {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        skep_host::lock(&self.state)
     }
 
-    /// Watches a lease's connection from now on. If the system gives no thread the lease is not handed back when the
-    /// daemon dies, and is good for as long as it lives.
-    pub(super) fn keep(&self, hold: &Arc<Hold>) {
+    /// Watches a lease's connection from now on. Without a thread for it, the lease stays valid when the daemon dies,
+    /// but the next daemon never learns of it.
+    pub(super) fn keep(&self, hold: &Arc<HeldTensors>) {
         let mut state = self.state();
         state.holds.retain(|hold| hold.strong_count() > 0);
         state.holds.push(Arc::downgrade(hold));
@@ -53,7 +53,7 @@ impl Keeper {
             state.wake = self.start();
         }
         if let Some(mut wake) = state.wake.as_ref() {
-            // A full socket wakes, too.
+            // A full socket wakes the thread as well.
             let _ = wake.write(&[0]);
         }
     }
@@ -70,7 +70,7 @@ impl Keeper {
         Some(wake)
     }
 
-    fn holds(&self) -> Vec<Arc<Hold>> {
+    fn holds(&self) -> Vec<Arc<HeldTensors>> {
         self.state()
             .holds
             .iter()
@@ -79,7 +79,7 @@ impl Keeper {
     }
 }
 
-fn watch(client: &Weak<Client>, woken: &UnixStream) {
+fn watch(client: &Weak<DaemonClient>, woken: &UnixStream) {
     let mut wait = None;
     loop {
         let Some(client) = client.upgrade() else {
@@ -98,8 +98,8 @@ fn watch(client: &Weak<Client>, woken: &UnixStream) {
     }
 }
 
-/// The connections that are there; those that were lost are made again, if there is a daemon. Whether any is not there.
-fn connections(client: &Client) -> (Vec<Arc<Link>>, bool) {
+/// Connects again where a connection was lost. Returns the live ones, and whether any is still lost.
+fn connections(client: &DaemonClient) -> (Vec<Arc<DaemonLink>>, bool) {
     let mut links = Vec::new();
     let mut any_lost = false;
     for hold in client.keeper.holds() {
@@ -115,8 +115,12 @@ fn connections(client: &Client) -> (Vec<Arc<Link>>, bool) {
     (links, any_lost)
 }
 
-/// Waits until a connection ends or a lease is new. False if nobody will ever wake again.
-fn wait_for_news(links: &[Arc<Link>], mut woken: &UnixStream, wait: Option<Duration>) -> bool {
+/// Waits until a connection ends or a lease is new. False if the client is gone.
+fn wait_for_news(
+    links: &[Arc<DaemonLink>],
+    mut woken: &UnixStream,
+    wait: Option<Duration>,
+) -> bool {
     let timeout = wait.and_then(|wait| Timespec::try_from(wait).ok());
     let mut watched: Vec<PollFd<'_>> = links
         .iter()
@@ -128,7 +132,7 @@ fn wait_for_news(links: &[Arc<Link>], mut woken: &UnixStream, wait: Option<Durat
         return true;
     }
     for (link, watched) in links.iter().zip(&watched) {
-        // Nobody asks anything on a lease's connection, so whatever happens is its end.
+        // Nothing is sent on a lease's connection, so any event is its end.
         if !watched.revents().is_empty() {
             link.lose();
         }

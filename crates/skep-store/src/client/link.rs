@@ -1,4 +1,4 @@
-//! One connection to a daemon: a question at a time.
+//! One connection to a daemon: one request at a time.
 
 use std::{
     collections::HashMap,
@@ -6,27 +6,29 @@ use std::{
     os::{fd::BorrowedFd, unix::net::UnixStream},
     path::Path,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
+        Arc, Mutex, MutexGuard, TryLockError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use rustix::{net::sockopt::socket_peercred, process::geteuid};
+use skep_host::lock;
 
 use crate::{
     Digest, StoreError, Tenant, Wanted,
-    acquire::{Found, Mode, Offered, Spot},
+    acquire::{Mode, Offered, Spot},
+    availability::Availability,
     ledger::SegmentId,
     order::MAX_TENSORS,
     segment::Segment,
-    wire::{Connection, Reply, Request, WireAnswer},
+    wire::{Connection, StoreReply, StoreRequest, WireLocation},
 };
 
-/// How long an answer may take. The longest one is that of a publication, whose tensors are verified meanwhile.
+/// How long an answer may take. A publication takes longest: the daemon verifies its tensors first.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// How long a daemon may take to welcome a connection, which needs no work: one that is stopped must not keep a load.
+/// How long a daemon may take to welcome a connection, which needs no work: a stopped one must not hold up a load.
 const WELCOMING: Duration = Duration::from_secs(5);
 
 /// How long a daemon may take for each message that restricts a connection.
@@ -39,7 +41,7 @@ pub(super) fn open(path: &Path) -> Result<UnixStream, StoreError> {
         cause,
     };
     let stream = UnixStream::connect(path).map_err(error)?;
-    // What the other side says is believed.
+    // This process trusts what the daemon says.
     let peer = socket_peercred(&stream).map_err(|e| error(e.into()))?.uid;
     if peer != geteuid() {
         let reason = format!("it is served by user {}", peer.as_raw());
@@ -51,29 +53,31 @@ pub(super) fn open(path: &Path) -> Result<UnixStream, StoreError> {
     Ok(stream)
 }
 
-/// Restricts a connection that nobody has said anything through to these tensors.
+/// Restricts a connection to these tensors, before anything else is sent on it.
 pub(super) fn restrict(stream: UnixStream, tensors: &[Digest]) -> Result<UnixStream, StoreError> {
     let socket = Connection::new(stream);
     socket.set_patience(Some(RESTRICTING), RESTRICTING)?;
-    // One message at least: no tensors are a restriction as well.
+    // At least one message: a connection may be restricted to no tensors at all.
     let mut rest = tensors;
     loop {
         let (some, behind) = rest.split_at(rest.len().min(MAX_TENSORS));
         rest = behind;
         let more = !rest.is_empty();
-        let request = Request::Restrict {
+        let request = StoreRequest::Restrict {
             tensors: some.to_vec(),
             more,
         };
-        // A daemon that has no room says so at once, and listens to nobody.
+        // A daemon that has no room says so at once, without reading.
         let sent = socket.send(&request.encode(), None);
-        let Some((body, _)) = socket.receive()? else {
+        let Some((reply, _)) = socket.receive(StoreReply::decode)? else {
             sent?;
             return Err(StoreError::disconnected("it ended before an answer"));
         };
-        match Reply::decode(&body)? {
-            Reply::Done(_) => {}
-            Reply::Refused(kind, message) => return Err(StoreError::Refused { kind, message }),
+        match reply {
+            StoreReply::Done(_) => {}
+            StoreReply::Refused(kind, message) => {
+                return Err(StoreError::Refused { kind, message });
+            }
             _ => return Err(unexpected()),
         }
         if !more {
@@ -83,12 +87,12 @@ pub(super) fn restrict(stream: UnixStream, tensors: &[Digest]) -> Result<UnixStr
 }
 
 pub(super) fn unexpected() -> StoreError {
-    StoreError::protocol("an answer to another question")
+    StoreError::protocol("the answer does not match the request")
 }
 
-pub(super) fn done(reply: Reply) -> Result<u64, StoreError> {
+pub(super) fn done(reply: StoreReply) -> Result<u64, StoreError> {
     match reply {
-        Reply::Done(number) => Ok(number),
+        StoreReply::Done(number) => Ok(number),
         _ => Err(unexpected()),
     }
 }
@@ -98,17 +102,17 @@ pub(super) type Segments = HashMap<SegmentId, Arc<Segment>>;
 
 /// A connection that has been welcomed.
 #[derive(Debug)]
-pub(crate) struct Link {
-    /// Locked from a question to its answer.
+pub(crate) struct DaemonLink {
+    /// Locked from a request to its answer.
     connection: Mutex<()>,
     socket: Connection,
     tenant: Tenant,
-    /// Leases that ended while somebody else was asking.
+    /// Leases that ended while another thread was waiting for an answer.
     ended: Mutex<Vec<Digest>>,
     lost: AtomicBool,
 }
 
-impl Link {
+impl DaemonLink {
     pub(super) fn connect(path: &Path) -> Result<Self, StoreError> {
         Self::new(open(path)?)
     }
@@ -117,22 +121,22 @@ impl Link {
     pub(super) fn new(stream: UnixStream) -> Result<Self, StoreError> {
         let socket = Connection::new(stream);
         socket.set_patience(Some(WELCOMING), WELCOMING)?;
-        // A daemon that has no room says so at once, and listens to nobody.
-        let sent = socket.send(&Request::Hello.encode(), None);
-        let Some((body, _)) = socket.receive()? else {
+        // A daemon that has no room says so at once, without reading.
+        let sent = socket.send(&StoreRequest::Hello.encode(), None);
+        let Some((reply, _)) = socket.receive(StoreReply::decode)? else {
             sent?;
-            return Err(StoreError::disconnected("it ended before a welcome"));
+            return Err(StoreError::disconnected("it ended before the welcome"));
         };
         socket.set_patience(Some(PATIENCE), PATIENCE)?;
-        match Reply::decode(&body)? {
-            Reply::Welcome(tenant) => Ok(Self {
+        match reply {
+            StoreReply::Welcome(tenant) => Ok(Self {
                 connection: Mutex::new(()),
                 socket,
                 tenant,
                 ended: Mutex::default(),
                 lost: AtomicBool::new(false),
             }),
-            Reply::Refused(kind, message) => Err(StoreError::Refused { kind, message }),
+            StoreReply::Refused(kind, message) => Err(StoreError::Refused { kind, message }),
             _ => Err(unexpected()),
         }
     }
@@ -157,36 +161,33 @@ impl Link {
         self.socket.shut_down();
     }
 
-    /// Asks, and waits for the answer and the segments that come with it.
+    /// Sends a request, and waits for the answer and its segments.
     pub(super) fn ask(
         &self,
-        request: &Request,
+        request: &StoreRequest,
         descriptor: Option<BorrowedFd<'_>>,
-    ) -> Result<(Reply, Segments), StoreError> {
-        let turn = self
-            .connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+    ) -> Result<(StoreReply, Segments), StoreError> {
+        let turn = lock(&self.connection);
         let answer = self.converse(request, descriptor);
         drop(turn);
         self.tell_ended();
         match answer? {
-            (Reply::Refused(kind, message), _) => Err(StoreError::Refused { kind, message }),
+            (StoreReply::Refused(kind, message), _) => Err(StoreError::Refused { kind, message }),
             answer => Ok(answer),
         }
     }
 
     fn converse(
         &self,
-        request: &Request,
+        request: &StoreRequest,
         descriptor: Option<BorrowedFd<'_>>,
-    ) -> Result<(Reply, Segments), StoreError> {
+    ) -> Result<(StoreReply, Segments), StoreError> {
         if self.is_lost() {
-            return Err(StoreError::disconnected("it ended before"));
+            return Err(StoreError::disconnected("it has already ended"));
         }
         let answer = self.exchange(request, descriptor);
         if answer.is_err() {
-            // Half of an answer may be on its way: whatever came next would be misunderstood.
+            // The rest of an answer may still arrive, and would be taken for the next one.
             self.lose();
             self.shut_down();
         }
@@ -195,36 +196,36 @@ impl Link {
 
     fn exchange(
         &self,
-        request: &Request,
+        request: &StoreRequest,
         descriptor: Option<BorrowedFd<'_>>,
-    ) -> Result<(Reply, Segments), StoreError> {
+    ) -> Result<(StoreReply, Segments), StoreError> {
         self.socket.send(&request.encode(), descriptor)?;
         let mut segments = Segments::new();
         loop {
-            let Some((body, file)) = self.socket.receive()? else {
+            let Some(message) = self.socket.receive(StoreReply::decode)? else {
                 return Err(StoreError::disconnected("it ended before an answer"));
             };
-            match (Reply::decode(&body)?, file) {
-                (Reply::Segment(number), Some(file)) if segments.len() < MAX_TENSORS => {
+            match message {
+                (StoreReply::Segment(number), Some(file)) if segments.len() < MAX_TENSORS => {
                     segments.insert(SegmentId(number), Arc::new(Segment::check(file)?));
                 }
-                (Reply::Segment(_), _) | (_, Some(_)) => return Err(unexpected()),
+                (StoreReply::Segment(_), _) | (_, Some(_)) => return Err(unexpected()),
                 (reply, None) => return Ok((reply, segments)),
             }
         }
     }
 
-    /// Ends leases; at once, or as soon as nobody else is asking.
+    /// Ends leases at once, or after the request that is in progress.
     pub(super) fn end_leases(&self, digests: Vec<Digest>) {
         self.ended().extend(digests);
         self.tell_ended();
     }
 
     fn ended(&self) -> MutexGuard<'_, Vec<Digest>> {
-        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.ended)
     }
 
-    /// Tells the daemon which leases have ended, unless somebody is asking: they do it when they have their answer.
+    /// Tells the daemon which leases have ended. A thread that is waiting for an answer does it afterwards instead.
     fn tell_ended(&self) {
         while !self.ended().is_empty() {
             let turn = match self.connection.try_lock() {
@@ -238,7 +239,7 @@ impl Link {
                 ended.split_off(from)
             };
             // A connection that is lost has no leases.
-            let _ = self.converse(&Request::Release(some), None);
+            let _ = self.converse(&StoreRequest::Release(some), None);
             drop(turn);
         }
     }
@@ -248,8 +249,8 @@ impl Link {
         wanted: &[&Wanted],
         mode: Mode,
         known: &mut Segments,
-    ) -> Result<Vec<Found>, StoreError> {
-        let request = Request::Take {
+    ) -> Result<Vec<Availability<Spot>>, StoreError> {
+        let request = StoreRequest::Take {
             mode,
             wanted: wanted.iter().map(|wanted| (*wanted).clone()).collect(),
         };
@@ -257,25 +258,20 @@ impl Link {
         for (id, segment) in segments {
             known.entry(id).or_insert(segment);
         }
-        let found = answers(reply, wanted.len())?.into_iter().map(|answer| {
-            Ok(match answer {
-                WireAnswer::Here(number, offset) => Found::Here(spot(known, number, offset)?),
-                WireAnswer::Fill => Found::Fill,
-                WireAnswer::Wait => Found::Wait,
-                WireAnswer::Absent => Found::Absent,
-            })
-        });
-        found.collect()
+        let answers = answers(reply, wanted.len())?.into_iter();
+        answers
+            .map(|answer| answer.try_map(|location| spot(known, location)))
+            .collect()
     }
 
-    /// Hands a segment over. Where the answer names it, it is the one that is here already.
+    /// Hands a segment over. If the answer names the same memory file, the existing mapping is used.
     pub(super) fn publish(
         &self,
         segment: &Arc<Segment>,
         offered: &[Offered<'_>],
         known: &mut Segments,
     ) -> Result<Vec<Spot>, StoreError> {
-        let request = Request::Publish(
+        let request = StoreRequest::Publish(
             offered
                 .iter()
                 .map(|tensor| (tensor.wanted.clone(), tensor.offset))
@@ -288,8 +284,8 @@ impl Link {
             known.entry(id).or_insert(one);
         }
         let spots = answers(reply, offered.len())?.into_iter().map(|answer| {
-            if let WireAnswer::Here(number, offset) = answer {
-                spot(known, number, offset)
+            if let Availability::Here(location) = answer {
+                spot(known, location)
             } else {
                 Err(unexpected())
             }
@@ -298,14 +294,17 @@ impl Link {
     }
 }
 
-fn answers(reply: Reply, expected: usize) -> Result<Vec<WireAnswer>, StoreError> {
+fn answers(
+    reply: StoreReply,
+    expected: usize,
+) -> Result<Vec<Availability<WireLocation>>, StoreError> {
     match reply {
-        Reply::Answers(answers) if answers.len() == expected => Ok(answers),
+        StoreReply::Answers(answers) if answers.len() == expected => Ok(answers),
         _ => Err(unexpected()),
     }
 }
 
-fn spot(known: &Segments, number: u64, offset: u64) -> Result<Spot, StoreError> {
+fn spot(known: &Segments, (number, offset): WireLocation) -> Result<Spot, StoreError> {
     let id = SegmentId(number);
     let segment = known
         .get(&id)

@@ -1,19 +1,19 @@
-//! Leases: the right of a holder to a tensor. They are counted by holder, by tensor and by segment.
+//! Leases: the rights of holders to tensors, counted by holder, by tensor and by segment.
 
 use skep_types::Time;
 
-use super::{HolderId, Ledger, SegmentId};
+use super::{HolderId, Ledger, SegmentOffset};
 use crate::{Digest, StoreError, Wanted};
 
 impl Ledger {
-    /// Ends one lease of the holder to each of these that it has.
+    /// Ends one of the holder's leases to each of these tensors, where it has one.
     pub(crate) fn release(&mut self, now: Time, id: HolderId, digests: &[Digest]) {
         for digest in digests {
             self.end_lease(now, id, *digest);
         }
     }
 
-    /// Whether the holder may have so many more leases, of so many bytes.
+    /// Checks whether the holder may have `more` leases to tensors of `more_bytes` in all.
     pub(super) fn bound_holder(
         &self,
         id: HolderId,
@@ -33,12 +33,12 @@ impl Ledger {
         self.bound("bytes of one holder", bytes, self.options.max_holder_bytes)
     }
 
-    /// A lease to a tensor, if that is there, and where it lies.
+    /// Leases a tensor if it is there, and returns its location.
     pub(super) fn lease(
         &mut self,
         id: HolderId,
         wanted: &Wanted,
-    ) -> Result<Option<(SegmentId, u64)>, StoreError> {
+    ) -> Result<Option<SegmentOffset>, StoreError> {
         let digest = wanted.digest;
         let Some(tensor) = self.tensors.get(&digest) else {
             return Ok(None);

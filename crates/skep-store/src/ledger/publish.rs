@@ -1,18 +1,18 @@
-//! What holders hand over: memory files with tensors, by whoever fills, and by whoever had them when the last daemon died.
+//! Publications: memory files with tensors, from holders that filled them, or held them when the last daemon died.
 
 use std::collections::BTreeSet;
 
 use skep_types::Time;
 
-use super::{HolderId, Ledger, SegmentId, SegmentRecord, Tensor};
+use super::{HolderId, Ledger, SegmentId, SegmentRecord, TensorRecord};
 use crate::{
     Digest, StoreError, Wanted,
-    segment::{Identity, room},
+    layout::{FileIdentity, room},
 };
 
 impl Ledger {
-    /// Of what a holder hands over, what is there already, which it now has a lease to: all others are to be verified
-    /// before they are [published](Self::publish).
+    /// Leases those of the offered tensors that are there already, and says which these are. The others have to be
+    /// verified before they are [published](Self::publish).
     ///
     /// # Errors
     /// As [`Self::take`]; the holder then has what it had before.
@@ -40,20 +40,20 @@ impl Ledger {
     }
 
     /// The segment that this memory file is, if it is known.
-    pub(crate) fn known(&self, identity: Identity) -> Option<SegmentId> {
+    pub(crate) fn known(&self, identity: FileIdentity) -> Option<SegmentId> {
         self.by_identity.get(&identity).copied()
     }
 
-    /// Publishes verified tensors of a memory file that takes `size` bytes of memory, unless somebody else was faster, and
-    /// gives the holder a lease to each. The segment's number if the file was not known and is one now.
+    /// Publishes verified tensors of a memory file that takes `size` bytes of memory, unless another holder was faster,
+    /// and leases each to the holder. Returns the segment's number if the file is a new segment.
     ///
     /// # Errors
-    /// A bound; then nothing is published, and the holder has no lease to any of these.
+    /// A bound. Then nothing is published, and the holder has no lease to any of these tensors.
     pub(crate) fn publish(
         &mut self,
         now: Time,
         id: HolderId,
-        identity: Identity,
+        identity: FileIdentity,
         size: u64,
         verified: &[(&Wanted, u64)],
     ) -> Result<Option<SegmentId>, StoreError> {
@@ -68,7 +68,7 @@ impl Ledger {
     fn try_publish(
         &mut self,
         id: HolderId,
-        identity: Identity,
+        identity: FileIdentity,
         size: u64,
         verified: &[(&Wanted, u64)],
         leased: &mut Vec<Digest>,
@@ -97,7 +97,7 @@ impl Ledger {
         };
         for (wanted, offset) in fresh {
             self.end_ticket(wanted.digest);
-            let tensor = Tensor {
+            let tensor = TensorRecord {
                 description: wanted.description.clone(),
                 length: wanted.length,
                 segment,
@@ -117,13 +117,13 @@ impl Ledger {
 
     fn begin_segment(
         &mut self,
-        identity: Identity,
+        identity: FileIdentity,
         size: u64,
         fresh: &[(&Wanted, u64)],
     ) -> Result<SegmentId, StoreError> {
         let segments = self.segments.len() as u64 + 1;
         self.bound("segments", segments, self.options.max_segments)?;
-        // What these tensors were promised is not needed beside them.
+        // The room that was promised to these tensors is free now.
         let promised: u64 = fresh
             .iter()
             .filter_map(|(wanted, _)| self.tickets.get(&wanted.digest))
@@ -143,7 +143,7 @@ impl Ledger {
         self.segments.insert(segment, record);
         self.by_identity.insert(identity, segment);
         self.reserved += size;
-        // Its first lease takes it out again.
+        // Its first lease removes it from there.
         self.idle.insert(Time::ZERO, segment);
         Ok(segment)
     }

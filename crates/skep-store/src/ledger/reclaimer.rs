@@ -1,4 +1,4 @@
-//! Which segments go, and when: those without a lease, after the keep-alive window, or for the budget.
+//! Drops segments without a lease: after the keep-alive window, or to stay within the budget.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,14 +11,14 @@ use super::{Ledger, SegmentId};
 
 /// Segments without a lease, the least recently used first.
 #[derive(Debug, Default)]
-pub(super) struct Idle {
+pub(super) struct IdleSegments {
     queue: BTreeSet<(Time, SegmentId)>,
     since: BTreeMap<SegmentId, Time>,
-    /// Segments to be dropped, which the ledger knows no more.
+    /// Segments that the ledger has dropped, and whose memory the caller has yet to free.
     gone: Vec<SegmentId>,
 }
 
-impl Idle {
+impl IdleSegments {
     pub(super) fn insert(&mut self, now: Time, segment: SegmentId) {
         self.since.insert(segment, now);
         self.queue.insert((now, segment));
@@ -40,7 +40,7 @@ impl Idle {
 }
 
 impl Ledger {
-    /// Drops idle segments until there is room for `bytes` more within the budget, or no idle one is left.
+    /// Drops idle segments until `bytes` more fit into the budget, or none is idle.
     pub(super) fn make_room(&mut self, bytes: u64) {
         let budget = self.options.budget_bytes.min(self.options.max_tenant_bytes);
         while self
@@ -56,7 +56,7 @@ impl Ledger {
         }
     }
 
-    /// Drops what is due, and says which segments are gone since the last time.
+    /// Drops segments that are due. Returns all that were dropped since the last call.
     pub(crate) fn reclaim(&mut self, now: Time) -> Vec<SegmentId> {
         while let Some((since, segment)) = self.idle.oldest()
             && since + self.options.keep_alive <= now
@@ -67,14 +67,14 @@ impl Ledger {
         mem::take(&mut self.idle.gone)
     }
 
-    /// When the next segment is due if nothing happens.
+    /// When the next segment is due, if nothing else happens.
     pub(crate) fn next_reclaim(&self) -> Option<Time> {
         let (since, _) = self.idle.oldest()?;
         Some(since + self.options.keep_alive)
     }
 
-    /// Memory is short: drops idle segments, the least recently used first, until half of the bytes of all idle ones are
-    /// gone. While it stays short this is said again, and again half of what is left goes. Bytes of the segments that go.
+    /// Drops half of the idle bytes, the least recently used segments first, because memory is short. Returns the bytes
+    /// dropped. The caller repeats this while memory stays short.
     pub(crate) fn relieve(&mut self) -> u64 {
         let idle: u64 = self
             .idle
@@ -91,7 +91,7 @@ impl Ledger {
         before - self.reserved
     }
 
-    /// Drops everything that nobody has a lease to, now. Bytes of the segments that go.
+    /// Drops all idle segments now. Returns their bytes.
     pub(crate) fn gc(&mut self) -> u64 {
         let before = self.reserved;
         while let Some((_, segment)) = self.idle.oldest() {

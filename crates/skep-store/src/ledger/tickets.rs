@@ -1,24 +1,24 @@
-//! Tickets: the right of a holder to be the one that fills a tensor.
+//! Tickets: the right of one holder to fill a tensor.
 
 use std::time::Duration;
 
 use skep_types::Time;
 
-use super::{Answer, HolderId, Ledger, Ticket};
-use crate::{Digest, StoreError, Wanted, segment::room};
+use super::{HolderId, Ledger, SegmentOffset, Ticket};
+use crate::{Digest, StoreError, Wanted, availability::Availability, layout::room};
 
 impl Ledger {
-    /// Who fills a tensor that is not there.
+    /// Decides who fills a tensor that is not there.
     pub(super) fn ticket(
         &mut self,
         now: Time,
         id: HolderId,
         wanted: &Wanted,
-    ) -> Result<Answer, StoreError> {
+    ) -> Result<Availability<SegmentOffset>, StoreError> {
         let digest = wanted.digest;
         if let Some(ticket) = self.tickets.get(&digest) {
             if ticket.holder == id {
-                return Ok(Answer::Fill);
+                return Ok(Availability::Fill);
             }
             if now < ticket.since + self.options.fill_patience {
                 return Ok(self.wait(id, digest));
@@ -26,9 +26,9 @@ impl Ledger {
             self.end_ticket(digest);
         }
         if now < self.no_tickets_before {
-            return Ok(Answer::Wait);
+            return Ok(Availability::Wait);
         }
-        // What a holder may not have anyway drops nothing to make room for it.
+        // Checked before room is made: a refused ticket must not drop other tensors.
         self.bound_tickets(id, wanted.length)?;
         let bytes = room(wanted.length);
         self.make_room(bytes);
@@ -52,11 +52,11 @@ impl Ledger {
             holder.ticket_bytes += wanted.length;
         }
         self.stat.misses += 1;
-        Ok(Answer::Fill)
+        Ok(Availability::Fill)
     }
 
-    /// Whether the holder may have one more ticket. All that it has will be leases; and it may have only so many at a time,
-    /// since what one has nobody else fills, and the room for it is kept.
+    /// Checks whether the holder may have one more ticket. Its tickets become leases, which are bounded. Tickets are
+    /// bounded as well, since others wait for these tensors, and room is kept for them.
     fn bound_tickets(&self, id: HolderId, length: u64) -> Result<(), StoreError> {
         let Some(holder) = self.holders.get(&id) else {
             return Ok(());
@@ -69,7 +69,7 @@ impl Ledger {
             holder.tickets + 1,
             options.max_holder_tickets,
         )?;
-        // A tensor alone may be larger: it is filled at once or not at all.
+        // A single tensor may be larger: it is filled at once or not at all.
         if holder.tickets == 0 {
             return Ok(());
         }
@@ -80,13 +80,13 @@ impl Ledger {
         )
     }
 
-    fn wait(&mut self, id: HolderId, digest: Digest) -> Answer {
+    fn wait(&mut self, id: HolderId, digest: Digest) -> Availability<SegmentOffset> {
         if let Some(holder) = self.holders.get_mut(&id)
             && holder.waiting.insert(digest)
         {
             self.stat.waits += 1;
         }
-        Answer::Wait
+        Availability::Wait
     }
 
     pub(super) fn end_ticket(&mut self, digest: Digest) {
@@ -100,7 +100,7 @@ impl Ledger {
         }
     }
 
-    /// The holder will not fill these after all. Whether it had any of the tickets.
+    /// The holder will not fill these tensors. Returns whether it had any of the tickets.
     pub(crate) fn give_back(&mut self, id: HolderId, digests: &[Digest]) -> bool {
         let mut any = false;
         for digest in digests {
@@ -112,7 +112,7 @@ impl Ledger {
         any
     }
 
-    /// When somebody who waits may get an answer that nobody's action brings: nothing is filled before then.
+    /// How long no tickets are given out yet: after that, waiting holders get an answer without any other event.
     pub(crate) fn tickets_from(&self, now: Time) -> Option<Duration> {
         let wait = self.no_tickets_before.since(now);
         (!wait.is_zero()).then_some(wait)

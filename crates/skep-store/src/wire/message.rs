@@ -1,105 +1,81 @@
-//! The messages, to bytes and back. Pure: what is read was sent by anybody.
+//! The messages, to bytes and back. The reader trusts nothing. Pure.
 
 use std::time::Duration;
 
+use skep_ipc::{Malformed, MessageReader, MessageWriter};
+
 use crate::{
-    Digest, ErrorKind, Listed, Stat, StoreError, Tenant, Wanted,
+    Digest, ErrorKind, Stat, StoredTensor, Tenant, Wanted,
     acquire::Mode,
+    availability::Availability,
     order::MAX_TENSORS,
-    wire::reader::{Reader, Writer},
+    wire::fields::{read_digest, read_wanted, write_digest, write_digests, write_wanted},
 };
 
-/// What a client begins with.
+/// The beginning of a client's first message.
 const MAGIC: [u8; 8] = *b"skepstor";
 
-/// The version of the protocol; daemon and client have the same.
+/// The version of the protocol. Daemon and client must have the same.
 const VERSION: u16 = 2;
 
-/// Bytes that the text of a refusal may have.
+/// The largest text of a refusal, in bytes.
 const MAX_TEXT_BYTES: usize = 4096;
 
 /// Tensors on one page of a list.
 pub(crate) const MAX_LISTED: usize = 1024;
 
-/// Why bytes are no message.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("malformed message: {0}")]
-pub(crate) struct WireError(String);
-
-impl WireError {
-    pub(super) fn new(reason: impl Into<String>) -> Self {
-        Self(reason.into())
-    }
-}
-
-impl From<WireError> for StoreError {
-    fn from(error: WireError) -> Self {
-        Self::protocol(error.0)
-    }
-}
-
-/// What a client says.
+/// A client's message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Request {
-    /// The first of a connection.
+pub(crate) enum StoreRequest {
+    /// Begins the conversation.
     Hello,
-    /// What is there of these?
+    /// Asks for tensors.
     Take {
-        /// How it is meant.
+        /// Whether to look, claim or wait.
         mode: Mode,
         /// Tensors.
         wanted: Vec<Wanted>,
     },
-    /// Before a hello: what the connection may name from now on, whoever has it then.
+    /// Before the hello: restricts the connection to these tensors, whichever process uses it.
     Restrict {
         /// Tensors.
         tensors: Vec<Digest>,
-        /// Whether another such message follows; after the last one nothing is added.
+        /// Whether another such message follows. After the last one the restriction is final.
         more: bool,
     },
-    /// Tensors in the segment whose descriptor comes with it, and their offsets.
+    /// Publishes tensors of the segment whose descriptor comes with it: each with its offset.
     Publish(Vec<(Wanted, u64)>),
-    /// Tickets that are not used.
+    /// Gives tickets back.
     GiveBack(Vec<Digest>),
-    /// Leases that end; each named once.
+    /// Ends one lease to each of these.
     Release(Vec<Digest>),
-    /// The figures.
+    /// Asks for the figures.
     Stat,
-    /// Tensors behind a digest.
+    /// Asks for the tensors that follow a digest.
     List(Option<Digest>),
-    /// Drop what nobody has a lease to.
+    /// Drops idle segments.
     Gc,
 }
 
-/// What is said of a tensor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum WireAnswer {
-    /// In which segment, where.
-    Here(u64, u64),
-    /// The client's to fill.
-    Fill,
-    /// Somebody else's to fill.
-    Wait,
-    /// Not there.
-    Absent,
-}
+/// Where a tensor lies: the daemon's number of the segment, and the offset in there.
+pub(crate) type WireLocation = (u64, u64);
 
-/// What a daemon says.
+/// A daemon's message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Reply {
-    /// The connection is this tenant's.
+pub(crate) enum StoreReply {
+    /// Accepts the hello; the connection belongs to this tenant.
     Welcome(Tenant),
     /// The number of the segment whose descriptor comes with it.
     Segment(u64),
     /// To `Take` and `Publish`, tensor by tensor.
-    Answers(Vec<WireAnswer>),
-    /// A number: bytes that went, or nothing of interest.
+    Answers(Vec<Availability<WireLocation>>),
+    /// Success, with the bytes that were dropped, or 0.
     Done(u64),
     /// The figures.
     Stat(Stat),
-    /// Tensors in order of digests; an empty page ends the list.
-    Page(Vec<Listed>),
-    /// Why not.
+    /// Tensors in the order of digests. An empty page ends the list.
+    Page(Vec<StoredTensor>),
+    /// The error.
     Refused(ErrorKind, String),
 }
 
@@ -116,125 +92,109 @@ const KINDS: [ErrorKind; 8] = [
 
 const MODES: [Mode; 3] = [Mode::Look, Mode::Claim, Mode::Wait];
 
-/// An item of a table by its number.
-fn of_number<T: Copy>(table: &[T], number: u8, what: &str) -> Result<T, WireError> {
-    let item = table.get(usize::from(number)).copied();
-    item.ok_or_else(|| WireError::new(format!("{what} {number} is unknown")))
-}
-
-fn number_of<T: PartialEq>(table: &[T], item: &T) -> u8 {
-    let position = table.iter().position(|one| one == item);
-    position
-        .and_then(|p| u8::try_from(p).ok())
-        .unwrap_or(u8::MAX)
-}
-
-impl Request {
-    /// The frame's kind and body.
+impl StoreRequest {
+    /// Encodes the frame's kind and body.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut writer = Writer::default();
-        let digests = |writer: &mut Writer, digests: &[Digest]| {
-            writer.list(digests, |writer, digest| writer.digest(*digest));
-        };
+        let mut writer = MessageWriter::default();
         match self {
             Self::Hello => {
                 writer.u8(1);
-                writer.0.extend(MAGIC);
+                writer.raw(&MAGIC);
                 writer.u16(VERSION);
             }
             Self::Take { mode, wanted } => {
                 writer.u8(2);
-                writer.u8(number_of(&MODES, mode));
-                writer.list(wanted, Writer::wanted);
+                writer.item(&MODES, mode);
+                writer.short_list(wanted, write_wanted);
             }
             Self::Publish(offered) => {
                 writer.u8(3);
-                writer.list(offered, |writer, (wanted, offset)| {
-                    writer.wanted(wanted);
+                writer.short_list(offered, |writer, (wanted, offset)| {
+                    write_wanted(writer, wanted);
                     writer.u64(*offset);
                 });
             }
             Self::GiveBack(given) => {
                 writer.u8(4);
-                digests(&mut writer, given);
+                write_digests(&mut writer, given);
             }
             Self::Release(released) => {
                 writer.u8(5);
-                digests(&mut writer, released);
+                write_digests(&mut writer, released);
             }
             Self::Stat => writer.u8(6),
             Self::List(after) => {
                 writer.u8(7);
-                writer.option(*after, Writer::digest);
+                writer.option(*after, write_digest);
             }
             Self::Gc => writer.u8(8),
             Self::Restrict { tensors, more } => {
                 writer.u8(9);
-                writer.0.extend(MAGIC);
+                writer.raw(&MAGIC);
                 writer.u16(VERSION);
-                writer.u8(u8::from(*more));
-                digests(&mut writer, tensors);
+                writer.bool(*more);
+                write_digests(&mut writer, tensors);
             }
         }
-        writer.0
+        writer.into_bytes()
     }
 
-    /// Reads a frame's kind and body.
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, WireError> {
-        let mut reader = Reader::new(bytes);
+    /// Decodes a frame's kind and body.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut reader = MessageReader::new(bytes);
         let request = match reader.u8()? {
             1 => {
                 greeting(&mut reader)?;
                 Self::Hello
             }
             2 => Self::Take {
-                mode: of_number(&MODES, reader.u8()?, "mode")?,
-                wanted: reader.list(MAX_TENSORS, "tensors", Reader::wanted)?,
+                mode: reader.item(&MODES, "mode")?,
+                wanted: reader.short_list(MAX_TENSORS, "tensors", read_wanted)?,
             },
-            3 => Self::Publish(reader.list(MAX_TENSORS, "tensors", |reader| {
-                Ok((reader.wanted()?, reader.u64()?))
+            3 => Self::Publish(reader.short_list(MAX_TENSORS, "tensors", |reader| {
+                Ok((read_wanted(reader)?, reader.u64()?))
             })?),
-            4 => Self::GiveBack(reader.list(MAX_TENSORS, "tickets", Reader::digest)?),
-            5 => Self::Release(reader.list(MAX_TENSORS, "leases", Reader::digest)?),
+            4 => Self::GiveBack(reader.short_list(MAX_TENSORS, "tickets", read_digest)?),
+            5 => Self::Release(reader.short_list(MAX_TENSORS, "leases", read_digest)?),
             6 => Self::Stat,
-            7 => Self::List(reader.option(Reader::digest)?),
+            7 => Self::List(reader.option(read_digest)?),
             8 => Self::Gc,
             9 => {
                 greeting(&mut reader)?;
-                let more = of_number(&[false, true], reader.u8()?, "flag")?;
-                let tensors = reader.list(MAX_TENSORS, "tensors", Reader::digest)?;
+                let more = reader.bool()?;
+                let tensors = reader.short_list(MAX_TENSORS, "tensors", read_digest)?;
                 Self::Restrict { tensors, more }
             }
-            kind => return Err(WireError::new(format!("a request of kind {kind}"))),
+            kind => return Err(Malformed::new(format!("unknown request kind {kind}"))),
         };
         reader.end()?;
         Ok(request)
     }
 }
 
-/// What a client's first message begins with.
-fn greeting(reader: &mut Reader<'_>) -> Result<(), WireError> {
+/// Checks the beginning of a client's first message.
+fn greeting(reader: &mut MessageReader<'_>) -> Result<(), Malformed> {
     if reader.array()? != MAGIC {
-        return Err(WireError::new("it is no client of a tensor store"));
+        return Err(Malformed::new("it is not from a client of a tensor store"));
     }
     let version = reader.u16()?;
     if version != VERSION {
-        return Err(WireError::new(format!(
+        return Err(Malformed::new(format!(
             "version {version} of the protocol, expected {VERSION}"
         )));
     }
     Ok(())
 }
 
-impl Reply {
-    /// The frame's kind and body.
+impl StoreReply {
+    /// Encodes the frame's kind and body.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut writer = Writer::default();
+        let mut writer = MessageWriter::default();
         match self {
             Self::Welcome(tenant) => {
                 writer.u8(128);
                 writer.u16(VERSION);
-                writer.option(tenant.name(), Writer::text);
+                writer.option(tenant.name(), MessageWriter::short_text);
             }
             Self::Segment(id) => {
                 writer.u8(129);
@@ -242,15 +202,15 @@ impl Reply {
             }
             Self::Answers(answers) => {
                 writer.u8(130);
-                writer.list(answers, |writer, answer| match *answer {
-                    WireAnswer::Here(segment, offset) => {
+                writer.short_list(answers, |writer, answer| match *answer {
+                    Availability::Here((segment, offset)) => {
                         writer.u8(0);
                         writer.u64(segment);
                         writer.u64(offset);
                     }
-                    WireAnswer::Fill => writer.u8(1),
-                    WireAnswer::Wait => writer.u8(2),
-                    WireAnswer::Absent => writer.u8(3),
+                    Availability::Fill => writer.u8(1),
+                    Availability::Wait => writer.u8(2),
+                    Availability::Absent => writer.u8(3),
                 });
             }
             Self::Done(number) => {
@@ -265,12 +225,15 @@ impl Reply {
             }
             Self::Page(tensors) => {
                 writer.u8(133);
-                writer.list(tensors, |writer, tensor| {
-                    writer.wanted(&Wanted {
-                        digest: tensor.digest,
-                        description: tensor.description.clone(),
-                        length: tensor.length,
-                    });
+                writer.short_list(tensors, |writer, tensor| {
+                    write_wanted(
+                        writer,
+                        &Wanted {
+                            digest: tensor.digest,
+                            description: tensor.description.clone(),
+                            length: tensor.length,
+                        },
+                    );
                     writer.u64(tensor.leases);
                     writer.option(tensor.idle, |writer, idle| {
                         writer.u64(u64::try_from(idle.as_nanos()).unwrap_or(u64::MAX));
@@ -279,37 +242,37 @@ impl Reply {
             }
             Self::Refused(kind, message) => {
                 writer.u8(134);
-                writer.u8(number_of(&KINDS, kind));
+                writer.item(&KINDS, kind);
                 let end = message.floor_char_boundary(MAX_TEXT_BYTES);
-                writer.text(&message[..end]);
+                writer.short_text(&message[..end]);
             }
         }
-        writer.0
+        writer.into_bytes()
     }
 
-    /// Reads a frame's kind and body.
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, WireError> {
-        let mut reader = Reader::new(bytes);
+    /// Decodes a frame's kind and body.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut reader = MessageReader::new(bytes);
         let reply = match reader.u8()? {
             128 => {
                 let version = reader.u16()?;
                 if version != VERSION {
-                    return Err(WireError::new(format!(
+                    return Err(Malformed::new(format!(
                         "version {version} of the protocol, expected {VERSION}"
                     )));
                 }
-                let name = reader.option(|reader| reader.text(MAX_TEXT_BYTES))?;
+                let name = reader.option(|reader| reader.short_text(MAX_TEXT_BYTES))?;
                 let tenant = name.map_or(Ok(Tenant::GENERAL), Tenant::named);
-                Self::Welcome(tenant.map_err(|error| WireError::new(error.to_string()))?)
+                Self::Welcome(tenant.map_err(|error| Malformed::new(error.to_string()))?)
             }
             129 => Self::Segment(reader.u64()?),
-            130 => Self::Answers(reader.list(MAX_TENSORS, "answers", |reader| {
+            130 => Self::Answers(reader.short_list(MAX_TENSORS, "answers", |reader| {
                 Ok(match reader.u8()? {
-                    0 => WireAnswer::Here(reader.u64()?, reader.u64()?),
-                    1 => WireAnswer::Fill,
-                    2 => WireAnswer::Wait,
-                    3 => WireAnswer::Absent,
-                    other => return Err(WireError::new(format!("answer {other} is unknown"))),
+                    0 => Availability::Here((reader.u64()?, reader.u64()?)),
+                    1 => Availability::Fill,
+                    2 => Availability::Wait,
+                    3 => Availability::Absent,
+                    other => return Err(Malformed::new(format!("answer {other} is unknown"))),
                 })
             })?),
             131 => Self::Done(reader.u64()?),
@@ -320,21 +283,21 @@ impl Reply {
                 }
                 Self::Stat(of_figures(figures))
             }
-            133 => Self::Page(reader.list(MAX_LISTED, "tensors", |reader| {
-                let wanted = reader.wanted()?;
-                Ok(Listed {
+            133 => Self::Page(reader.short_list(MAX_LISTED, "tensors", |reader| {
+                let wanted = read_wanted(reader)?;
+                Ok(StoredTensor {
                     digest: wanted.digest,
                     description: wanted.description,
                     length: wanted.length,
                     leases: reader.u64()?,
-                    idle: reader.option(Reader::u64)?.map(Duration::from_nanos),
+                    idle: reader.option(MessageReader::u64)?.map(Duration::from_nanos),
                 })
             })?),
             134 => {
-                let kind = of_number(&KINDS, reader.u8()?, "error kind")?;
-                Self::Refused(kind, reader.text(MAX_TEXT_BYTES)?.to_owned())
+                let kind = reader.item(&KINDS, "error kind")?;
+                Self::Refused(kind, reader.short_text(MAX_TEXT_BYTES)?.to_owned())
             }
-            kind => return Err(WireError::new(format!("an answer of kind {kind}"))),
+            kind => return Err(Malformed::new(format!("unknown answer kind {kind}"))),
         };
         reader.end()?;
         Ok(reply)
@@ -343,7 +306,7 @@ impl Reply {
 
 const FIGURES: usize = 12;
 
-/// A new figure does not compile until it has a place here.
+/// A new figure does not compile until it is encoded here.
 const fn figures(stat: Stat) -> [u64; FIGURES] {
     let Stat {
         segments,

@@ -1,4 +1,4 @@
-//! What the tests of daemons share.
+//! Shared by the tests of daemons.
 #![allow(dead_code, reason = "each test file takes a part of it")]
 
 use std::{
@@ -13,15 +13,15 @@ use skep_store::{
 use skep_types::DataType;
 use tempfile::TempDir;
 
-/// A daemon in this process, in a directory of its own.
-pub(crate) struct Node {
+/// A daemon in this process, in a temporary directory.
+pub(crate) struct TestDaemon {
     directory: Option<TempDir>,
     path: PathBuf,
     stopper: Stopper,
     running: Option<JoinHandle<Result<(), StoreError>>>,
 }
 
-impl Node {
+impl TestDaemon {
     pub(crate) fn start(options: StoreOptions) -> Self {
         Self::start_for(&[Tenant::GENERAL], options)
     }
@@ -77,7 +77,7 @@ impl Node {
     }
 }
 
-impl Drop for Node {
+impl Drop for TestDaemon {
     fn drop(&mut self) {
         self.end();
     }
@@ -110,7 +110,7 @@ pub(crate) fn tensors(lengths: &[usize]) -> (Vec<Vec<u8>>, Vec<Wanted>) {
     (contents, wanted)
 }
 
-/// Writes what is wanted.
+/// Fills tensors.
 pub(crate) fn fill(
     contents: &[Vec<u8>],
 ) -> impl FnMut(usize, &mut [u8]) -> Result<(), FillError> + '_ {
@@ -120,7 +120,7 @@ pub(crate) fn fill(
     }
 }
 
-/// For tensors that are there.
+/// Fails: for tensors that are there.
 pub(crate) fn no_fill() -> impl FnMut(usize, &mut [u8]) -> Result<(), FillError> {
     |index, _| Err(FillError::new(format!("tensor {index} should be there")))
 }

@@ -1,6 +1,6 @@
 //! Broken configurations of the model `identity` (FP32, `INPUT0` [-1,16] to `OUTPUT0` [-1,16]).
 
-use super::{BrokenFile, Refused};
+use super::{BrokenFile, RefusedBy};
 
 /// Depth of nested messages: a parser that recurses without a limit runs out of stack on it.
 const NESTING: usize = 100_000;
@@ -159,7 +159,7 @@ pub fn config_files() -> Vec<BrokenFile> {
     let refused = |(name, fault, mentions, bytes)| BrokenFile {
         name,
         fault,
-        refused: Refused::Always,
+        refused: RefusedBy::Always,
         mentions,
         bytes,
     };

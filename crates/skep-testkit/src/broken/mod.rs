@@ -7,12 +7,10 @@
 mod config;
 mod onnx;
 
-use std::{fs, path::Path};
+use std::{fs, io, path::Path};
 
 pub use config::config_files;
 pub use onnx::onnx_files;
-
-use crate::error::TestkitError;
 
 /// A file with a fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +20,7 @@ pub struct BrokenFile {
     /// What is wrong with it.
     pub fault: &'static str,
     /// Who must refuse it.
-    pub refused: Refused,
+    pub refused: RefusedBy,
     /// A word that a useful message holds, empty where only the fact can be told.
     pub mentions: &'static str,
     /// The file itself.
@@ -31,7 +29,7 @@ pub struct BrokenFile {
 
 /// Who must refuse a [`BrokenFile`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refused {
+pub enum RefusedBy {
     /// Every backend.
     Always,
     /// The embedded backend alone: the file is valid, but that backend would compute something else.
@@ -43,15 +41,11 @@ impl BrokenFile {
     /// configuration as `config.pbtxt` (the caller adds the model that it configures).
     ///
     /// # Errors
-    /// [`TestkitError::Io`].
-    pub fn write(
-        &self,
-        repository: impl AsRef<Path>,
-        relative_path: &str,
-    ) -> Result<(), TestkitError> {
+    /// When the system refuses to write.
+    pub fn write(&self, repository: impl AsRef<Path>, relative_path: &str) -> io::Result<()> {
         let path = repository.as_ref().join(self.name).join(relative_path);
         let directory = path.parent().unwrap_or(&path);
-        fs::create_dir_all(directory).map_err(TestkitError::io(directory))?;
-        fs::write(&path, &self.bytes).map_err(TestkitError::io(&path))
+        fs::create_dir_all(directory)?;
+        fs::write(&path, &self.bytes)
     }
 }

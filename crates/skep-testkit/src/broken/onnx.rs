@@ -1,24 +1,20 @@
 //! Broken model files, made from a small valid one.
 
 use prost::Message;
+use skep_models::{Dim, GraphBuilder, Options, WeightFill};
 use skep_proto::onnx::{
     AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, attribute_proto::AttributeType,
     tensor_proto::DataLocation,
 };
 use skep_types::DataType;
 
-use super::{BrokenFile, Refused};
-use crate::{
-    graph::{Dim, GraphBuilder},
-    options::Options,
-    weights::Fill,
-};
+use super::{BrokenFile, RefusedBy};
 
 /// Depth of nested `If` graphs: above the 100 levels at which protobuf readers stop.
 const NESTING: usize = 400;
 
 /// Name, fault, what a message mentions, and what makes a valid model faulty.
-type Change = (
+type FaultyModel = (
     &'static str,
     &'static str,
     &'static str,
@@ -34,7 +30,7 @@ pub fn onnx_files() -> Vec<BrokenFile> {
     let refused = |name, fault, mentions, bytes| BrokenFile {
         name,
         fault,
-        refused: Refused::Always,
+        refused: RefusedBy::Always,
         mentions,
         bytes,
     };
@@ -60,7 +56,7 @@ pub fn onnx_files() -> Vec<BrokenFile> {
             truncated(),
         ),
     ];
-    let changed: [Change; 16] = [
+    let changed: [FaultyModel; 16] = [
         ("no-graph", "a model without a graph", "", |m| {
             m.graph = None
         }),
@@ -185,7 +181,7 @@ pub fn onnx_files() -> Vec<BrokenFile> {
     files.push(BrokenFile {
         name: "int64-constant",
         fault: "the INT64 constant 2^40 + 1, which does not fit 32 bits",
-        refused: Refused::ByEmbedded,
+        refused: RefusedBy::ByEmbedded,
         mentions: "INT64",
         bytes: int64_constant(),
     });
@@ -197,7 +193,7 @@ fn valid() -> ModelProto {
     let mut b = GraphBuilder::new("small");
     let dims = [Dim::Variable("batch"), Dim::Fixed(4)];
     let x = b.input("x", DataType::Fp32, &dims);
-    let w = b.weight("w", &[4], Fill::around_zero(1.0));
+    let w = b.weight("w", &[4], WeightFill::around_zero(1.0));
     let sum = b.add(&x, &w);
     let y = b.relu(&sum);
     b.output(&y, "y", DataType::Fp32, &dims);

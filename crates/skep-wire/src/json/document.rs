@@ -4,7 +4,7 @@ use std::{cell::OnceCell, ops::Range};
 
 use serde_json::value::RawValue;
 
-use super::{special, tokens::Tokens};
+use super::{special::special, tokens::Tokens};
 
 /// JSON text that may hold bare `NaN`, `Infinity` and `-Infinity`.
 ///

@@ -5,35 +5,14 @@
 
 mod document;
 mod read;
+mod special;
 mod tokens;
 mod write;
 
-pub use document::Document;
-pub use read::{Needs, needs, read};
-pub use write::{Room, write, write_within};
-
-/// How deep arrays may nest, as on Triton.
-pub const MAX_DEPTH: usize = 100;
-
-/// What JSON has no numbers for, as Triton writes it.
-const SPECIALS: [(&str, f32); 3] = [
-    ("NaN", f32::NAN),
-    ("Infinity", f32::INFINITY),
-    ("-Infinity", f32::NEG_INFINITY),
-];
-
-/// What Triton's parser takes besides.
-const FURTHER_SPECIALS: [(&str, f32); 3] = [
-    ("-NaN", f32::NAN),
-    ("Inf", f32::INFINITY),
-    ("-Inf", f32::NEG_INFINITY),
-];
-
-/// The value of a bare special; FP64 has the same ones.
-fn special(word: &str) -> Option<f32> {
-    let mut all = SPECIALS.iter().chain(&FURTHER_SPECIALS);
-    all.find(|(name, _)| *name == word).map(|(_, value)| *value)
-}
+pub use self::document::Document;
+pub use self::read::{ReadingNeeds, needs, read};
+pub use self::write::{Room, write, write_within};
+pub use crate::error::MAX_DEPTH;
 
 #[cfg(test)]
 mod tests {

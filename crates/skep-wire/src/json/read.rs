@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use skep_types::DataType;
 
-use super::{MAX_DEPTH, special, tokens::Tokens};
-use crate::WireError;
+use super::{special::special, tokens::Tokens};
+use crate::error::{MAX_DEPTH, WireError};
 
 /// Reads `count` elements out of arrays, flat or nested in row-major order, or out of one bare value.
 ///
@@ -46,7 +46,7 @@ pub fn read(text: &str, datatype: DataType, count: usize) -> Result<Bytes, WireE
 
 /// What reading takes of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Needs {
+pub struct ReadingNeeds {
     /// What the result takes, at most.
     pub kept_bytes: usize,
     /// What is taken besides, while it is read.
@@ -55,15 +55,15 @@ pub struct Needs {
 
 /// What [`read()`] takes at most for the same text.
 #[must_use]
-pub fn needs(text: &str, datatype: DataType, count: usize) -> Needs {
+pub fn needs(text: &str, datatype: DataType, count: usize) -> ReadingNeeds {
     // An element takes two bytes of text at least: more than that are not there, whatever the shape says.
     let expected = count.min(text.len() / 2 + 1);
     match datatype.element_size() {
-        Some(size) => Needs {
+        Some(size) => ReadingNeeds {
             kept_bytes: expected.saturating_mul(size),
             passing_bytes: 0,
         },
-        None => Needs {
+        None => ReadingNeeds {
             // A string is no longer than its text, quotes included, but for the length in front of it.
             kept_bytes: text
                 .len()
@@ -254,14 +254,19 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said() {
         for (text, datatype, count, expected) in [
-            ("[1.5]", D::Int32, 1, "1.5 is no INT32"),
-            ("[1e2]", D::Int32, 1, "1e2 is no INT32"),
-            ("[\"1\"]", D::Fp32, 1, "\"1\" is no FP32"),
-            ("[null]", D::Fp32, 1, "null is no FP32"),
-            ("[true]", D::Fp64, 1, "true is no FP64"),
-            ("[1]", D::Bytes, 1, "1 is no BYTES"),
-            (r#"["\ud800"]"#, D::Bytes, 1, r#""\ud800" is no BYTES"#),
-            ("[2]", D::Bool, 1, "2 is no BOOL"),
+            ("[1.5]", D::Int32, 1, "1.5 is not a valid INT32"),
+            ("[1e2]", D::Int32, 1, "1e2 is not a valid INT32"),
+            ("[\"1\"]", D::Fp32, 1, "\"1\" is not a valid FP32"),
+            ("[null]", D::Fp32, 1, "null is not a valid FP32"),
+            ("[true]", D::Fp64, 1, "true is not a valid FP64"),
+            ("[1]", D::Bytes, 1, "1 is not a valid BYTES"),
+            (
+                r#"["\ud800"]"#,
+                D::Bytes,
+                1,
+                r#""\ud800" is not a valid BYTES"#,
+            ),
+            ("[2]", D::Bool, 1, "2 is not a valid BOOL"),
             ("[1]", D::Fp16, 1, "FP16 has no JSON form"),
             ("[]", D::Bf16, 0, "BF16 has no JSON form"),
             (

@@ -3,8 +3,8 @@
 use skep_tensor::TensorView;
 use skep_types::DataType;
 
-use super::SPECIALS;
-use crate::WireError;
+use super::special::SPECIALS;
+use crate::error::WireError;
 
 /// Makes room for so many bytes more behind a text, or fails with [`WireError::NoRoom`].
 pub type Room<'a> = dyn FnMut(&mut Vec<u8>, usize) -> Result<(), WireError> + 'a;

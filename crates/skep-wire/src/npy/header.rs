@@ -3,12 +3,18 @@
 use bytes::Bytes;
 use skep_types::DataType;
 
-use super::{ALIGNMENT, MAGIC, NpyError};
+use super::error::NpyError;
+
+/// What a file begins with.
+const MAGIC: &[u8] = b"\x93NUMPY";
+
+/// Data begins at a multiple of this, as NumPy writes it.
+const ALIGNMENT: usize = 64;
 
 /// What a header says.
 #[derive(Debug)]
 pub(super) struct Header {
-    pub(super) kind: Kind,
+    pub(super) kind: ElementKind,
     pub(super) is_big_endian: bool,
     /// The first axis runs fastest.
     pub(super) is_column_major: bool,
@@ -17,7 +23,7 @@ pub(super) struct Header {
 
 /// What the elements are.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Kind {
+pub(super) enum ElementKind {
     /// A datatype of a fixed size.
     Number(DataType),
     /// So many bytes.
@@ -63,7 +69,7 @@ pub(super) fn descr(datatype: DataType) -> &'static str {
     }
 }
 
-impl Kind {
+impl ElementKind {
     /// Bytes of an element.
     pub(super) fn width(self) -> usize {
         match self {
@@ -108,14 +114,14 @@ impl Header {
         let text = rest.get(..length).ok_or(CUT)?;
         let text = str::from_utf8(text).map_err(|_| NpyError::Header("it is not text"))?;
         let start = file.len() - rest.len() + length;
-        Ok((Reader(text).header()?, start))
+        Ok((HeaderReader(text).header()?, start))
     }
 }
 
 /// What is left of the header's text.
-struct Reader<'a>(&'a str);
+struct HeaderReader<'a>(&'a str);
 
-impl<'a> Reader<'a> {
+impl<'a> HeaderReader<'a> {
     fn header(mut self) -> Result<Header, NpyError> {
         let (mut descr, mut order, mut shape) = (None, None, None);
         self.expect("{", "it is not a dictionary")?;
@@ -173,7 +179,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The elements, and whether their bytes come in reverse.
-    fn elements(&mut self) -> Result<(Kind, bool), NpyError> {
+    fn elements(&mut self) -> Result<(ElementKind, bool), NpyError> {
         if self.0.trim_start().starts_with('[') {
             return Err(NpyError::Elements("a structure of several".to_owned()));
         }
@@ -183,7 +189,7 @@ impl<'a> Reader<'a> {
             Some(order @ (b'<' | b'>' | b'|')) => (*order, &descr[1..]),
             _ => return Err(unknown()),
         };
-        let kind = Kind::named(name).ok_or_else(unknown)?;
+        let kind = ElementKind::named(name).ok_or_else(unknown)?;
         Ok((kind, order == b'>'))
     }
 

@@ -10,60 +10,19 @@
 //! Versions 1 to 3 of the format are read, both byte orders and both orders of axes; version 1 is written. NumPy itself
 //! has no BF16: it is written as `float32`, which holds every value of it.
 
+mod error;
 mod header;
+
+pub use self::error::NpyError;
 
 use bytes::Bytes;
 use skep_tensor::{Tensor, TensorView, encode_strings};
 use skep_types::{DataType, Shape, ShapeError};
 
-use header::{Header, Kind};
-
-/// What a file begins with.
-const MAGIC: &[u8] = b"\x93NUMPY";
-
-/// Data begins at a multiple of this, as NumPy writes it.
-const ALIGNMENT: usize = 64;
-
-/// NumPy's own limit.
-const MAX_RANK: usize = 64;
-
-/// Why a file is no tensor, or a tensor no file.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum NpyError {
-    /// It begins otherwise than a `.npy` file.
-    #[error("is not a .npy file")]
-    Magic,
-    /// A version of the format that came later.
-    #[error("is of version {0} of the .npy format, expected 1 to 3")]
-    Version(u8),
-    /// The header is cut off or cannot be read.
-    #[error("has a broken header: {0}")]
-    Header(&'static str),
-    /// Elements that no tensor has.
-    #[error("holds elements of dtype `{0}`, which no tensor has")]
-    Elements(String),
-    /// More elements than can be addressed.
-    #[error(transparent)]
-    Shape(#[from] ShapeError),
-    /// Less or more data than the header says.
-    #[error("holds {got} bytes of data, expected {expected}")]
-    Size {
-        /// Bytes that the header demands.
-        expected: usize,
-        /// Bytes there are.
-        got: usize,
-    },
-    /// A text element holds an invalid code point.
-    #[error("holds text with {0:#x}, which is not a character")]
-    Text(u32),
-    /// More dimensions than NumPy takes.
-    #[error("has {0} dimensions, NumPy takes at most {MAX_RANK}")]
-    Rank(usize),
-    /// An element ends with a zero byte, which the file would not keep.
-    #[error("has an element that ends with a zero byte, which a .npy file does not keep")]
-    Zero,
-}
+use self::{
+    error::MAX_RANK,
+    header::{ElementKind, Header},
+};
 
 /// Reads a file's content. Data that needs no other order is not copied.
 ///
@@ -86,16 +45,16 @@ pub fn read(file: &Bytes) -> Result<Tensor, NpyError> {
         data
     };
     let (datatype, data) = match header.kind {
-        Kind::Number(datatype) if header.is_big_endian && width > 1 => {
+        ElementKind::Number(datatype) if header.is_big_endian && width > 1 => {
             let swapped = data.chunks_exact(width).flat_map(|one| one.iter().rev());
             (datatype, swapped.copied().collect::<Vec<u8>>().into())
         }
-        Kind::Number(datatype) => (datatype, data),
-        Kind::Bytes(width) => {
+        ElementKind::Number(datatype) => (datatype, data),
+        ElementKind::Bytes(width) => {
             let elements = data.chunks_exact(width).map(without_zeros);
             (DataType::Bytes, encode_strings(elements).into())
         }
-        Kind::Text(characters) => {
+        ElementKind::Text(characters) => {
             let elements = data.chunks_exact(characters.saturating_mul(4));
             let elements = elements.map(|element| text(element, header.is_big_endian));
             let elements = elements.collect::<Result<Vec<String>, _>>()?;

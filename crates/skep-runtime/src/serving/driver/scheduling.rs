@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use skep_config::{ModelConfig, Scheduler};
-use skep_scheduler::{
-    Objective, ObjectivePolicy, Policy, QueuePolicy, SchedulerOptions, TimeoutAction, TritonPolicy,
-};
+use skep_config::{LatencyObjective, ModelConfig, SchedulerConfig};
+use skep_scheduler::{Objective, Policy, SchedulerOptions, TritonPolicy};
 
 /// The time between a request's arrival and its answer besides its wait and its execution: two threads wake up, and two
 /// hand it over. Some 20 us if a processor is free, a time slice or two otherwise.
@@ -27,7 +25,7 @@ pub(crate) struct Scheduling {
 impl Scheduling {
     pub(crate) fn new(config: &ModelConfig, hold_until: usize) -> Self {
         let one_by_one = SchedulerOptions::one_by_one(config.max_queue_size());
-        let Scheduler::Dynamic(batching) = config.scheduler() else {
+        let SchedulerConfig::Dynamic(batching) = config.scheduler() else {
             return Self {
                 options: one_by_one,
                 preserve_ordering: false,
@@ -46,7 +44,7 @@ impl Scheduling {
                 // Without a batch dimension, requests cannot be joined.
                 max_batch_size: config.max_batch_size().max(1),
                 policy,
-                levels: batching.levels.iter().map(queue_policy).collect(),
+                levels: batching.levels.clone(),
                 default_level: batching.default_level,
                 hold_until,
                 ..one_by_one
@@ -54,24 +52,8 @@ impl Scheduling {
             preserve_ordering: batching.preserve_ordering,
             needs_timer: batching.objective.is_some()
                 || !batching.max_queue_delay.is_zero()
-                || batching.levels.iter().any(|l| l.default_timeout.is_some()),
+                || batching.levels.iter().any(|l| l.timeout.is_some()),
         }
-    }
-}
-
-fn queue_policy(policy: &skep_config::QueuePolicy) -> QueuePolicy {
-    QueuePolicy {
-        max_queue_size: policy.max_queue_size,
-        timeout: policy.default_timeout,
-        allow_timeout_override: policy.allow_timeout_override,
-        timeout_action: action(policy.timeout_action),
-    }
-}
-
-const fn action(action: skep_config::TimeoutAction) -> TimeoutAction {
-    match action {
-        skep_config::TimeoutAction::Reject => TimeoutAction::Reject,
-        skep_config::TimeoutAction::Delay => TimeoutAction::Delay,
     }
 }
 
@@ -80,18 +62,11 @@ pub(crate) fn margin(objective: Duration) -> Duration {
     MARGIN.min(objective / MARGIN_SHARE)
 }
 
-fn objective(configured: &skep_config::Objective) -> Objective {
-    use skep_config::ObjectivePolicy as Configured;
+fn objective(configured: &LatencyObjective) -> Objective {
     Objective {
         latency: configured.latency,
-        policy: match configured.policy {
-            Configured::Aimd => ObjectivePolicy::Aimd,
-            Configured::Quantile => ObjectivePolicy::Quantile,
-            Configured::Edf => ObjectivePolicy::Edf,
-            Configured::Deferred => ObjectivePolicy::Deferred,
-            Configured::Auto => ObjectivePolicy::Auto,
-        },
-        miss_action: action(configured.miss_action),
+        policy: configured.policy,
+        miss_action: configured.miss_action,
         margin: margin(configured.latency),
         profile: Vec::new(),
     }

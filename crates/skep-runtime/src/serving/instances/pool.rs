@@ -11,6 +11,7 @@ use skep_backend::Model;
 use skep_config::{InstanceGroup, ModelConfig};
 use skep_scheduler::{PolicySnapshot, RequestId};
 use skep_tensor::RunBound;
+use skep_types::DeviceId;
 
 use crate::{
     error::RuntimeError,
@@ -37,6 +38,7 @@ pub(crate) struct InstancePool {
     driver: Arc<Driver>,
     interface: Arc<Interface>,
     pub(crate) model: Arc<dyn Model>,
+    device: DeviceId,
     limits: ExecutionLimits,
     members: Arc<InstanceList>,
     life: Arc<Life>,
@@ -55,6 +57,7 @@ impl InstancePool {
         driver: Arc<Driver>,
         interface: Arc<Interface>,
         model: Arc<dyn Model>,
+        device: DeviceId,
         limits: ExecutionLimits,
         life: Arc<Life>,
     ) -> Self {
@@ -62,6 +65,7 @@ impl InstancePool {
             driver,
             interface,
             model,
+            device,
             limits,
             members: Arc::default(),
             life,
@@ -148,6 +152,7 @@ impl InstancePool {
         let runner = InstanceRunner {
             name,
             model: Arc::clone(&self.model),
+            device: self.device,
             interface: Arc::clone(&self.interface),
             driver: Arc::clone(&self.driver),
             recorder,

@@ -10,7 +10,7 @@ use std::{
 
 use skep_backend::{BackendError, Instance, Model, OutputSlot, panic_text};
 use skep_tensor::{RunBound, RunCharge, Tensor, TensorView};
-use skep_types::{Shape, Time};
+use skep_types::{DeviceId, Shape, Time};
 use smallvec::SmallVec;
 
 use crate::{
@@ -34,6 +34,8 @@ pub(crate) struct InstanceRunner {
     /// Triton's name for the instance, `<model>_<group>_<index>`.
     pub(crate) name: String,
     pub(crate) model: Arc<dyn Model>,
+    /// Where its executable copy runs.
+    pub(crate) device: DeviceId,
     pub(crate) interface: Arc<Interface>,
     pub(crate) driver: Arc<Driver>,
     pub(crate) recorder: Arc<InstanceRecorder>,
@@ -55,7 +57,9 @@ impl InstanceRunner {
     /// # Errors
     /// The backend's error; also when the backend panics.
     pub(super) fn instantiate(&self) -> Result<Box<dyn Instance>, RuntimeError> {
-        let made = catch_unwind(AssertUnwindSafe(|| Arc::clone(&self.model).instance()));
+        let made = catch_unwind(AssertUnwindSafe(|| {
+            Arc::clone(&self.model).instance(self.device)
+        }));
         match made {
             Ok(result) => {
                 let instance = result?;

@@ -1,0 +1,348 @@
+//! `instance_group`: how many instances a model has, and where they run.
+
+use skep_proto::inference::{self, model_instance_group::Kind};
+
+use super::review::{Review, TENSORRT_ONLY};
+use crate::{
+    error::ConfigError,
+    vocabulary::{backends, notice::Notice},
+};
+
+/// The most instances of a model. Each has a thread, so a larger number is a mistake.
+const MAX_INSTANCES: i32 = 1024;
+
+/// Where the instances of a group run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InstanceKind {
+    /// On the CPU.
+    Cpu,
+    /// Where the backend decides. Today every backend chooses the CPU.
+    Model,
+}
+
+/// Instances of one kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceGroup {
+    /// The group's name.
+    pub name: String,
+    /// The number of instances; at least 1.
+    pub count: u32,
+    /// Where they run.
+    pub kind: InstanceKind,
+    /// Whether they are loaded but get no requests.
+    pub passive: bool,
+    /// `rate_limiter.priority`, at least 1. With 2 they get half as much of a contended device as with 1.
+    pub priority: u32,
+}
+
+pub(super) fn review(
+    review: &mut Review<'_>,
+    groups: &[inference::ModelInstanceGroup],
+) -> Result<(), ConfigError> {
+    for (index, group) in groups.iter().enumerate() {
+        review_group(review, &format!("instance_group[{index}]"), group)?;
+    }
+    Ok(())
+}
+
+fn review_group(
+    review: &mut Review<'_>,
+    path: &str,
+    group: &inference::ModelInstanceGroup,
+) -> Result<(), ConfigError> {
+    let inference::ModelInstanceGroup {
+        // read below
+        name,
+        kind: _,
+        count: _,
+        gpus: _,
+        passive: _,
+        rate_limiter,
+        secondary_devices,
+        profile,
+        host_policy,
+    } = group;
+    if !profile.is_empty() {
+        let reason = format!(
+            "instance group {name} of model {} and platform {} specifies profile field which is only supported for \
+             TensorRT models",
+            review.model, review.platform
+        );
+        let field = format!("{path}.profile");
+        return Err(ConfigError::invalid(review.model, field, reason));
+    }
+    if let Some(inference::ModelRateLimiter {
+        resources,
+        // read below
+        priority: _,
+    }) = rate_limiter
+    {
+        review.unsupported(
+            !resources.is_empty(),
+            format!("{path}.rate_limiter.resources"),
+            "remove it: models share the cores by `--cpu-slots` and `rate_limiter { priority: N }`",
+        )?;
+    }
+    review.unsupported(
+        !host_policy.is_empty(),
+        format!("{path}.host_policy"),
+        "remove it: `taskset` or `numactl` binds the whole server to cores",
+    )?;
+    let has_devices = !secondary_devices.is_empty();
+    let field = format!("{path}.secondary_devices");
+    if review.gpu_as_cpu {
+        review.no_gpu(has_devices, field);
+    } else {
+        review.no_effect(has_devices, field, TENSORRT_ONLY);
+    }
+    Ok(())
+}
+
+/// Fills in defaults and refuses what Triton refuses on a machine without GPUs. With `gpu_as_cpu`, groups on GPUs
+/// become groups on the CPU instead, and each such setting gets a notice.
+///
+/// The default count depends on the backend, so `proto.name` and `proto.backend` must be set before.
+pub(crate) fn read(
+    proto: &mut inference::ModelConfig,
+    gpu_as_cpu: bool,
+    notices: &mut Vec<Notice>,
+) -> Result<Vec<InstanceGroup>, ConfigError> {
+    let model = proto.name.clone();
+    if proto.instance_group.is_empty() {
+        let group = inference::ModelInstanceGroup {
+            name: model.clone(),
+            ..Default::default()
+        };
+        proto.instance_group.push(group);
+    }
+    let mut typed = Vec::with_capacity(proto.instance_group.len());
+    for (index, group) in proto.instance_group.iter_mut().enumerate() {
+        if group.name.is_empty() {
+            group.name = format!("{model}_{index}");
+        }
+        if gpu_as_cpu {
+            put_on_cpu(index, group, notices);
+        }
+        typed.push(read_group(&model, &proto.backend, index, group)?);
+    }
+    let instances: u64 = typed.iter().map(|group| u64::from(group.count)).sum();
+    if instances > u64::from(MAX_INSTANCES.unsigned_abs()) {
+        let reason = format!(
+            "the instance groups of model {model} have {instances} instances together, expected at most {MAX_INSTANCES}"
+        );
+        return Err(ConfigError::invalid(&model, "instance_group", reason));
+    }
+    if typed.iter().all(|group| group.passive) {
+        let reason = format!(
+            "every instance group of model {model} is passive, expected at least one that takes requests"
+        );
+        return Err(ConfigError::invalid(&model, "instance_group", reason));
+    }
+    Ok(typed)
+}
+
+/// Moves a group from GPUs to the CPU.
+fn put_on_cpu(index: usize, group: &mut inference::ModelInstanceGroup, notices: &mut Vec<Notice>) {
+    if group.kind == Kind::Gpu as i32 {
+        notices.push(Notice::about_gpus(format!("instance_group[{index}].kind")));
+        group.set_kind(Kind::Cpu);
+    }
+    if !group.gpus.is_empty() {
+        notices.push(Notice::about_gpus(format!("instance_group[{index}].gpus")));
+        group.gpus.clear();
+    }
+}
+
+fn read_group(
+    model: &str,
+    backend: &str,
+    index: usize,
+    group: &mut inference::ModelInstanceGroup,
+) -> Result<InstanceGroup, ConfigError> {
+    let (kind, proto_kind) = match Kind::try_from(group.kind) {
+        Ok(Kind::Auto | Kind::Cpu) => (InstanceKind::Cpu, Kind::Cpu),
+        Ok(Kind::Model) => (InstanceKind::Model, Kind::Model),
+        Ok(Kind::Gpu) => {
+            let text = format!(
+                "has kind KIND_GPU but no GPUs are available\n{}",
+                on_cpu("write `kind: KIND_CPU`")
+            );
+            return Err(refusal(model, index, group, "kind", &text));
+        }
+        Err(_) => {
+            let text = format!("has unknown kind {}", group.kind);
+            return Err(refusal(model, index, group, "kind", &text));
+        }
+    };
+    if !group.gpus.is_empty() {
+        let text = format!(
+            "has kind {} but specifies one or more GPUs\n{}",
+            proto_kind.as_str_name(),
+            on_cpu("remove `gpus`")
+        );
+        return Err(refusal(model, index, group, "gpus", &text));
+    }
+    if !(0..=MAX_INSTANCES).contains(&group.count) {
+        let text = format!(
+            "has count {}, expected an integer from 0 (default) to {MAX_INSTANCES}",
+            group.count
+        );
+        return Err(refusal(model, index, group, "count", &text));
+    }
+    if group.count == 0 {
+        let runs_on_ort = kind == InstanceKind::Cpu && backend == backends::ONNXRUNTIME;
+        group.count = if runs_on_ort { 2 } else { 1 };
+    }
+    group.set_kind(proto_kind);
+    Ok(InstanceGroup {
+        name: group.name.clone(),
+        count: group.count.unsigned_abs(),
+        kind,
+        passive: group.passive,
+        // As in Triton, 0 means 1.
+        priority: group
+            .rate_limiter
+            .as_ref()
+            .map_or(1, |limiter| limiter.priority.max(1)),
+    })
+}
+
+/// `instance group <name> of model <model> <text>`, as Triton says it.
+fn refusal(
+    model: &str,
+    index: usize,
+    group: &inference::ModelInstanceGroup,
+    field: &str,
+    text: &str,
+) -> ConfigError {
+    ConfigError::invalid(
+        model,
+        format!("instance_group[{index}].{field}"),
+        format!("instance group {} of model {model} {text}", group.name),
+    )
+}
+
+/// The hint that says how to serve a group of GPUs on the CPU.
+fn on_cpu(edit: &str) -> String {
+    format!(
+        "{edit}, or start with `--gpu-as-cpu`, which serves the groups of every model on the CPU"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::read;
+    use crate::parse_pbtxt;
+
+    fn groups(backend: &str, text: &str) -> Result<String, String> {
+        let text = format!("name: 'm' backend: '{backend}' {text}");
+        let mut config = parse_pbtxt(text.as_bytes(), "c").expect("parses");
+        let typed = read(&mut config, false, &mut Vec::new()).map_err(|error| error.to_string())?;
+        for (group, proto) in typed.iter().zip(&config.instance_group) {
+            assert_eq!(
+                (&group.name, i64::from(group.count)),
+                (&proto.name, i64::from(proto.count))
+            );
+        }
+        let shown: Vec<String> = config
+            .instance_group
+            .iter()
+            .map(|g| format!("{} {} {}", g.name, g.count, g.kind().as_str_name()))
+            .collect();
+        Ok(shown.join("; "))
+    }
+
+    #[test]
+    fn defaults_are_tritons() {
+        for (backend, text, expected) in [
+            ("onnxruntime", "", "m 2 KIND_CPU"),
+            ("embedded", "", "m 1 KIND_CPU"),
+            ("mock", "instance_group {}", "m_0 1 KIND_CPU"),
+            (
+                "onnxruntime",
+                "instance_group [ {}, { name: 'g' count: 3 }, { kind: KIND_MODEL } ]",
+                "m_0 2 KIND_CPU; g 3 KIND_CPU; m_2 1 KIND_MODEL",
+            ),
+        ] {
+            assert_eq!(
+                groups(backend, text).as_deref(),
+                Ok(expected),
+                "{backend} {text}"
+            );
+        }
+    }
+
+    #[test]
+    fn refusals_use_tritons_words() {
+        for (text, expected) in [
+            (
+                "kind: KIND_GPU",
+                "instance group m_0 of model m has kind KIND_GPU but no GPUs are available",
+            ),
+            (
+                "kind: KIND_CPU gpus: 0",
+                "instance group m_0 of model m has kind KIND_CPU but specifies one or more GPUs",
+            ),
+            (
+                "gpus: [0]",
+                "instance group m_0 of model m has kind KIND_CPU but specifies one or more GPUs",
+            ),
+            (
+                "kind: KIND_MODEL gpus: 0",
+                "instance group m_0 of model m has kind KIND_MODEL but specifies one or more GPUs",
+            ),
+            (
+                "passive: true",
+                "every instance group of model m is passive, expected at least one that takes requests",
+            ),
+            (
+                "count: -1",
+                "instance group m_0 of model m has count -1, expected an integer from 0 (default) to 1024",
+            ),
+            (
+                "count: 1025",
+                "instance group m_0 of model m has count 1025, expected an integer from 0 (default) to 1024",
+            ),
+        ] {
+            let refusal = groups("mock", &format!("instance_group {{ {text} }}")).expect_err(text);
+            assert_eq!(refusal.lines().next(), Some(expected), "{text}");
+            let is_about_gpus = text.contains("gpu") || text.contains("GPU");
+            assert_eq!(refusal.contains("`--gpu-as-cpu`"), is_about_gpus, "{text}");
+        }
+    }
+
+    #[test]
+    fn gpu_as_cpu_moves_groups_of_gpus_to_the_cpu() {
+        let text = "name: 'm' backend: 'onnxruntime' instance_group [
+            { kind: KIND_GPU gpus: [ 0, 1 ] }, { count: 3 kind: KIND_GPU }, { kind: KIND_MODEL gpus: 0 }, { gpus: 0 }, {} ]";
+        let mut config = parse_pbtxt(text.as_bytes(), "c").expect("parses");
+        let mut notices = Vec::new();
+        read(&mut config, true, &mut notices).expect("valid");
+        let groups = config.instance_group.iter();
+        let groups: Vec<_> = groups
+            .map(|g| (g.count, g.kind().as_str_name(), g.gpus.len()))
+            .collect();
+        let (cpu, model) = ("KIND_CPU", "KIND_MODEL");
+        let expected = [
+            (2, cpu, 0),
+            (3, cpu, 0),
+            (1, model, 0),
+            (2, cpu, 0),
+            (2, cpu, 0),
+        ];
+        assert_eq!(groups, expected);
+        let fields: Vec<&str> = notices.iter().map(|notice| &*notice.field).collect();
+        let expected = ["0].kind", "0].gpus", "1].kind", "2].gpus", "3].gpus"];
+        assert_eq!(fields, expected.map(|end| format!("instance_group[{end}")));
+    }
+
+    #[test]
+    fn the_instances_of_all_groups_together_are_limited() {
+        assert!(groups("mock", &"instance_group { count: 512 } ".repeat(2)).is_ok());
+        assert_eq!(
+            groups("mock", &"instance_group { count: 512 } ".repeat(3)),
+            Err("the instance groups of model m have 1536 instances together, expected at most 1024".to_owned())
+        );
+    }
+}

@@ -1,0 +1,134 @@
+//! What a run allocated, in its order.
+
+use std::collections::HashMap;
+
+/// One step of a run's allocations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockEvent {
+    /// Allocates a block of this many bytes; the n-th `Malloc` makes block n.
+    Malloc(u64),
+    /// Frees the block of this number.
+    Free(u32),
+}
+
+/// The allocations of one run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recording {
+    events: Vec<BlockEvent>,
+}
+
+/// A block's part of a recording.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordedBlock {
+    /// Bytes.
+    pub size: u64,
+    /// The step that allocates it.
+    pub start: u64,
+    /// The step that frees it; `None` where it outlives the run.
+    pub end: Option<u64>,
+}
+
+impl Recording {
+    /// A recording of these events, `None` where a block is freed before it is allocated, or twice.
+    #[must_use]
+    pub fn new(events: Vec<BlockEvent>) -> Option<Self> {
+        let mut live = Vec::new();
+        for event in &events {
+            match *event {
+                BlockEvent::Malloc(_) => live.push(true),
+                BlockEvent::Free(block) => {
+                    let block = live.get_mut(usize::try_from(block).ok()?)?;
+                    if !std::mem::replace(block, false) {
+                        return None;
+                    }
+                }
+            }
+        }
+        Some(Self { events })
+    }
+
+    /// The events, in their order.
+    #[must_use]
+    pub fn events(&self) -> &[BlockEvent] {
+        &self.events
+    }
+
+    /// Each block's size and live range, in steps of the run.
+    #[must_use]
+    pub fn blocks(&self) -> Vec<RecordedBlock> {
+        let mut blocks: Vec<RecordedBlock> = Vec::new();
+        for (step, event) in (0..).zip(&self.events) {
+            match *event {
+                BlockEvent::Malloc(size) => blocks.push(RecordedBlock {
+                    size,
+                    start: step,
+                    end: None,
+                }),
+                BlockEvent::Free(block) => blocks[block as usize].end = Some(step),
+            }
+        }
+        blocks
+    }
+
+    /// The most bytes in use at once.
+    #[must_use]
+    pub fn peak(&self) -> u64 {
+        let mut sizes = Vec::new();
+        let (mut live, mut peak) = (0_u64, 0);
+        for event in &self.events {
+            match *event {
+                BlockEvent::Malloc(size) => {
+                    sizes.push(size);
+                    live = live.saturating_add(size);
+                    peak = peak.max(live);
+                }
+                BlockEvent::Free(block) => live = live.saturating_sub(sizes[block as usize]),
+            }
+        }
+        peak
+    }
+}
+
+/// A recording in the making: blocks are known by their addresses.
+#[derive(Debug, Default)]
+pub struct Recorder {
+    recording: Recording,
+    blocks: u32,
+    live: HashMap<usize, u32>,
+    /// The run has more blocks than a recording can count, so there is no recording.
+    overflowed: bool,
+}
+
+/// A run that allocates more often than this is not planned: a recording of it would be as large as its tensors.
+const MAX_BLOCKS: u32 = 1 << 17;
+
+impl Recorder {
+    /// Writes down that the block of `size` bytes at address `block` was allocated.
+    pub fn malloc(&mut self, block: usize, size: u64) {
+        if self.blocks == MAX_BLOCKS {
+            // There will be no recording: take no memory for the rest of the run.
+            *self = Self {
+                blocks: MAX_BLOCKS,
+                overflowed: true,
+                ..Self::default()
+            };
+            return;
+        }
+        self.recording.events.push(BlockEvent::Malloc(size));
+        self.live.insert(block, self.blocks);
+        self.blocks += 1;
+    }
+
+    /// Writes down that the block at address `block` was freed; one of an earlier run is left out.
+    pub fn free(&mut self, block: usize) {
+        if let Some(block) = self.live.remove(&block) {
+            self.recording.events.push(BlockEvent::Free(block));
+        }
+    }
+
+    /// The recording; `None` of a run with more blocks than are counted.
+    #[must_use]
+    pub fn finish(self) -> Option<Recording> {
+        (!self.overflowed).then_some(self.recording)
+    }
+}

@@ -1,0 +1,159 @@
+//! Every path of the HTTP port, with its handlers and the restriction of its group.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    routing::{MethodRouter, get, post},
+};
+
+use super::{
+    docs, generate, infer, logging, management, page,
+    reply::{method_not_allowed, not_found},
+    repository,
+};
+use crate::{
+    edge,
+    restrict::{CallGroup, Restrictions},
+    state::ServerState,
+};
+
+/// The routes, each behind the restriction of its group.
+struct RouteTable<'a> {
+    restrictions: &'a Restrictions,
+    router: Router<Arc<ServerState>>,
+    /// As they were given, for those who must know all of them.
+    paths: Vec<String>,
+}
+
+impl RouteTable<'_> {
+    fn route(mut self, path: &str, route: MethodRouter<Arc<ServerState>>) -> Self {
+        let route = self.restrictions.guard(path, route, method_not_allowed);
+        self.router = self.router.route(path, route);
+        self.paths.push(path.to_owned());
+        self
+    }
+}
+
+/// What answers on the port.
+pub(crate) fn routes(state: &Arc<ServerState>) -> edge::PortRoutes {
+    let all = edge::PortRoutes::from(router(Arc::clone(state)));
+    if state.http_restrictions.restricts(CallGroup::Inference) {
+        return all;
+    }
+    all.with_shortcut(Arc::new(infer::DirectInference(Arc::clone(state))))
+}
+
+fn router(state: Arc<ServerState>) -> Router {
+    all_routes(&state.http_restrictions)
+        .router
+        .fallback(|| async { not_found() })
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(state)
+}
+
+/// All routes.
+fn all_routes(restrictions: &Restrictions) -> RouteTable<'_> {
+    let model = |suffix: &str| format!("/v2/models/{{model}}{suffix}");
+    let version = |suffix: &str| format!("/v2/models/{{model}}/versions/{{version}}{suffix}");
+    let routes = RouteTable {
+        restrictions,
+        router: Router::new(),
+        paths: Vec::new(),
+    };
+    let mut router = routes
+        .route("/", get(page::page))
+        .route("/docs", get(docs::index))
+        .route("/docs/", get(docs::index))
+        .route("/docs/{page}", get(docs::page))
+        .route("/v2/health/live", get(management::live))
+        .route("/v2/health/ready", get(management::server_ready))
+        .route("/v2", get(management::server_metadata))
+        .route("/v2/", get(management::server_metadata))
+        .route("/v2/models/stats", get(management::all_statistics))
+        .route("/v2/logging", get(logging::show).post(logging::change))
+        .route("/v2/repository/index", post(repository::index))
+        .route("/v2/repository/models/{model}/load", post(repository::load))
+        .route(
+            "/v2/repository/models/{model}/unload",
+            post(repository::unload),
+        )
+        .route(
+            // As if the name were not there, unlike load and unload: so does Triton.
+            "/v2/repository/{repository}/index",
+            post(repository::index),
+        )
+        .route(
+            "/v2/repository/{repository}/models/{model}/load",
+            post(repository::named_repository),
+        )
+        .route(
+            "/v2/repository/{repository}/models/{model}/unload",
+            post(repository::named_repository),
+        );
+    for path in ["systemsharedmemory", "cudasharedmemory"] {
+        let path = |suffix: &str| format!("/v2/{path}{suffix}");
+        router = router
+            .route(&path("/status"), get(management::shared_memory))
+            .route(
+                &path("/region/{region}/status"),
+                get(management::shared_memory),
+            )
+            .route(
+                &path("/region/{region}/register"),
+                post(management::shared_memory),
+            )
+            .route(
+                &path("/region/{region}/unregister"),
+                post(management::shared_memory),
+            )
+            .route(&path("/unregister"), post(management::shared_memory));
+    }
+    for path in [
+        "/v2/trace/setting".to_owned(),
+        model("/trace/setting"),
+        version("/trace/setting"),
+    ] {
+        let route = get(management::tracing).post(management::tracing);
+        router = router.route(&path, route);
+    }
+    for path in [model(""), version("")] {
+        router = router.route(&path, get(management::model_metadata));
+    }
+    for path in [model("/ready"), version("/ready")] {
+        router = router.route(&path, get(management::model_ready));
+    }
+    for path in [model("/config"), version("/config")] {
+        router = router.route(&path, get(management::model_config));
+    }
+    for path in [model("/stats"), version("/stats")] {
+        router = router.route(&path, get(management::model_statistics));
+    }
+    for path in [model("/infer"), version("/infer")] {
+        router = router.route(&path, post(infer::infer));
+    }
+    for path in [model("/generate"), version("/generate")] {
+        router = router.route(&path, post(generate::generate));
+    }
+    for path in [model("/generate_stream"), version("/generate_stream")] {
+        router = router.route(&path, post(generate::generate_stream));
+    }
+    router
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_route_of_the_protocol_can_be_restricted() {
+        let restrictions = Restrictions::default();
+        let paths = all_routes(&restrictions).paths;
+        assert!(paths.len() > 20);
+        for path in paths {
+            // The page is no call of the protocol.
+            let is_page = path == "/" || path.starts_with("/docs");
+            assert_eq!(CallGroup::of_route(&path).is_some(), !is_page, "{path}");
+        }
+    }
+}

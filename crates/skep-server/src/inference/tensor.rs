@@ -1,0 +1,91 @@
+//! An input's tensor out of its data, and what is wrong with data that does not fill it.
+
+use bytes::Bytes;
+use skep_tensor::{Tensor, TensorError};
+use skep_types::{DataType, Shape};
+
+use super::request::invalid_request;
+use crate::error::ApiError;
+
+/// Says what there is in place of the element of a `BYTES` tensor with which its last `rest` bytes begin, if any are left.
+fn cut_element(encoded: &[u8], rest: usize) -> String {
+    let at = encoded.len().saturating_sub(rest);
+    let found = match encoded[at..].split_first_chunk::<4>() {
+        _ if rest == 0 => return String::new(),
+        None => format!("{rest} bytes at byte {at} are too few for a length"),
+        Some((prefix, tail)) => {
+            let length = u32::from_le_bytes(*prefix);
+            let is_text = prefix.iter().all(|byte| matches!(byte, b' '..=b'~'));
+            let shown = match str::from_utf8(prefix) {
+                Ok(text) if is_text => format!(" (`{text}`: was the length left out?)"),
+                _ => String::new(),
+            };
+            format!(
+                "at byte {at} the length is {length}{shown}, and {} bytes follow",
+                tail.len()
+            )
+        }
+    };
+    format!(": each element begins with its length as 4 bytes, little-endian; {found}")
+}
+
+/// An input's tensor; data that does not fill it is refused in Triton's words.
+pub(crate) fn input_tensor(
+    id: &str,
+    name: &str,
+    model: &str,
+    datatype: DataType,
+    shape: Shape,
+    data: Bytes,
+) -> Result<Tensor, ApiError> {
+    let encoded = match datatype.element_size() {
+        None => data.clone(),
+        Some(_) => Bytes::new(),
+    };
+    Tensor::new(datatype, shape, data).map_err(|error| {
+        let text = match error {
+            TensorError::ByteSize { expected, got, .. } => format!(
+                "input byte size mismatch for input '{name}' for model '{model}'. Expected {expected}, got {got}"
+            ),
+            TensorError::Elements { expected, got, rest, .. } if got < expected || rest > 0 => format!(
+                "expected {expected} string elements for inference input '{name}' for model '{model}', got {got}{}",
+                cut_element(&encoded, rest)
+            ),
+            TensorError::Elements { expected, got, .. } => format!(
+                "unexpected number of string elements {got} for inference input '{name}' for model '{model}', expecting {expected}"
+            ),
+            other => format!("input '{name}': {other}"),
+        };
+        invalid_request(id, &text)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_element_that_is_cut_off_is_shown() {
+        for (encoded, rest, expected) in [
+            (&b""[..], 0, ""),
+            (b"\x01\0\0\0a", 0, ""),
+            (
+                b"hello",
+                5,
+                ": each element begins with its length as 4 bytes, little-endian; at byte 0 the length is 1819043176 (`hell`: was the length left out?), and 1 bytes follow",
+            ),
+            (
+                b"\x01\0\0\0a\x09\0\0\0bc",
+                6,
+                ": each element begins with its length as 4 bytes, little-endian; at byte 5 the length is 9, and 2 bytes follow",
+            ),
+            (
+                b"\x01\0\0\0abc",
+                2,
+                ": each element begins with its length as 4 bytes, little-endian; 2 bytes at byte 5 are too few for a length",
+            ),
+        ] {
+            assert_eq!(cut_element(encoded, rest), expected, "{encoded:?}");
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Metadata of the server and its models.
+
+use skep_config::TensorConfig;
+use skep_runtime::Runtime;
+use skep_wire::documents::{ModelMetadata, ServerMetadata, TensorMetadata};
+
+use crate::{error::ApiError, state::ServerState};
+
+/// The server's name in its metadata, unless `--id` says another; Triton's, since tools compare it.
+pub(crate) const DEFAULT_SERVER_NAME: &str = "triton";
+
+/// The version of Triton whose protocol is spoken; clients read capabilities out of it.
+pub(crate) const PROTOCOL_VERSION: &str = "2.73.0";
+
+/// The version of the program.
+pub(crate) const SKEP_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The protocol extensions that are served, in Triton's order; before them, which server this is. Name and version of the
+/// metadata are Triton's, since clients compare them, and it has no other members.
+pub(crate) const EXTENSIONS: [&str; 10] = [
+    concat!("skep(", env!("CARGO_PKG_VERSION"), ")"),
+    "classification",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "schedule_policy",
+    "model_configuration",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+    "logging",
+];
+
+/// The server's metadata.
+pub(crate) fn of_server(state: &ServerState) -> ServerMetadata {
+    ServerMetadata {
+        name: state.server_name.clone(),
+        version: PROTOCOL_VERSION.to_owned(),
+        extensions: EXTENSIONS.map(str::to_owned).into(),
+    }
+}
+
+/// A model's metadata; `version` is what the client asked for, empty or absent for any.
+pub(crate) fn of_model(
+    runtime: &Runtime,
+    model: &str,
+    version: Option<&str>,
+) -> Result<ModelMetadata, ApiError> {
+    let loaded = runtime.resolve(model, version)?;
+    let versions = match version.filter(|version| !version.is_empty()) {
+        Some(_) => vec![loaded.version().to_string()],
+        None => {
+            let versions = runtime.versions(loaded.name().as_str());
+            versions.iter().map(ToString::to_string).collect()
+        }
+    };
+    let config = loaded.config();
+    let proto = config.proto();
+    let platform = if proto.platform.is_empty() {
+        &proto.backend
+    } else {
+        &proto.platform
+    };
+    Ok(ModelMetadata {
+        name: loaded.name().to_string(),
+        versions,
+        platform: platform.clone(),
+        inputs: config.inputs().iter().map(tensor).collect(),
+        outputs: config.outputs().iter().map(tensor).collect(),
+    })
+}
+
+fn tensor(tensor: &TensorConfig) -> TensorMetadata {
+    TensorMetadata {
+        name: tensor.name.clone(),
+        datatype: tensor.datatype,
+        shape: tensor.client_dims(),
+    }
+}

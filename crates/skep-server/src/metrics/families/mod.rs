@@ -1,0 +1,53 @@
+//! Every metric: its name, its help, where its figure comes from. A file for each subject.
+//!
+//! To add a metric, write its family in the file of its subject; a new function there has its line in [`render`], whose order
+//! is the text's. A figure of a version is read in `version`, so that all metrics of one answer agree.
+
+mod batching;
+mod inference;
+mod instances;
+mod machine;
+mod memory;
+mod objectives;
+mod repository;
+mod store;
+mod version;
+
+use skep_runtime::Runtime;
+use skep_tensor::MemoryBudget;
+
+use self::version::VersionFigures;
+use super::{options::MetricsPortOptions, sampler::MetricsSample, text::MetricsText};
+
+/// All metrics of a node, Triton's in Triton's order.
+pub(super) fn render(
+    runtime: &Runtime,
+    options: &MetricsPortOptions,
+    sample: &MetricsSample,
+    request_memory: &MemoryBudget,
+) -> String {
+    let rows: Vec<VersionFigures> = runtime
+        .loaded()
+        .into_iter()
+        .map(VersionFigures::new)
+        .collect();
+    let mut text = MetricsText::default();
+    inference::requests(&mut text, &rows);
+    if options.counters {
+        inference::durations(&mut text, &rows);
+    }
+    inference::state(&mut text, &rows);
+    machine::machine(&mut text, sample);
+    inference::summaries(&mut text, &rows, &options.quantiles);
+    inference::histograms(&mut text, &rows);
+    batching::batch_ends(&mut text, &rows);
+    batching::policies(&mut text, &rows);
+    objectives::render(&mut text, &rows);
+    instances::busy(&mut text, &rows, sample);
+    memory::of_requests(&mut text, request_memory);
+    memory::of_runs(&mut text, &rows);
+    store::render(&mut text, runtime);
+    repository::polls(&mut text, runtime);
+    repository::loads(&mut text, runtime);
+    text.finish()
+}

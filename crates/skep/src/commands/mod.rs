@@ -1,0 +1,12 @@
+//! The subcommands, a module each. What several of them share lies beside this folder.
+
+pub(crate) mod bake;
+pub(crate) mod check;
+pub(crate) mod doctor;
+pub(crate) mod generate;
+pub(crate) mod infer;
+pub(crate) mod plan;
+pub(crate) mod sandbox;
+pub(crate) mod serve;
+pub(crate) mod simulate;
+pub(crate) mod store;

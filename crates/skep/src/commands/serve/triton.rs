@@ -1,0 +1,219 @@
+//! Triton's flags for what Skep does not do: caches, traces, limits by resources, endpoints of clouds, TensorFlow.
+//!
+//! A flag that only leaves something out (a trace, a cache) starts the server and is named. One that opens what clients
+//! then call, and that would not be there, is refused: the server would start, and each of these calls would fail.
+
+use anyhow::bail;
+use clap::Args;
+
+use crate::cli::boolean;
+
+const NO_CACHE: &str = "there is no cache of answers, every request is computed";
+const NO_TRACES: &str =
+    "no traces are written; `skep_*` metrics and `--log-verbose=1` say where time goes";
+const NO_RESOURCES: &str =
+    "models share the cores by `--cpu-slots` and `rate_limiter.priority`, and name no resources";
+const NO_SAGEMAKER: &str = "SageMaker's endpoints are not served";
+const NO_VERTEX: &str = "Vertex AI's endpoints are not served";
+const NO_TENSORFLOW: &str = "TensorFlow models are not served";
+const NO_THREADS: &str = "calls are served by an asynchronous runtime of its own size";
+const NO_BINDING: &str =
+    "instances are bound to no cores or memory; `taskset` or `numactl` binds the server";
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Accepted without effect")]
+pub(super) struct TritonArgs {
+    /// Models share the cores whether it is `off` or `execution_count`
+    #[arg(long, value_name = "MODE", value_parser = ["off", "execution_count"])]
+    rate_limit: Option<String>,
+    /// Models name no resources
+    #[arg(long, value_name = "NAME:COUNT[:DEVICE]")]
+    rate_limit_resource: Vec<String>,
+    /// Answers are not cached
+    #[arg(long, value_name = "CACHE,KEY=VALUE")]
+    cache_config: Vec<String>,
+    /// Answers are not cached
+    #[arg(long, value_name = "BYTES")]
+    response_cache_byte_size: Option<u64>,
+    /// Traces are not written
+    #[arg(long, value_name = "SETTING")]
+    trace_config: Vec<String>,
+    /// Traces are not written
+    #[arg(long, value_name = "PATH")]
+    trace_file: Option<String>,
+    /// Traces are not written
+    #[arg(long, value_name = "LEVEL")]
+    trace_level: Vec<String>,
+    /// Traces are not written
+    #[arg(long, value_name = "N")]
+    trace_rate: Option<u64>,
+    /// Traces are not written
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    trace_count: Option<i64>,
+    /// Traces are not written
+    #[arg(long, value_name = "N")]
+    trace_log_frequency: Option<u64>,
+    /// Instances are bound to no cores
+    #[arg(long, value_name = "NAME,KEY=VALUE")]
+    host_policy: Vec<String>,
+    /// SageMaker's endpoints are not served; `true` is refused
+    #[arg(long, value_name = "BOOL", value_parser = boolean, action = clap::ArgAction::Set)]
+    allow_sagemaker: Option<bool>,
+    /// SageMaker's endpoints are not served
+    #[arg(long, value_name = "PORT")]
+    sagemaker_port: Option<u16>,
+    /// SageMaker's endpoints are not served
+    #[arg(long, value_name = "FROM-TO")]
+    sagemaker_safe_port_range: Option<String>,
+    /// SageMaker's endpoints are not served
+    #[arg(long, value_name = "N")]
+    sagemaker_thread_count: Option<u32>,
+    /// Vertex AI's endpoints are not served; `true` is refused
+    #[arg(long, value_name = "BOOL", value_parser = boolean, action = clap::ArgAction::Set)]
+    allow_vertex_ai: Option<bool>,
+    /// Vertex AI's endpoints are not served
+    #[arg(long, value_name = "PORT")]
+    vertex_ai_port: Option<u16>,
+    /// Vertex AI's endpoints are not served
+    #[arg(long, value_name = "N")]
+    vertex_ai_thread_count: Option<u32>,
+    /// Vertex AI's endpoints are not served
+    #[arg(long, value_name = "NAME")]
+    vertex_ai_default_model: Option<String>,
+    /// Memory of clients is not mapped; `true` is refused
+    #[arg(long, value_name = "BOOL", value_parser = boolean, action = clap::ArgAction::Set)]
+    allow_client_shm: Option<bool>,
+    /// Calls over gRPC are served by an asynchronous runtime of its own size
+    #[arg(long, value_name = "N")]
+    grpc_infer_thread_count: Option<u32>,
+    /// Answers over gRPC are freed when they are written
+    #[arg(long, value_name = "N")]
+    grpc_max_response_pool_size: Option<u32>,
+    /// TensorFlow models are not served
+    #[arg(long, value_name = "BOOL", value_parser = boolean, action = clap::ArgAction::Set)]
+    tf_allow_soft_placement: Option<bool>,
+    /// TensorFlow models are not served
+    #[arg(long, value_name = "FRACTION")]
+    tf_gpu_memory_fraction: Option<f64>,
+    /// TensorFlow models are not served
+    #[arg(long, value_name = "GPU:N:MIB")]
+    tf_add_vgpu: Vec<String>,
+}
+
+impl TritonArgs {
+    /// Refuses what asks for endpoints that are not served.
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        if self.allow_sagemaker == Some(true) {
+            bail!(
+                "--allow-sagemaker=true: {NO_SAGEMAKER}\n  try: without it, behind a proxy that passes `/ping` to \
+                 `/v2/health/ready` and `/invocations` to `/v2/models/NAME/infer`"
+            );
+        }
+        if self.allow_vertex_ai == Some(true) {
+            bail!(
+                "--allow-vertex-ai=true: {NO_VERTEX}\n  try: without it; Vertex AI takes a container with the routes `/v2/health/live` and \
+                 `/v2/models/NAME/infer`, for requests to `rawPredict`"
+            );
+        }
+        if self.allow_client_shm == Some(true) {
+            bail!(
+                "--allow-client-shm=true: memory of clients is not mapped, tensors come with their requests\n  try: without it, \
+                 and without `--shared-memory` or regions in the clients"
+            );
+        }
+        Ok(())
+    }
+
+    /// The flags that were given, each with why it means nothing.
+    pub(super) fn notices(&self) -> impl Iterator<Item = (bool, String)> {
+        let notice = |given, flag: &str, why: &str| (given, format!("--{flag}: {why}"));
+        let caches_and_traces = [
+            notice(!self.cache_config.is_empty(), "cache-config", NO_CACHE),
+            notice(
+                self.response_cache_byte_size.is_some(),
+                "response-cache-byte-size",
+                NO_CACHE,
+            ),
+            notice(!self.trace_config.is_empty(), "trace-config", NO_TRACES),
+            notice(self.trace_file.is_some(), "trace-file", NO_TRACES),
+            notice(!self.trace_level.is_empty(), "trace-level", NO_TRACES),
+            notice(self.trace_rate.is_some(), "trace-rate", NO_TRACES),
+            notice(self.trace_count.is_some(), "trace-count", NO_TRACES),
+            notice(
+                self.trace_log_frequency.is_some(),
+                "trace-log-frequency",
+                NO_TRACES,
+            ),
+        ];
+        let clouds = [
+            notice(
+                self.allow_sagemaker.is_some(),
+                "allow-sagemaker",
+                NO_SAGEMAKER,
+            ),
+            notice(
+                self.sagemaker_port.is_some(),
+                "sagemaker-port",
+                NO_SAGEMAKER,
+            ),
+            notice(
+                self.sagemaker_safe_port_range.is_some(),
+                "sagemaker-safe-port-range",
+                NO_SAGEMAKER,
+            ),
+            notice(
+                self.sagemaker_thread_count.is_some(),
+                "sagemaker-thread-count",
+                NO_SAGEMAKER,
+            ),
+            notice(self.allow_vertex_ai.is_some(), "allow-vertex-ai", NO_VERTEX),
+            notice(self.vertex_ai_port.is_some(), "vertex-ai-port", NO_VERTEX),
+            notice(
+                self.vertex_ai_thread_count.is_some(),
+                "vertex-ai-thread-count",
+                NO_VERTEX,
+            ),
+            notice(
+                self.vertex_ai_default_model.is_some(),
+                "vertex-ai-default-model",
+                NO_VERTEX,
+            ),
+        ];
+        let others = [
+            notice(self.rate_limit.is_some(), "rate-limit", NO_RESOURCES),
+            notice(
+                !self.rate_limit_resource.is_empty(),
+                "rate-limit-resource",
+                NO_RESOURCES,
+            ),
+            notice(!self.host_policy.is_empty(), "host-policy", NO_BINDING),
+            notice(
+                self.allow_client_shm.is_some(),
+                "allow-client-shm",
+                "memory of clients is never mapped",
+            ),
+            notice(
+                self.grpc_infer_thread_count.is_some(),
+                "grpc-infer-thread-count",
+                NO_THREADS,
+            ),
+            notice(
+                self.grpc_max_response_pool_size.is_some(),
+                "grpc-max-response-pool-size",
+                "answers are freed when they are written",
+            ),
+            notice(
+                self.tf_allow_soft_placement.is_some(),
+                "tf-allow-soft-placement",
+                NO_TENSORFLOW,
+            ),
+            notice(
+                self.tf_gpu_memory_fraction.is_some(),
+                "tf-gpu-memory-fraction",
+                NO_TENSORFLOW,
+            ),
+            notice(!self.tf_add_vgpu.is_empty(), "tf-add-vgpu", NO_TENSORFLOW),
+        ];
+        caches_and_traces.into_iter().chain(clouds).chain(others)
+    }
+}

@@ -1,0 +1,31 @@
+//! `skep simulate WHAT`: the server's own decisions over virtual time.
+
+mod batching;
+mod chart;
+mod flags;
+mod measure;
+mod measured_model;
+mod saved;
+mod show;
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+#[derive(Debug, Args)]
+pub(crate) struct SimulateArgs {
+    #[command(subcommand)]
+    what: SimulateCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum SimulateCommand {
+    /// Compare batching policies under a latency objective
+    Batching(batching::BatchingArgs),
+}
+
+pub(crate) fn run(args: &SimulateArgs) -> anyhow::Result<ExitCode> {
+    match &args.what {
+        SimulateCommand::Batching(args) => batching::run(args),
+    }
+}

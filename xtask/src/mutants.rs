@@ -1,0 +1,273 @@
+//! Mutation tests: `cargo xtask mutants [CRATE] [-- OPTIONS]` changes one operator or result after the other in the
+//! crates that decide, and counts the changes that no test notices.
+//!
+//! Mutants that no test can tell from the original are listed in `.cargo/mutants.toml`, each with the reason. `OPTIONS`
+//! go to cargo-mutants: `--iterate` leaves out what an earlier run caught, `--shard 1/4` takes a quarter, `--file
+//! '**/latency.rs'` one file.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::cargo;
+
+/// A crate whose tests must notice mutants.
+struct Mutated {
+    package: &'static str,
+    /// The only files that are mutated; empty for all.
+    files: &'static [&'static str],
+    /// Files that are left out.
+    without: &'static [&'static str],
+}
+
+const CRATES: [Mutated; 5] = [
+    Mutated {
+        package: "skep-scheduler",
+        files: &[],
+        without: &[],
+    },
+    // A mutated search finds other plans that are as valid: the validator and the bounds, which are mutated, guard what
+    // it returns, and a benchmark how good that is.
+    Mutated {
+        package: "skep-planner",
+        files: &[],
+        without: &[
+            "crates/skep-planner/src/exact/**",
+            "crates/skep-planner/src/local.rs",
+            "crates/skep-planner/src/baselines/**",
+            "crates/skep-planner/src/objects/breadth.rs",
+            "crates/skep-planner/src/objects/in_order.rs",
+            "crates/skep-planner/src/objects/min_cost_flow.rs",
+            "crates/skep-planner/src/objects/reallocation.rs",
+            "crates/skep-planner/src/objects/shaped.rs",
+            "crates/skep-planner/src/objects/size.rs",
+            "crates/skep-planner/src/offsets/order.rs",
+        ],
+    },
+    // The rest of the crate is sockets, mappings and threads.
+    Mutated {
+        package: "skep-store",
+        files: &[
+            "crates/skep-store/src/ledger.rs",
+            "crates/skep-store/src/ledger/*.rs",
+        ],
+        without: &[],
+    },
+    Mutated {
+        package: "skep-config",
+        files: &[],
+        without: &[],
+    },
+    Mutated {
+        package: "skep-alloc",
+        files: &[],
+        without: &[],
+    },
+];
+
+/// A crate fails below this share of caught mutants, in percent.
+const LEAST_CAUGHT_PERCENT: f64 = 95.0;
+
+/// How long a mutant's tests may run. The slowest crate takes a tenth of it, and a mutant that runs longer loops.
+const TEST_SECONDS: u32 = 60;
+
+/// Property tests try the same cases for each mutant.
+const SEED: &str = "1";
+
+/// How the mutants of one crate ended.
+#[derive(Debug, Default, PartialEq)]
+struct Outcomes {
+    caught: usize,
+    missed: Vec<String>,
+    /// Loops, or what is as good as one: caught.
+    timed_out: usize,
+    /// Did not compile: counts for nothing.
+    unviable: usize,
+}
+
+/// Mutates one crate, or all of them.
+pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
+    let separator = args.iter().position(|arg| arg == "--");
+    let (named, options) = args.split_at(separator.unwrap_or(args.len()));
+    let options = options.get(1..).unwrap_or_default();
+    let packages: Vec<&str> = CRATES.iter().map(|krate| krate.package).collect();
+    let chosen: Vec<&Mutated> = match named {
+        [] => CRATES.iter().collect(),
+        [name] => CRATES
+            .iter()
+            .filter(|krate| krate.package == name)
+            .collect(),
+        _ => Vec::new(),
+    };
+    if chosen.is_empty() {
+        bail!(
+            "usage: cargo xtask mutants [{}] [-- OPTIONS OF CARGO-MUTANTS]",
+            packages.join("|")
+        );
+    }
+    install()?;
+    let mut failed = Vec::new();
+    for krate in chosen {
+        let outcomes = mutate(root, krate, options)?;
+        println!("\n{}", outcomes.line(krate.package));
+        for missed in &outcomes.missed {
+            println!("  missed: {missed}");
+        }
+        if outcomes.caught_percent() < LEAST_CAUGHT_PERCENT {
+            failed.push(krate.package);
+        }
+    }
+    if failed.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "less than {LEAST_CAUGHT_PERCENT} % of the mutants were caught in {}",
+        failed.join(", ")
+    )
+}
+
+/// Installs cargo-mutants where it is missing.
+fn install() -> Result<()> {
+    let mut probe = cargo();
+    probe.args(["mutants", "--version"]);
+    probe.stdout(Stdio::null()).stderr(Stdio::null());
+    if probe.status().is_ok_and(|status| status.success()) {
+        return Ok(());
+    }
+    println!("cargo-mutants is missing: cargo install cargo-mutants --locked");
+    let mut install = cargo();
+    install.args(["install", "cargo-mutants", "--locked"]);
+    let status = install.status().context("cannot run cargo")?;
+    if !status.success() {
+        bail!("cargo-mutants could not be installed: {status}");
+    }
+    Ok(())
+}
+
+fn mutate(root: &Path, krate: &Mutated, options: &[String]) -> Result<Outcomes> {
+    let folder = root.join("target/mutants");
+    let output = folder.join(krate.package);
+    fs::create_dir_all(&output).with_context(|| format!("cannot make {}", output.display()))?;
+    let mut command = cargo();
+    command
+        .args(["mutants", "--package", krate.package])
+        .args(["--profile", "mutants", "--jobs", "1", "--no-shuffle"])
+        .args(["--timeout", &TEST_SECONDS.to_string()])
+        .arg("--output")
+        .arg(&output)
+        // Dependencies are built once for all runs; the mutated copy of the tree lies elsewhere.
+        .env("CARGO_TARGET_DIR", folder.join("build"))
+        .env("PROPTEST_RNG_SEED", SEED)
+        .current_dir(root);
+    if has_nextest() {
+        command.args(["--test-tool", "nextest"]);
+    }
+    for file in krate.files {
+        command.args(["--file", file]);
+    }
+    for file in krate.without {
+        command.args(["--exclude", file]);
+    }
+    let status = command
+        .args(options)
+        .status()
+        .context("cannot run cargo-mutants")?;
+    // 2: some were missed; 3: some timed out.
+    if !matches!(status.code(), Some(0 | 2 | 3)) {
+        bail!("cargo-mutants failed for {}: {status}", krate.package);
+    }
+    Outcomes::read(&output.join("mutants.out"))
+}
+
+fn has_nextest() -> bool {
+    let mut probe = Command::new("cargo-nextest");
+    probe.args(["nextest", "--version"]);
+    probe.stdout(Stdio::null()).stderr(Stdio::null());
+    probe.status().is_ok_and(|status| status.success())
+}
+
+impl Outcomes {
+    /// Reads the lists that cargo-mutants writes.
+    fn read(folder: &Path) -> Result<Self> {
+        let lines = |name: &str| -> Result<Vec<String>> {
+            let path = folder.join(name);
+            let text = fs::read_to_string(&path)
+                .with_context(|| format!("cannot read {}", path.display()))?;
+            Ok(text.lines().map(str::to_owned).collect())
+        };
+        Ok(Self {
+            caught: lines("caught.txt")?.len(),
+            missed: lines("missed.txt")?,
+            timed_out: lines("timeout.txt")?.len(),
+            unviable: lines("unviable.txt")?.len(),
+        })
+    }
+
+    /// The share of the viable mutants that tests noticed.
+    fn caught_percent(&self) -> f64 {
+        let caught = self.caught + self.timed_out;
+        let viable = caught + self.missed.len();
+        match viable {
+            0 => 100.0,
+            _ => 100.0 * caught as f64 / viable as f64,
+        }
+    }
+
+    fn line(&self, package: &str) -> String {
+        format!(
+            "{package}: {:.1} % caught; {} caught, {} timed out, {} missed, {} unviable",
+            self.caught_percent(),
+            self.caught,
+            self.timed_out,
+            self.missed.len(),
+            self.unviable
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_outs_are_caught_and_unviable_mutants_do_not_count() {
+        let outcomes = Outcomes {
+            caught: 17,
+            missed: vec!["a".to_owned()],
+            timed_out: 2,
+            unviable: 9,
+        };
+        assert_eq!(
+            outcomes.line("p"),
+            "p: 95.0 % caught; 17 caught, 2 timed out, 1 missed, 9 unviable"
+        );
+        assert!(outcomes.caught_percent() >= LEAST_CAUGHT_PERCENT);
+        let worse = Outcomes {
+            caught: 16,
+            ..outcomes
+        };
+        assert!(worse.caught_percent() < LEAST_CAUGHT_PERCENT);
+    }
+
+    #[test]
+    fn without_mutants_nothing_is_missed() {
+        assert!(Outcomes::default().caught_percent() >= LEAST_CAUGHT_PERCENT);
+    }
+
+    /// A file that moved would be mutated or left out unseen.
+    #[test]
+    fn every_named_file_exists() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        for file in CRATES
+            .iter()
+            .flat_map(|krate| krate.files.iter().chain(krate.without))
+        {
+            let path = file.trim_end_matches("/**").trim_end_matches("/*.rs");
+            assert!(root.join(path).exists(), "{file}");
+        }
+    }
+}
