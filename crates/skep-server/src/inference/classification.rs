@@ -5,7 +5,7 @@
 
 use std::cmp::Ordering;
 
-use skep_runtime::{InferResponse, Labels, LoadedVersion};
+use skep_runtime::{ClassLabels, InferResponse, LoadedVersion};
 use skep_tensor::Tensor;
 use skep_types::{DataType, Shape};
 
@@ -39,7 +39,7 @@ struct ClassRequest<'a> {
     count: usize,
     /// Whether the first dimension is the batch, with classes for each item.
     batched: bool,
-    labels: Option<&'a Labels>,
+    labels: Option<&'a ClassLabels>,
 }
 
 /// How the values of a datatype are read, compared and written.
