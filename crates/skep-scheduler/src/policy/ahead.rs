@@ -117,3 +117,7 @@ impl LookAhead {
         answered
     }
 }
+
+#[cfg(test)]
+#[path = "ahead_tests.rs"]
+mod tests;

@@ -283,3 +283,7 @@ pub(crate) fn count(most: usize, holds: impl Fn(usize) -> bool) -> usize {
     }
     holding
 }
+
+#[cfg(test)]
+#[path = "by_deadline_tests.rs"]
+mod tests;

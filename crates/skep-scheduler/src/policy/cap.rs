@@ -192,6 +192,100 @@ mod tests {
     }
 
     #[test]
+    fn aimd_stays_between_one_and_the_maximum() {
+        let objective = Duration::from_millis(1);
+        let mut aimd = Aimd::new();
+        aimd.learn(1, objective + Duration::from_nanos(1), objective, 2);
+        assert_eq!(aimd.cap(), 1);
+        let caps = [1, 2, 2].map(|size| {
+            aimd.learn(size, objective, objective, 2);
+            aimd.cap()
+        });
+        assert_eq!(caps, [2, 2, 2]);
+    }
+
+    /// A window of one execution for each of these sizes and nanoseconds.
+    fn window(seen: &[(usize, u64)]) -> Quantile {
+        let mut quantile = Quantile::new();
+        quantile.window = seen
+            .iter()
+            .map(|(size, ns)| (*size as f64, *ns as f64))
+            .collect();
+        quantile
+    }
+
+    #[test]
+    fn the_loss_weighs_residuals_by_the_quantile() {
+        // Of three residuals the 99th percentile is the largest.
+        let mut quantile = window(&[(1, 110), (2, 125), (4, 140)]);
+        let (loss, fixed) = quantile.loss(10.0);
+        assert!((fixed - 105.0).abs() < 1e-9);
+        assert!((loss - 0.01 * (5.0 + 5.0)).abs() < 1e-9);
+        // Of 200 it is the third largest.
+        let mut seen = vec![(1, 100); 197];
+        seen.extend([(1, 150), (1, 150), (1, 250)]);
+        let (loss, fixed) = window(&seen).loss(0.0);
+        assert!((fixed - 150.0).abs() < 1e-9);
+        assert!((loss - (0.99 * 100.0 + 0.01 * 197.0 * 50.0)).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_regression_finds_a_line_and_what_fits_below_the_objective() {
+        let affine = [(1, 110), (4, 140), (8, 180)];
+        for (objective, expected) in [(109, 0), (135, 3), (155, 5), (171, 7), (1000, 9)] {
+            let fits = window(&affine).regress(Duration::from_nanos(objective));
+            assert_eq!(fits, expected, "{objective}");
+        }
+        // Half of a single size's time is fixed: 20 an inference over 80.
+        for (objective, expected) in [(99, 0), (125, 2), (1000, 5)] {
+            let fits = window(&[(4, 160)]).regress(Duration::from_nanos(objective));
+            assert_eq!(fits, expected, "{objective}");
+        }
+    }
+
+    #[test]
+    fn a_flat_line_fits_everything_or_nothing() {
+        let flat = [(1, 100), (8, 100)];
+        assert_eq!(window(&flat).regress(Duration::from_nanos(101)), 9);
+        assert_eq!(window(&flat).regress(Duration::from_nanos(50)), 0);
+    }
+
+    #[test]
+    fn a_regression_follows_each_of_the_first_executions_and_then_every_sixteenth() {
+        let mut quantile = Quantile::new();
+        let objective = Duration::from_micros(10);
+        let mut changes = Vec::new();
+        for number in 1..=80 {
+            let before = quantile.cap();
+            // Always one more than was seen fits.
+            quantile.learn(number, Duration::from_nanos(100), objective, 1000);
+            if quantile.cap() != before {
+                changes.push(number);
+            }
+        }
+        let expected: Vec<usize> = (1..16).chain([31, 47, 63, 79]).collect();
+        assert_eq!(changes, expected);
+    }
+
+    #[test]
+    fn the_window_forgets_the_oldest_execution_first() {
+        let mut quantile = Quantile::new();
+        let objective = Duration::from_micros(10);
+        for number in 0..WINDOW + 3 {
+            quantile.learn(1, Duration::from_nanos(number as u64), objective, 8);
+        }
+        assert_eq!(quantile.window.len(), WINDOW);
+        let firsts = [256.0, 257.0, 258.0, 3.0];
+        assert!(
+            quantile
+                .window
+                .iter()
+                .zip(firsts)
+                .all(|(seen, first)| seen.1 == first)
+        );
+    }
+
+    #[test]
     fn quantile_finds_the_largest_that_keeps_the_objective() {
         let mut quantile = Quantile::new();
         let objective = Duration::from_micros(3700);

@@ -60,6 +60,28 @@ impl FadingCount {
 mod tests {
     use super::*;
 
+    /// Inferences a millisecond.
+    fn per_ms(rate: &ArrivalRate, us: u64) -> f64 {
+        rate.per_ns(Time::from_nanos(1000 * us)) * 1e6
+    }
+
+    #[test]
+    fn a_rate_is_the_larger_of_two_fading_counts() {
+        let mut rate = ArrivalRate::new(Duration::from_millis(1), Duration::from_millis(10));
+        rate.arrived(Time::ZERO, 3);
+        let is_near = |got: f64, expected: f64| (got / expected - 1.0).abs() < 1e-9;
+        assert!(is_near(per_ms(&rate, 0), 3.0));
+        assert!(is_near(per_ms(&rate, 1000), 3.0 * (-1.0_f64).exp()));
+        // By then the long count is the larger one.
+        assert!(is_near(per_ms(&rate, 10_000), 0.3 * (-1.0_f64).exp()));
+        rate.arrived(Time::from_nanos(1_000_000), 2);
+        assert!(is_near(per_ms(&rate, 1000), 3.0 * (-1.0_f64).exp() + 2.0));
+        assert!(is_near(
+            per_ms(&rate, 2000),
+            3.0 * (-2.0_f64).exp() + 2.0 * (-1.0_f64).exp()
+        ));
+    }
+
     #[test]
     fn a_steady_rate_is_found_and_forgotten() {
         let mut rate = ArrivalRate::new(Duration::from_millis(10), Duration::from_millis(100));
