@@ -36,6 +36,22 @@ pub enum RefusedBy {
     ByEmbedded,
 }
 
+/// A file that every backend must refuse.
+fn refused(
+    name: &'static str,
+    fault: &'static str,
+    mentions: &'static str,
+    bytes: Vec<u8>,
+) -> BrokenFile {
+    BrokenFile {
+        name,
+        fault,
+        refused: RefusedBy::Always,
+        mentions,
+        bytes,
+    }
+}
+
 impl BrokenFile {
     /// Writes the file into the directory of a model called [`BrokenFile::name`]: a model as `1/model.onnx`, a
     /// configuration as `config.pbtxt` (the caller adds the model that it configures).
