@@ -395,3 +395,7 @@ impl UrgentQueue for RehearsedQueue<'_> {
         waiting.map(|past| (past.deadline, past.size))
     }
 }
+
+#[cfg(test)]
+#[path = "rehearsal_tests.rs"]
+mod tests;
