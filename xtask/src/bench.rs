@@ -169,7 +169,7 @@ fn readme(bench: &Bench, args: &[String], commit: &str, rows: &[Value]) -> Resul
     Ok(page)
 }
 
-/// A table of those columns that any of the rows has; without a name, of all columns.
+/// A table of the columns that any row has; of all columns if the table has no name.
 fn table(page: &mut String, bench: &Bench, name: &str, rows: &[&Value]) -> Result<()> {
     if !name.is_empty() {
         writeln!(page, "## {name}\n")?;

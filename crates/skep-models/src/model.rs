@@ -108,7 +108,7 @@ impl GeneratedModel {
         }
     }
 
-    /// The number of trained values: statistics and constants are none.
+    /// The number of trained values, without statistics and constants.
     #[must_use]
     pub fn parameter_count(&self) -> usize {
         self.initializers
@@ -122,7 +122,7 @@ impl GeneratedModel {
     /// variant.
     #[must_use]
     pub fn sharing(&self) -> Sharing {
-        // Constants are no weights: no seed decides them.
+        // Constants do not count: no seed decides them.
         let is_own = |initializer: &&GraphWeight| {
             initializer.fill.is_some()
                 && self
@@ -207,7 +207,7 @@ impl GeneratedModel {
     /// Writes the model as version 1 of `name` into a model repository, with a `config.pbtxt` if one is given.
     ///
     /// # Errors
-    /// As [`GeneratedModel::write`]; [`GenerateError::InvalidModelName`] for a name that is no directory's.
+    /// As [`GeneratedModel::write`]; [`GenerateError::InvalidModelName`] for a name that cannot be a directory's.
     pub fn write_repository(
         &self,
         repository: impl AsRef<Path>,

@@ -21,7 +21,7 @@ pub(super) struct WithoutEffect {
     /// Caches are not served yet
     #[arg(long, value_name = "PATH")]
     cache_directory: Option<String>,
-    /// Memory is taken as it is needed
+    /// Memory is allocated on demand
     #[arg(long, value_name = "BYTES")]
     pinned_memory_pool_byte_size: Option<u64>,
     /// GPUs are not used

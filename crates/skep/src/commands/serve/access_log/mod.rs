@@ -183,7 +183,7 @@ impl LogSink {
     }
 }
 
-/// Writes lines until nobody sends any more; flushes whenever none waits.
+/// Writes lines until all senders are gone; flushes when no line waits.
 fn write(lines: &Receiver<LogRequest>, path: &Path, mut sink: LogSink, reopen: &AtomicBool) {
     let mut said: Option<Instant> = None;
     let mut say = |error: &io::Error| {
@@ -231,7 +231,7 @@ mod tests {
     use super::{line::tests::record, *};
 
     #[test]
-    fn what_was_said_before_a_flush_is_in_the_file() {
+    fn lines_before_a_flush_are_in_the_file() {
         let directory = tempfile::tempdir().expect("a directory");
         let (path, moved) = (
             directory.path().join("access"),
