@@ -32,7 +32,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use crate::{cli::boolean, progress::ErrorOutput};
+use crate::{flag_values::boolean, progress::ErrorOutput};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {

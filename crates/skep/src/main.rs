@@ -9,6 +9,7 @@ mod colour;
 mod commands;
 mod cores;
 mod descriptors;
+mod flag_values;
 mod logging;
 mod origin;
 mod output;

@@ -41,7 +41,7 @@ pub(super) fn impure(source: &RustSource) -> BTreeSet<String> {
             }
         }
     }
-    Names(&mut found).visit_file(&source.syntax);
+    ImpureNames(&mut found).visit_file(&source.syntax);
     found
 }
 
@@ -56,9 +56,9 @@ fn reaches(path: &[&str], forbidden: &[&str]) -> bool {
 }
 
 /// Collects what is not a path: other names of crates, and macros.
-struct Names<'a>(&'a mut BTreeSet<String>);
+struct ImpureNames<'a>(&'a mut BTreeSet<String>);
 
-impl<'a> Visit<'a> for Names<'_> {
+impl<'a> Visit<'a> for ImpureNames<'_> {
     fn visit_item_use(&mut self, item: &'a syn::ItemUse) {
         if let syn::UseTree::Rename(tree) = &item.tree {
             self.note_root(&tree.ident.to_string());
@@ -82,7 +82,7 @@ impl<'a> Visit<'a> for Names<'_> {
     }
 }
 
-impl Names<'_> {
+impl ImpureNames<'_> {
     fn note_root(&mut self, name: &str) {
         if IMPURE_ROOTS.contains(&name) {
             self.0.insert(format!("{name} as another name"));

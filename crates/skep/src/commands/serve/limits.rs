@@ -11,7 +11,7 @@ use skep_runtime::Device;
 use skep_server::{GrpcConnections, Limits};
 use skep_tensor::MemoryBudget;
 
-use crate::{cli::boolean, descriptors};
+use crate::{descriptors, flag_values::boolean};
 
 /// File descriptors that are not connections: models, libraries, pipes, logs, the reactor's own.
 const OTHER_DESCRIPTORS: u64 = 512;

@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use skep_server::DEFAULT_QUANTILES;
 
-use crate::cli::boolean;
+use crate::flag_values::boolean;
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Metrics")]

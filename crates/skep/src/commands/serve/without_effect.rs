@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::{limits::GrpcPings, triton::TritonArgs};
-use crate::cli::boolean;
+use crate::flag_values::boolean;
 
 /// Each flag that is given is named once at the start.
 #[derive(Debug, Args)]
