@@ -685,3 +685,21 @@ fn letters(number: usize) -> String {
         .map(|digit| char::from(digit - b'0' + b'a'))
         .collect()
 }
+
+#[test]
+fn a_batch_of_a_preferred_size_below_the_maximum_says_so() {
+    check(&[
+        (
+            "the maximum is preferred too",
+            "max=8 pref=4,8 delay=5",
+            "0 A4",
+            "0 A:preferred_batch_size",
+        ),
+        (
+            "the maximum is its own reason",
+            "max=8 pref=4,8 delay=5",
+            "0 A8",
+            "0 A:max_batch_size",
+        ),
+    ]);
+}
