@@ -39,24 +39,7 @@ const OWNERS: &[(&str, &str)] = &[
 ];
 
 /// Types that still carry a word of another crate, until they are renamed.
-const NOT_YET_RENAMED: &[(&str, &str)] = &[
-    ("Dims", "skep-onnx"),
-    ("Batch", "skep-onnx"),
-    ("Scheduler", "skep-config"),
-    ("Tensor", "skep-config"),
-    ("Tensor", "skep-store"),
-    ("Plan", "skep-backend"),
-    ("Tensor", "skep-backend-onnxruntime"),
-    ("Tenant", "skep-runtime"),
-    ("Worker", "skep-runtime"),
-    ("Plan", "skep-runtime"),
-    ("Ticket", "skep-runtime"),
-    ("Recording", "skep-runtime"),
-    ("Model", "skep-sim"),
-    ("Recording", "skep-sim"),
-    ("Tensor", "skep-records"),
-    ("Form", "skep-records"),
-];
+const NOT_YET_RENAMED: &[(&str, &str)] = &[];
 
 /// The types of a file that have a word of another crate for their name, with that crate.
 pub(super) fn check(crate_name: &str, file: &syn::File) -> Vec<(&'static str, &'static str)> {

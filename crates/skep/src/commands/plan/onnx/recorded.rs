@@ -1,4 +1,4 @@
-//! What a run with ONNX Runtime really allocates, after the rewrites whose results it tells nobody.
+//! What a run with ONNX Runtime really allocates, after rewrites that it does not report.
 
 use std::path::Path;
 
