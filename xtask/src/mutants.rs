@@ -51,9 +51,7 @@ const CRATES: [Mutated; 6] = [
     // The rest of the crate is sockets, mappings and threads.
     Mutated {
         package: "skep-store",
-        files: &[
-            "crates/skep-store/src/ledger/*.rs",
-        ],
+        files: &["crates/skep-store/src/ledger/*.rs"],
         without: &[],
     },
     Mutated {

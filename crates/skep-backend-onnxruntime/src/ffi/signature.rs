@@ -101,7 +101,7 @@ impl Session {
             runtime,
             raw: filled(info),
         };
-        let Some(Tensor {
+        let Some(DescribedTensor {
             element,
             dims,
             names,
@@ -143,7 +143,7 @@ impl Session {
 }
 
 /// What a session says of a tensor.
-struct Tensor {
+struct DescribedTensor {
     element: i32,
     dims: Vec<i64>,
     /// Those of its dimensions.
@@ -165,7 +165,7 @@ impl Drop for TypeInfo {
 
 impl TypeInfo {
     /// Element type and dimensions; `None` if the value is not a tensor.
-    fn tensor(&self, api: &OrtApi) -> Result<Option<Tensor>, ApiError> {
+    fn tensor(&self, api: &OrtApi) -> Result<Option<DescribedTensor>, ApiError> {
         let raw = self.raw.as_ptr().cast_const();
         let mut kind = 0i32;
         // SAFETY: the C enum is a 32-bit integer, which is what the pointer leads to (see the module's documentation).
@@ -205,7 +205,7 @@ impl TypeInfo {
         })?;
         // SAFETY: a successful call gives C strings, which belong to the description; they are copied while it is live.
         let names = names.into_iter().map(|name| unsafe { text(name) });
-        Ok(Some(Tensor {
+        Ok(Some(DescribedTensor {
             element,
             dims,
             names: names.collect(),
