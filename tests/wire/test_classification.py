@@ -116,7 +116,7 @@ def test_h13_classes_as_binary_data(server):
 
 
 @pytest.mark.parametrize("count", [-1, "2", 1.5, True, None])
-def test_h13_a_count_that_is_none_is_refused(server, count):
+def test_h13_an_invalid_count_is_refused(server, count):
     answer = infer(server, "batched", [tensor("INPUT0", "FP32", [1, 10], VALUES)], outputs=wanted(count))
     expected = "Unable to set 'classification': attempt to access JSON non-unsigned-integer as unsigned-integer"
     assert (answer.status, answer.error) == (400, expected)

@@ -50,7 +50,7 @@ def test_h27_compressed_requests(server, coding, count):
     assert answer.json["outputs"][0]["data"] == [1] * count
 
 
-def test_h27_clients_mix_the_formats_up(server):
+def test_h27_either_format_is_accepted_under_either_name(server):
     for coding, pack in (("gzip", zlib.compress), ("deflate", gzip.compress), ("GZIP", gzip.compress)):
         assert post(server, PATH, pack(body(2)), {"Content-Encoding": coding}).status == 200
     assert post(server, PATH, body(2), {"Content-Encoding": "identity"}).status == 200
@@ -74,14 +74,14 @@ def test_h27_the_length_of_the_json_part_is_that_of_the_plain_body(server, codin
 
 
 @pytest.mark.parametrize("coding", ["br", "x-gzip", "gzip, gzip", "", "foo"])
-def test_h27_unknown_codings_are_refused_with_those_that_are_known(server, coding):
+def test_h27_unknown_codings_are_refused_with_the_known_ones(server, coding):
     answer = post(server, PATH, body(1), {"Content-Encoding": coding})
     assert (answer.status, answer.error) == (501, "Unsupported compression type")
     assert answer.headers["accept-encoding"] == "gzip, deflate"
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zlib.compress])
-def test_h31_what_becomes_too_much_is_cut_off(server, pack):
+def test_h31_decompression_stops_at_the_limit(server, pack):
     """A few kilobytes that would become 64 MiB."""
     bomb = pack(b" " * (1 << 26))
     answer = post(server, PATH, bomb, {"Content-Encoding": "gzip"})
@@ -114,7 +114,7 @@ def test_h27_broken_data_is_refused(server):
     ],
 )
 @pytest.mark.parametrize("count", [2, 50_000])
-def test_h27_answers_in_the_coding_that_the_client_likes_best(server, accept, coding, count):
+def test_h27_answers_have_the_coding_that_the_client_prefers(server, accept, coding, count):
     answer = post(server, PATH, body(count), {"Accept-Encoding": accept})
     assert (answer.status, answer.headers["content-encoding"]) == (200, coding)
     plain = CODINGS[coding][1](answer.body) if coding else answer.body
@@ -131,7 +131,7 @@ def test_h27_only_answers_of_inference_are_compressed(server):
 
 
 @pytest.mark.parametrize("call", ["generate", "generate_stream"])
-def test_h27_generate_takes_no_compressed_request(server, call):
+def test_h27_generate_refuses_compressed_requests(server, call):
     packed = gzip.compress(b'{"INPUT0":[1]}')
     answer = post(server, f"/v2/models/echo/{call}", packed, {"Content-Encoding": "gzip"})
     assert (answer.status, answer.error) == (400, "Unsupported content-encoding, only 'identity' is supported.")
@@ -199,8 +199,8 @@ def test_g10_compression(repository, level, compressed):
             assert (proxy.bytes < size) == compressed, (algorithm, proxy.bytes)
 
 
-def test_g10_h31_what_becomes_too_much_is_cut_off(repository):
-    """Some kilobytes that would become 64 MiB; the same uncompressed is no matter of this limit."""
+def test_g10_h31_decompression_stops_at_the_limit(repository):
+    """Some kilobytes that would become 64 MiB; the limit does not apply to plain messages."""
     rows = 1 << 22
     repository.mock("zeros", max_batch_size=rows)
     request = pb.ModelInferRequest(model_name="zeros")

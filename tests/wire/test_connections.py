@@ -97,7 +97,7 @@ def test_c6_ten_thousand_idle_connections_cost_little_and_others_are_served(repo
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     count = min(IDLE_CONNECTIONS, hard - OTHER_FILES)
     try:
-        # The time for a head is no part of this test, however slow the machine.
+        # This test is not about the time for a head, however slow the machine.
         with Server(repository, "--head-timeout-ms=3600000") as server, contextlib.ExitStack() as connections:
             assert infer(server, "m", ZEROS).status == 200
             before = private_bytes(server)
@@ -115,7 +115,7 @@ def test_c6_ten_thousand_idle_connections_cost_little_and_others_are_served(repo
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_c6_connections_beyond_the_bound_take_the_place_of_idle_ones(repository):
+def test_c6_connections_over_the_limit_replace_idle_ones(repository):
     repository.onnx("m", plus(1))
     with Server(repository, "--max-connections=3") as server, contextlib.ExitStack() as stack:
         held = [stack.enter_context(open_socket(server.http)) for _ in range(3)]
@@ -162,7 +162,7 @@ def test_c6_c7_c8_ipv6(repository, address):
             assert request(f"127.0.0.1:{port}", "GET", "/v2/health/ready").status == 200, "IPv4 is taken too"
 
 
-def test_c28_connections_end_at_their_age_and_calls_go_on_for_the_grace(repository):
+def test_c28_connections_end_at_their_age_and_calls_get_a_grace_period(repository):
     repository.mock(latency_us=2_000_000)
     flags = ["--grpc-max-connection-age=300", "--grpc-max-connection-age-grace=60000"]
     with Server(repository, *flags) as server:
@@ -175,7 +175,7 @@ def test_c28_connections_end_at_their_age_and_calls_go_on_for_the_grace(reposito
             assert client.is_server_ready(), "a client opens the next connection by itself"
 
 
-def test_c28_a_call_beyond_the_grace_is_cut_off(repository):
+def test_c28_a_call_longer_than_the_grace_period_is_cut_off(repository):
     repository.mock(latency_us=3_000_000_000)
     flags = ["--grpc-max-connection-age=200", "--grpc-max-connection-age-grace=200", "--exit-timeout-secs=1"]
     with Server(repository, *flags) as server, Http2(server.grpc) as client:
@@ -183,7 +183,7 @@ def test_c28_a_call_beyond_the_grace_is_cut_off(repository):
         assert "StreamEnded" not in client.until_closed()
 
 
-def test_c28_g12_a_silent_grpc_client_is_asked_for_a_sign_of_life(repository):
+def test_c28_g12_a_silent_grpc_client_is_pinged(repository):
     repository.onnx("m", plus(1))
     flags = ["--grpc-keepalive-time=100", "--grpc-keepalive-timeout=200"]
     with Server(repository, *flags) as server:
@@ -231,7 +231,7 @@ def test_c6_idle_connections_are_closed_after_a_time(repository):
             assert "ConnectionTerminated" in idle.until_closed()
 
 
-def test_c6_limits_must_be_more_than_nothing(simple_repository):
+def test_c6_limits_must_be_positive(simple_repository):
     from server import serve_and_fail
 
     for flag in ("--max-connections=0", "--head-timeout-ms=0", "--max-request-memory=0"):
@@ -240,7 +240,7 @@ def test_c6_limits_must_be_more_than_nothing(simple_repository):
         assert flag.split("=")[0] in log
 
 
-def test_h9_large_binary_inputs_come_in_whole(repository):
+def test_h9_large_binary_inputs_arrive_whole(repository):
     """Put together from many pieces, behind JSON parts of all lengths modulo the alignment."""
     repository.onnx("m", plus(1, shape=("batch", 250_000)))
     with Server(repository) as server, connect(server.http) as connection:

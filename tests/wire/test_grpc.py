@@ -151,7 +151,7 @@ def test_f3_requested_outputs(stub):
     assert "unexpected inference output 'nosuch' for model 'FP32'" in details
 
 
-def test_g4_g20_a_version_that_is_no_number(stub):
+def test_g4_g20_a_version_that_is_not_a_number(stub):
     for call, request in (
         (stub.ModelInfer, message("FP32", "FP32", [1], b"\0" * 4)),
         (stub.ModelMetadata, pb.ModelMetadataRequest(name="FP32", version="abc")),
@@ -183,7 +183,7 @@ def test_g20_a_version_is_read_as_stol_reads_it(stub, version):
         (b"\1\0\0\0ab\7\0\0\0", "at byte 5 the length is 1890, and 1 bytes follow"),
     ],
 )
-def test_g4_a_length_that_was_left_out_is_shown(stub, data, found):
+def test_g4_a_missing_length_is_shown(stub, data, found):
     request = message("BYTES", "BYTES", [1], data)
     code, details = failure(stub.ModelInfer, request)
     assert code == grpc.StatusCode.INVALID_ARGUMENT
@@ -191,7 +191,7 @@ def test_g4_a_length_that_was_left_out_is_shown(stub, data, found):
     assert f"each element begins with its length as 4 bytes, little-endian; {found}" in details
 
 
-def test_h13_g4_no_classes_are_refused_unlike_over_http(stub):
+def test_h13_g4_zero_classes_are_refused_unlike_over_http(stub):
     request = message("FP32", "FP32", [1], b"\0" * 4)
     output = request.outputs.add(name="OUTPUT0")
     output.parameters["classification"].int64_param = 0
@@ -226,7 +226,7 @@ def test_g4_codes(stub):
     assert "fail_every" in details
 
 
-def test_g4_what_is_not_served_yet_is_unimplemented(stub):
+def test_g4_calls_not_served_yet_are_unimplemented(stub):
     region = message("FP32", "FP32", [1])
     region.inputs[0].parameters["shared_memory_region"].string_param = "r"
     for call, request in (
@@ -301,7 +301,7 @@ def test_g18_requests_of_one_reflection_stream_are_answered_one_after_the_other(
         assert not list(answers)
 
 
-def test_g1_garbage_is_no_harm(server, stub):
+def test_g1_garbage_does_no_harm(server, stub):
     with grpc.insecure_channel(server.grpc) as channel:
         call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         for data in (b"\xff\xff\xff", b"\x0a\xff", b"\0" * 1000):
@@ -313,7 +313,7 @@ def test_g1_garbage_is_no_harm(server, stub):
     assert stub.ServerReady(pb.ServerReadyRequest()).ready
 
 
-def test_g3_contents_of_another_datatype_and_none_at_all(stub):
+def test_g3_contents_of_another_datatype_and_missing_contents(stub):
     for request, expected in (
         (
             message("FP32", "FP32", [1], int_contents=[1]),

@@ -28,7 +28,7 @@ def test_h1_health_is_200_with_an_empty_body(simple, path):
 
 
 @pytest.mark.parametrize("path", ["/v2/models/nosuch/ready", "/v2/models/addsub/versions/9/ready"])
-def test_h1_what_is_not_there_is_not_ready(simple, path):
+def test_h1_missing_models_are_not_ready(simple, path):
     answer = get(simple, path)
     assert (answer.status, answer.error) == (400, "Model version not ready")
 
@@ -90,7 +90,7 @@ def test_c32_endpoints_answer_while_models_load(repository):
 
 
 @pytest.mark.parametrize(("strict", "status"), [("true", 400), ("false", 200)])
-def test_c4_strict_readiness_wants_every_model(repository, strict, status):
+def test_c4_strict_readiness_needs_every_model(repository, strict, status):
     repository.onnx("good", identity())
     repository.onnx("bad", b"no ONNX")
     with Server(repository, "--exit-on-error=false", f"--strict-readiness={strict}") as server:
@@ -101,7 +101,7 @@ def test_c4_strict_readiness_wants_every_model(repository, strict, status):
 
 
 @pytest.mark.parametrize("flags", [(), ("--model-control-mode=explicit", "--load-model=mock")])
-def test_what_the_start_has_still_to_load_is_503_and_not_unknown(repository, flags):
+def test_a_model_still_to_be_loaded_at_the_start_is_503_and_not_unknown(repository, flags):
     repository.mock(config=WARMUP, latency_us=FOREVER_US)
     with Server(repository, *flags, until="Started Metrics Service") as server:
         text = "model 'mock' is not loaded yet: the server is starting"

@@ -33,7 +33,7 @@ def echo_server(tmp_path_factory):
         yield server
 
 
-def test_h9_blobs_lie_in_the_order_of_the_inputs(simple):
+def test_h9_blobs_are_in_the_order_of_the_inputs(simple):
     answer = infer(simple, "addsub", inputs(), BLOB)
     assert answer.status == 200
     assert answer.json["outputs"][1]["data"] == (FIRST - SECOND).tolist()
@@ -70,7 +70,7 @@ def test_h9_sizes_that_contradict_the_shape_are_refused(simple, size):
 
 
 @pytest.mark.parametrize("size", [-1, 1.5, "64", 2**70, None, True])
-def test_h9_a_size_that_is_no_size_is_refused(simple, size):
+def test_h9_an_invalid_size_is_refused(simple, size):
     answer = infer(simple, "addsub", inputs(first=size), BLOB)
     assert answer.status == 400
     assert "binary_data_size" in answer.error or "no data" in answer.error
@@ -98,7 +98,7 @@ def test_h10_binary_data_output_makes_all_outputs_binary(simple):
     assert blob == (FIRST + SECOND).tobytes() + (FIRST - SECOND).tobytes()
 
 
-def test_h43_each_output_in_its_own_form(simple):
+def test_h43_each_output_has_its_own_form(simple):
     outputs = [{"name": "OUTPUT0", "parameters": {"binary_data": True}}, {"name": "OUTPUT1"}]
     head, blob = infer(simple, "addsub", inputs(), BLOB, outputs=outputs).parts()
     assert head["outputs"][1]["data"] == (FIRST - SECOND).tolist()

@@ -125,7 +125,7 @@ def test_f2_batch_sizes_that_differ(simple):
     assert "input 'INPUT1' batch size does not match other inputs for 'addsub'" in answer.error
 
 
-def test_f2_a_batch_of_none(simple):
+def test_f2_an_empty_batch(simple):
     inputs = [tensor(name, "INT32", [0, 16], []) for name in ("INPUT0", "INPUT1")]
     answer = infer(simple, "addsub", inputs)
     assert answer.status == 400
@@ -156,7 +156,7 @@ def test_h25_unknown_input_is_named(simple):
     assert (answer.status, answer.error) == (400, "unexpected inference input 'INPUT7' for model 'addsub'")
 
 
-def test_h25_too_many_inputs_are_counted_before_their_names_are_looked_at(simple):
+def test_h25_too_many_inputs_are_counted_before_their_names_are_checked(simple):
     answer = infer(simple, "addsub", [*GOOD, tensor("INPUT7", "INT32", [1, 16], ONES)])
     assert answer.status == 400
     expected = "[request id: <id_unknown>] expected 2 inputs but got 3 inputs for model 'addsub'."
@@ -191,7 +191,7 @@ IMPOSSIBLE_SHAPES = [
 
 
 @pytest.mark.parametrize("shape", IMPOSSIBLE_SHAPES, ids=lambda shape: str(shape)[:24])
-def test_h41_shapes_that_cannot_be_are_400(simple, shape):
+def test_h41_impossible_shapes_are_400(simple, shape):
     inputs = [{**GOOD[0], "shape": shape}, GOOD[1]]
     assert infer(simple, "addsub", inputs).status == 400
     inputs = [{**tensor("INPUT0", "INT32", None, binary_data_size=64), "shape": shape}, GOOD[1]]
@@ -249,7 +249,7 @@ def test_h41_truncated_chunked_body(simple):
     [b"\0" * 100, b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"],
     ids=["zeros", "no path", "HTTP 9.9", "HTTP 2"],
 )
-def test_h41_what_is_no_http_is_refused(simple, data):
+def test_h41_bytes_that_are_not_http_are_refused(simple, data):
     assert b"200 OK" not in raw(simple.http, data, half_close=True)
 
 
@@ -331,21 +331,21 @@ def test_h9_h25_inputs_are_refused_in_tritons_words(simple, member, value, expec
     ],
     ids=["request", "empty", "short", "input", "output", "parameters", "parameters of input", "parameters of output"],
 )
-def test_an_array_is_no_object(simple, body):
+def test_an_array_in_place_of_an_object_is_refused(simple, body):
     answer = post(simple, PATH, body)
     assert answer.status == 400, answer.body
     assert answer.error
 
 
 @pytest.mark.parametrize("path", ["load", "unload"])
-def test_an_array_is_no_body_of_a_call_that_manages(simple, path):
+def test_an_array_as_the_body_of_a_management_call_is_refused(simple, path):
     assert post(simple, f"/v2/repository/models/addsub/{path}", []).status >= 400
     assert post(simple, "/v2/logging", []).status == 400
     assert post(simple, "/v2/models/addsub/generate", []).status == 400
 
 
 @pytest.mark.parametrize("end", ["one", "chunked", "pipelined", "no body"])
-def test_a_client_that_ends_its_sending_side_gets_its_answer(simple, end):
+def test_a_half_closed_client_gets_its_answer(simple, end):
     body = json.dumps({"inputs": GOOD}).encode()
     chunked = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{len(body):x}\r\n".encode()
     sent, answers = {
@@ -359,7 +359,7 @@ def test_a_client_that_ends_its_sending_side_gets_its_answer(simple, end):
     assert received.count(b"HTTP/1.1 200 OK") == answers, received
 
 
-def test_a_client_that_ends_its_sending_side_waits_for_a_slow_model(repository):
+def test_a_half_closed_client_waits_for_a_slow_model(repository):
     repository.mock(latency_us=300_000)
     body = json.dumps({"inputs": [tensor("x", "FP32", [1, 4], [0] * 4)]}).encode()
     start = f"POST /v2/models/mock/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
@@ -369,7 +369,7 @@ def test_a_client_that_ends_its_sending_side_waits_for_a_slow_model(repository):
         assert raw(server.http, start + body, half_close=True) == b""
 
 
-def test_a_client_that_ends_its_sending_side_gets_all_of_a_long_answer(repository):
+def test_a_half_closed_client_gets_all_of_a_long_answer(repository):
     repository.onnx("m", identity(shape=("rows", 1 << 20)), config="max_batch_size: 0")
     rows = 4
     data = bytes(rows << 22)
@@ -392,9 +392,9 @@ def test_a_client_that_ends_its_sending_side_gets_all_of_a_long_answer(repositor
 
 
 @pytest.mark.parametrize("pause", [False, True])
-def test_a_body_that_ends_too_early_is_told_so(simple, pause):
+def test_a_truncated_body_gets_an_error(simple, pause):
     with open_socket(simple.http) as client:
-        # With a pause, the server reads the end by itself; without one, along with what is before it.
+        # With a pause, the server reads the end separately; without one, together with the bytes before it.
         client.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n" + head(1000) + b"{")
         if pause:
             assert client.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
@@ -405,7 +405,7 @@ def test_a_body_that_ends_too_early_is_told_so(simple, pause):
     assert b"the client stopped sending before the end of the body" in received
 
 
-def test_fields_of_a_head_are_bounded(simple, repository):
+def test_header_fields_are_bounded(simple, repository):
     def status(server, count):
         fields = b"".join(b"X-%d: 1\r\n" % number for number in range(count - 1))
         request = b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n" + fields + b"\r\n"
@@ -463,6 +463,6 @@ def test_bytes_of_a_head_are_bounded(simple):
         ],
     ],
 )
-def test_what_is_not_served_is_501(simple, method, path, what):
+def test_calls_that_are_not_served_are_501(simple, method, path, what):
     answer = request(simple.http, method, path, b"{}" if method == "POST" else None)
     assert (answer.status, answer.error) == (501, f"{what} is not supported yet")

@@ -16,7 +16,7 @@ def test_h2_c39_server_metadata(simple):
     assert metadata["name"] == "triton"
     major, minor, patch = metadata["version"].split(".")
     assert int(major) == 2 and int(minor) >= 51 and int(patch) >= 0
-    # Before Triton's extensions, which server it is.
+    # Skep names itself before Triton's extensions.
     own = run("--version").stdout.split()[-1]
     assert metadata["extensions"][0] == f"skep({own})"
 
@@ -65,7 +65,7 @@ def test_h4_f24_config_has_numbers_enum_names_and_defaults(simple, path):
     assert config["input"][0]["format"] == "FORMAT_NONE"
     # In the order of the protocol's own files.
     assert list(config)[:6] == ["name", "platform", "backend", "runtime", "version_policy", "max_batch_size"]
-    # Defaults that nobody wrote are there.
+    # Defaults are present.
     assert config["input"][0]["optional"] is False
     assert config["input"][0]["is_shape_tensor"] is False
     assert config["parameters"] == {}
@@ -98,12 +98,12 @@ def test_h33_unknown_versions_are_named(simple, suffix):
 
 
 @pytest.mark.parametrize("version", ["abc", "1.0", "-1", "%2b1"])
-def test_h33_paths_of_versions_that_are_no_numbers_are_none(simple, version):
+def test_h33_paths_with_a_version_that_is_not_a_number_are_unknown(simple, version):
     answer = get(simple, f"/v2/models/addsub/versions/{version}")
     assert (answer.status, answer.error) == (404, "Not Found")
 
 
-def test_h33_numbers_that_are_no_versions_are_refused(simple):
+def test_h33_numbers_that_are_not_versions_are_refused(simple):
     answer = get(simple, "/v2/models/addsub/versions/99999999999999999999")
     assert answer.status == 400
     assert answer.error.startswith("failed to get model version from specified version string '99999999999999999999'")

@@ -154,7 +154,7 @@ def test_h22_the_format_changes_between_lines(server):
         (b"[]", 400, "must be a JSON object"),
     ],
 )
-def test_h22_what_is_wrong_is_refused_and_changes_nothing(server, body, status, error):
+def test_h22_a_wrong_setting_is_refused_and_changes_nothing(server, body, status, error):
     answer = post(server, PATH, body)
     assert (answer.status, error in answer.error) == (status, True), answer.body
     assert shown(server) == DEFAULTS

@@ -51,7 +51,7 @@ def test_loads_that_never_end_keep_neither_inference_nor_the_stop(repository):
         assert server.stop() == 0
         answers = [load.result() for load in loads]
         assert {answer.status for answer in answers} == {503}
-        assert {answer.error for answer in answers} == {"the server is stopping, the call is given up"}
+        assert {answer.error for answer in answers} == {"the server is stopping, the call is cancelled"}
         assert "abandoned 1 running loads or unloads" in server.log
         assert server.lines[-1].endswith('"stopped"')
 
@@ -73,7 +73,7 @@ def test_different_models_wait_in_a_bounded_queue_and_the_next_one_is_refused(re
         answer = refused[0].result()
         assert answer.status == 503
         assert answer.headers["retry-after"]
-        assert "3 loads and unloads wait already" in answer.error
+        assert "3 loads and unloads are waiting" in answer.error
         assert "--max-waiting-loads" in answer.error
         assert server.stop() == 0
         assert all(load.result().status == 503 for load in loads)

@@ -102,7 +102,7 @@ def test_m1_m10_m16_names_helps_and_order_are_tritons(server):
         assert line in text(server).splitlines()
 
 
-def test_m1_metrics_of_no_model_are_not_there(repository):
+def test_m1_without_models_there_are_no_model_metrics(repository):
     repository.onnx("m", plus(1))
     with Server(repository, "--model-control-mode=explicit") as server:
         assert not any(name.startswith("nv_inference") for name in families(server))
@@ -163,7 +163,7 @@ def test_m11_there_are_no_summaries_by_default(server):
         ("summary_quantiles=0.5", "expected <quantile>:<error>"),
     ],
 )
-def test_m11_settings_that_are_none_are_refused(repository, setting, said):
+def test_m11_invalid_settings_are_refused(repository, setting, said):
     code, log = serve_and_fail(repository.path, f"--metrics-config={setting}")
     assert code == 1
     assert setting in log and said in log
@@ -278,7 +278,7 @@ def test_m17_loads_take_time(repository):
         assert figure(server, "nv_model_load_duration_secs", model="slow", version="1") >= 0.05
 
 
-def test_m5_instances_say_how_busy_they_are(repository):
+def test_m5_instances_report_how_busy_they_are(repository):
     repository.mock("slow", config="instance_group [ { count: 2 kind: KIND_CPU } ]", latency_us=500_000)
     slow = {"model": "slow", "version": "1"}
     with Server(repository, "--metrics-interval-ms=20") as server:
@@ -310,7 +310,7 @@ def test_m18_flags(repository):
 
 
 @pytest.mark.parametrize("planner", [None, "malloc", "runtime"])
-def test_m5_runs_say_what_their_tensors_take(repository, planner):
+def test_m5_runs_report_the_memory_of_their_tensors(repository, planner):
     chosen = f'parameters {{ key: "memory_planner" value {{ string_value: "{planner}" }} }}' if planner else ""
     repository.generate("cnn", config=f"max_batch_size: 8 instance_group {{ count: 1 kind: KIND_CPU }} {chosen}")
     instance = {"model": "cnn", "version": "1", "instance": "cnn_0_0"}

@@ -85,7 +85,7 @@ def test_h12_the_protocols_own_names_are_not_the_users(server):
         ),
     ],
 )
-def test_h12_what_is_no_parameter_is_refused_in_tritons_words(server, parameters, expected):
+def test_h12_invalid_parameters_are_refused_in_tritons_words(server, parameters, expected):
     answer = infer(server, "echo", INPUTS, parameters=parameters)
     assert (answer.status, answer.error) == (400, expected)
 
@@ -136,7 +136,7 @@ def test_g7_parameters_of_every_kind(stub):
         ),
     ],
 )
-def test_g7_what_is_no_parameter_is_refused_in_tritons_words(stub, key, kind, value, expected):
+def test_g7_invalid_parameters_are_refused_in_tritons_words(stub, key, kind, value, expected):
     request = message()
     setattr(request.parameters[key], kind, value)
     with pytest.raises(grpc.RpcError) as caught:
@@ -167,7 +167,7 @@ def test_g15_metadata_becomes_parameters(stub):
 
 
 @pytest.mark.parametrize("flag", ["--http-header-forward-pattern", "--grpc-header-forward-pattern"])
-def test_c24_a_pattern_that_is_none_ends_the_start(repository, flag):
+def test_c24_an_invalid_pattern_ends_the_start(repository, flag):
     code, log = serve_and_fail(repository, f"{flag}=[")
     assert (code, flag in log) == (1, True)
 

@@ -162,7 +162,7 @@ def test_a_repository_that_vanishes_for_a_while_keeps_its_models(repository):
         repository.path.unlink()
         away.rename(repository.path)
         server.wait_for(f"`{repository}` can be read again")
-        assert said(server, f"cannot read `{repository}`, its models stay as they are") == 1
+        assert said(server, f"cannot read `{repository}`, its models stay loaded") == 1
         # Not loaded again either, and watched as before.
         assert executions(server) == [2]
         put(repository, plus(7))
@@ -184,7 +184,7 @@ def test_a_models_directory_that_cannot_be_read_for_a_while_keeps_the_model(repo
         (away / place).rename(aside)
         unreadable(away / place)
         away.rename(repository.path)
-        server.wait_for(f"cannot read `{repository.path / place}`, its models stay as they are")
+        server.wait_for(f"cannot read `{repository.path / place}`, its models stay loaded")
         failing_polls(server, repository)
         assert (value(server), states(server)["m", "2"]) == (2, "READY")
         # The others are watched meanwhile.
@@ -211,7 +211,7 @@ def test_a_repository_whose_mount_is_gone_keeps_its_models(repository, tmp_path)
         assert Path(other).stat().st_dev != repository.path.stat().st_dev
         next_link.symlink_to(other)
         next_link.rename(link)
-        server.wait_for(f"cannot read `{link}`, its models stay as they are")
+        server.wait_for(f"cannot read `{link}`, its models stay loaded")
         server.wait_for("it is empty, and on another file system than before: its mount may be gone")
         failing_polls(server, link)
         assert value(server) == 1
@@ -359,7 +359,7 @@ def test_the_log_and_the_metrics_say_each_change_of_readiness_once(repository):
         wait_metric(server, "skep_model_load_failures_total", lambda count: count >= 1, model="m")
         assert (value(server), get(server, "/v2/health/ready").status) == (1, 200)
         assert server.log.count("not ready any more") == 1
-        assert server.log.count("ready for requests: every model") == 1
+        assert server.log.count("ready for requests: every requested model") == 1
         assert "`--strict-readiness=false`" in server.log
         log = server.log
         assert log.index("loading model `m`, 1 KiB of files") < log.index("loaded model `m`")

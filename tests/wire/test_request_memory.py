@@ -1,4 +1,4 @@
-"""`--max-request-memory`: what the server really takes for requests and answers, whatever few bytes they are made of; and
+"""`--max-request-memory`: the memory that the server really uses for requests and answers, however few bytes they are sent as; and
 that others are answered meanwhile."""
 
 import contextlib
@@ -145,7 +145,7 @@ def varint(number):
     [typed("int64_contents", [1] * (16 * MIB)), typed("bytes_contents", [b""] * (8 * MIB))],
     ids=["numbers", "strings"],
 )
-def test_typed_contents_are_charged_for_what_they_become(server, message):
+def test_typed_contents_are_charged_for_their_decoded_form(server, message):
     """A byte that becomes eight, and two that become thirty-two."""
     with bounded(server):
         code, text = of_grpc(server, message)
@@ -184,7 +184,7 @@ MANY = MIB
         ("logging", '{"log_info":[%s]}' % ",".join(['{"a":0}'] * MANY)),
     ],
 )
-def test_json_takes_no_memory_for_what_nobody_looks_at(server, path, body):
+def test_unused_json_takes_no_memory(server, path, body):
     """8 MiB of objects would be more than half a gigabyte."""
     with bounded(server):
         answer = post(server, f"/v2/{path}", body)
@@ -192,7 +192,7 @@ def test_json_takes_no_memory_for_what_nobody_looks_at(server, path, body):
     assert answer.error
 
 
-def test_json_data_is_charged_for_what_it_becomes(server):
+def test_json_data_is_charged_for_its_decoded_form(server):
     """15 MiB of text that is 60 MiB of numbers."""
     count = 15 * MIB // 2
     body = '{"inputs":[{"name":"x","datatype":"FP64","shape":[%d],"data":[%s]}]}' % (count, ",".join(["1"] * count))
@@ -202,7 +202,7 @@ def test_json_data_is_charged_for_what_it_becomes(server):
     assert answer.headers["Retry-After"]
 
 
-def test_a_managing_call_has_a_short_message(server):
+def test_messages_of_management_calls_are_short(server):
     with bounded(server):
         code, text = of_grpc(server, bytes(2 * MIB), "LogSettings")
         assert (code, text) == (
@@ -261,7 +261,7 @@ def asked(server):
 
 
 @pytest.mark.parametrize("protocol", ["http1", "http2", "grpc", "stream"])
-def test_answers_that_nobody_reads_share_the_bound_and_are_given_up(server, protocol):
+def test_unread_answers_share_the_limit_and_are_given_up(server, protocol):
     """30 of 16 MiB: those that do not fit are refused, the others given up when nothing of them was taken for so long."""
     files = open_files(server)
     before = asked(server)
@@ -291,7 +291,7 @@ def test_a_compressed_answer_is_charged(server):
 
 
 @pytest.mark.parametrize("protocol", ["http2", "grpc"])
-def test_signs_of_life_do_not_keep_an_unread_answer(server, protocol):
+def test_pings_do_not_keep_an_unread_answer(server, protocol):
     """The answer is reset; what else the connection asks for is answered before and after."""
     with bounded(server), contextlib.ExitStack() as stack:
         reader = ask_large(stack, server, protocol)
@@ -335,7 +335,7 @@ def test_a_reader_of_a_byte_at_a_time_is_given_up(server):
         assert reset
 
 
-def test_an_http2_connection_that_said_so_needs_no_request(tmp_path):
+def test_an_http2_connection_needs_no_request(tmp_path):
     repository = Repository(tmp_path / "models")
     repository.onnx("m", plus(1))
     with Server(repository, "--head-timeout-ms=200") as server, contextlib.ExitStack() as stack:
@@ -356,13 +356,13 @@ def test_load_requests_are_charged_with_their_files(server):
     assert (answer.status, "memory of requests is full" in answer.error) == (503, True), answer.error
 
 
-def test_the_gauges_say_what_is_used_and_what_there_is(server):
+def test_the_gauges_show_use_and_limit(server):
     figures = metrics(server)
     assert figures["skep_request_memory_bytes", frozenset({("kind", "limit")})] == MEMORY
     assert figures["skep_request_memory_bytes", frozenset({("kind", "used")})] == 0
 
 
-def test_streams_that_nobody_reads_count_and_do_not_stop_the_others(tmp_path):
+def test_unread_streams_are_charged_and_do_not_block_the_others(tmp_path):
     """Eight streams send as much as they may and read nothing; a call on the same connection is answered."""
     repository = Repository(tmp_path / "models")
     repository.onnx("m", plus(1, shape=("batch", 128 << 10)))
@@ -394,7 +394,7 @@ def test_streams_that_nobody_reads_count_and_do_not_stop_the_others(tmp_path):
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
-def test_requests_that_fill_their_windows_leave_the_connection_one(server, protocol):
+def test_requests_that_fill_their_windows_do_not_block_the_connection(server, protocol):
     """Whatever number of requests is not read, another one has room: the connection takes what all streams together may."""
     with Http2(getattr(server, protocol)) as client:
         # The server says at first how much it takes.

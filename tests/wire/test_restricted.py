@@ -1,4 +1,4 @@
-"""Restricted calls: who is let in, who is not and in which words, over both protocols."""
+"""Restricted calls: which clients are let in, and the errors for the others, over both protocols."""
 
 import os
 import signal
@@ -114,7 +114,7 @@ def test_h30_every_route_asks_for_its_groups_header(server, method, path, group)
     assert request(server.http, "PATCH", path, headers=allowed).status == 405
 
 
-def test_h30_what_is_no_call_is_not_restricted(server):
+def test_h30_pages_are_not_restricted(server):
     assert get(server, "/v2/nosuch").status == 404
     assert get(server, "/").status == 200
     assert request(server.metrics, "GET", "/metrics").status == 200
@@ -152,7 +152,7 @@ def test_g14_streams_too(stub):
     assert "unknown model" in answer.error_message
 
 
-def test_g14_g8_the_health_service_is_of_health(server):
+def test_g14_g8_the_health_service_is_in_group_health(server):
     with grpc.insecure_channel(server.grpc) as channel:
         same = {"request_serializer": bytes, "response_deserializer": bytes}
         check = channel.unary_unary("/grpc.health.v1.Health/Check", **same)
@@ -205,7 +205,7 @@ def test_h30_g14_groups_share_a_key_and_others_stay_open(repository):
     ],
 )
 @pytest.mark.parametrize("flag", ["http-restricted-api", "grpc-restricted-protocol"])
-def test_c25_what_is_no_restriction_ends_the_start(simple_repository, flag, setting, said):
+def test_c25_a_malformed_restriction_ends_the_start(simple_repository, flag, setting, said):
     code, log = serve_and_fail(simple_repository, f"--{flag}={setting}")
     assert code == 1
     assert f"--{flag}" in log and said in log
@@ -226,7 +226,7 @@ def is_refused_over_grpc(server, value):
         return False
 
 
-def test_values_out_of_a_file_hold_for_both_protocols_and_change_by_a_signal(simple_repository, tmp_path):
+def test_values_from_a_file_apply_to_both_protocols_and_change_at_a_signal(simple_repository, tmp_path):
     path = tmp_path / "restricted"
     path.write_text("# who may change things\n\nlogging,trace:key=old\n  model-repository:other=x  \n")
     path.chmod(0o600)
@@ -262,7 +262,7 @@ def test_values_out_of_a_file_hold_for_both_protocols_and_change_by_a_signal(sim
         (None, "No such file"),
     ],
 )
-def test_a_file_that_does_not_do_ends_the_start_and_shows_no_secret(simple_repository, tmp_path, text, expected):
+def test_an_unusable_file_ends_the_start_and_shows_no_secret(simple_repository, tmp_path, text, expected):
     path = tmp_path / "restricted"
     if text is not None:
         path.write_text(text)

@@ -33,7 +33,7 @@ def server(repository):
         yield server
 
 
-def test_h15_h24_statistics_of_what_is_not_there_are_a_wrong_argument(server):
+def test_h15_h24_statistics_of_missing_models_are_an_invalid_argument(server):
     unknown = "requested model 'nosuch' is not available"
     version = "requested model version is not available for model 'm'"
     with tritonclient.grpc.InferenceServerClient(server.grpc) as client:
@@ -87,7 +87,7 @@ def test_t1_t2_t3_counts_are_exact(server):
     assert {size: {b[name]["count"] for name in DURATIONS} for size, b in batches.items()} == {1: {1}, 3: {2}, 8: {1}}
 
 
-def test_t1_grpc_says_the_same(server):
+def test_t1_grpc_gives_the_same_statistics(server):
     for batch in (2, 5):
         send(server, batch)
     with tritonclient.grpc.InferenceServerClient(server.grpc) as client:

@@ -1,4 +1,4 @@
-"""Encryption: HTTPS and gRPC over TLS, certificates of servers and clients, what goes wrong with them."""
+"""Encryption: HTTPS and gRPC over TLS, certificates of servers and clients, and their failures."""
 
 import contextlib
 import datetime
@@ -54,7 +54,7 @@ class Authority:
         return flags + ([f"--{protocol}-use-ssl-mutual=true", f"--{protocol}-root-cert={self.root}"] if mutual else [])
 
     def context(self, certificate=None, protocols=()):
-        """What a client trusts, and what it shows of itself."""
+        """The roots that a client trusts, and the certificate that it presents."""
         context = ssl.create_default_context(cafile=self.root)
         if certificate:
             context.load_cert_chain(*certificate)
@@ -70,7 +70,7 @@ def authority(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stranger(tmp_path_factory):
-    """An authority that nobody trusts."""
+    """An authority that neither side trusts."""
     return Authority(tmp_path_factory.mktemp("tls") / "stranger")
 
 
@@ -130,7 +130,7 @@ def test_h38_tritonclient_over_https(encrypted, authority):
 
 
 @pytest.mark.parametrize(("offered", "agreed"), [(["h2"], "h2"), (["http/1.1"], "http/1.1"), (["h2", "http/1.1"], "h2")])
-def test_h38_the_protocol_is_agreed_on_in_the_handshake(encrypted, authority, offered, agreed):
+def test_h38_the_handshake_negotiates_the_protocol(encrypted, authority, offered, agreed):
     context = authority.context(protocols=offered)
     if agreed == "h2":
         with Http2(encrypted.http, wrap=lambda connection: wrapped(connection, context)) as client:
@@ -197,7 +197,7 @@ def test_h38_g11_a_client_without_a_trusted_certificate_is_refused(mutual, autho
     assert failure.value.code() == grpc.StatusCode.UNAVAILABLE
 
 
-def test_h38_plain_text_to_an_encrypted_port_and_the_other_way_round(encrypted, simple, authority):
+def test_h38_plain_text_to_an_encrypted_port_and_vice_versa(encrypted, simple, authority):
     plain = b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n"
     for address in (encrypted.http, encrypted.grpc):
         assert b"HTTP/1.1" not in raw(address, plain)
@@ -214,7 +214,7 @@ def test_h38_metrics_stay_plain(encrypted):
     assert request(encrypted.metrics, "GET", "/metrics").status == 200
 
 
-def test_h38_g11_a_handshake_that_does_not_come_ends_and_holds_nobody_up(models, authority):
+def test_h38_g11_a_missing_handshake_ends_and_delays_no_others(models, authority):
     flags = authority.flags("http") + authority.flags("grpc")
     with Server(models, *flags, "--head-timeout-ms=300") as server:
         for address in (server.http, server.grpc):
@@ -251,7 +251,7 @@ def test_c42_open_encrypted_connections_do_not_delay_a_stop(models, authority):
         (["use-ssl=true", "server-cert={cert}", "server-key={other}"], "{p}-server-key: `{other}`"),
     ],
 )
-def test_c28_files_that_do_not_do_are_named_at_the_start(models, authority, stranger, protocol, flags, named):
+def test_c28_unusable_files_are_named_at_the_start(models, authority, stranger, protocol, flags, named):
     values = {"p": protocol, "cert": authority.server[0], "key": authority.server[1], "other": stranger.server[1]}
     code, log = serve_and_fail(models, *[f"--{protocol}-{flag}".format(**values) for flag in flags])
     assert code == 1
@@ -294,7 +294,7 @@ def self_signed(directory, name, **options):
     return certificate, key
 
 
-def test_h38_a_certificate_that_is_its_own_root_is_a_clients(models, authority, tmp_path):
+def test_h38_a_self_signed_certificate_is_accepted_from_a_client(models, authority, tmp_path):
     """Common in test clusters, and taken by Triton's TLS library; only while it is valid, and only
     where it is one of the roots itself."""
     own, expired, other = [
@@ -461,7 +461,7 @@ class Renewed:
 
 
 @pytest.mark.parametrize("how", ["signal", "change"])
-def test_new_certificates_are_for_new_connections(models, authority, stranger, tmp_path, how):
+def test_new_connections_use_new_certificates(models, authority, stranger, tmp_path, how):
     files = Renewed(tmp_path)
     files.write(authority)
     with Server(models, *files.flags()) as server, https(server, authority.context(authority.client)) as old:
@@ -475,14 +475,14 @@ def test_new_certificates_are_for_new_connections(models, authority, stranger, t
         with https(server, stranger.context(stranger.client)) as new:
             assert send(new, "GET", "/v2/health/ready").status == 200
         assert grpc_ready(server, credentials(stranger.root, stranger.client)) == b"\x08\x01"
-        # Whoever trusts only the old one leaves, and clients of the old root are refused.
+        # A client that trusts only the old one leaves, and clients of the old root are refused.
         with pytest.raises(ssl.SSLCertVerificationError), https(server, authority.context(authority.client)) as other:
             send(other, "GET", "/v2/health/ready")
         assert send(old, "GET", "/v2/health/ready").status == 200, "what is open goes on"
         assert server.stop() == 0
 
 
-def test_a_broken_pair_leaves_the_old_one(models, authority, stranger, tmp_path):
+def test_a_broken_pair_keeps_the_old_certificate(models, authority, stranger, tmp_path):
     files = Renewed(tmp_path)
     files.write(authority)
     with Server(models, *files.flags()) as server:
@@ -506,7 +506,7 @@ def test_the_page_of_an_encrypted_port_is_https(encrypted, simple):
     assert f"page at http://localhost:{split(simple.http)[1]}/" in simple.log
 
 
-def test_a_certificate_of_version_1_signs_no_other(models, authority, version_1, tmp_path):
+def test_a_certificate_of_version_1_cannot_sign_another(models, authority, version_1, tmp_path):
     middle, middle_key = version_1.issue("middle")
     issuer = x509.load_pem_x509_certificate(middle.read_bytes())
     signer = serialization.load_pem_private_key(middle_key.read_bytes(), None)

@@ -4,7 +4,7 @@
 use std::{
     fmt::Write,
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
 };
 
@@ -95,10 +95,6 @@ fn criterion(root: &Path, package: &str, group: &str) -> Result<String> {
         root,
         cargo().args(["bench", "--locked", "--package", package]),
     )?;
-    let read = |path: PathBuf| -> Result<Value> {
-        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-        Ok(serde_json::from_str(&text)?)
-    };
     let mut rows = Vec::new();
     for function in fs::read_dir(root.join("target/criterion").join(group))? {
         // Beside the functions there are reports.
@@ -107,8 +103,8 @@ fn criterion(root: &Path, package: &str, group: &str) -> Result<String> {
             if !folder.join("estimates.json").exists() {
                 continue;
             }
-            let benchmark = read(folder.join("benchmark.json"))?;
-            let median = &read(folder.join("estimates.json"))?["median"];
+            let benchmark = read_json(&folder.join("benchmark.json"))?;
+            let median = &read_json(&folder.join("estimates.json"))?["median"];
             let elements = benchmark["throughput"]["Elements"].as_f64().unwrap_or(1.0);
             let ns = |value: &Value| value.as_f64().map(|ns| ns / elements);
             let interval = &median["confidence_interval"];
@@ -123,6 +119,11 @@ fn criterion(root: &Path, package: &str, group: &str) -> Result<String> {
     }
     rows.sort();
     Ok(rows.into_iter().map(|(.., row)| row).collect())
+}
+
+fn read_json(path: &Path) -> Result<Value> {
+    let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    Ok(serde_json::from_str(&text)?)
 }
 
 fn readme(bench: &Bench, args: &[String], commit: &str, rows: &[Value]) -> Result<String> {
@@ -159,18 +160,16 @@ fn readme(bench: &Bench, args: &[String], commit: &str, rows: &[Value]) -> Resul
         }
     }
     for name in names {
-        let is_in_table = |row: &&Value| row["table"].as_str().unwrap_or_default() == name;
-        table(
-            &mut page,
-            bench,
-            name,
-            &rows.iter().filter(is_in_table).collect::<Vec<_>>(),
-        )?;
+        let rows: Vec<&Value> = rows
+            .iter()
+            .filter(|row| row["table"].as_str().unwrap_or_default() == name)
+            .collect();
+        table(&mut page, bench, name, &rows)?;
     }
     Ok(page)
 }
 
-/// A table of those columns that any of the rows has; without a name, of all columns.
+/// A table of the columns that any row has; of all columns if the table has no name.
 fn table(page: &mut String, bench: &Bench, name: &str, rows: &[&Value]) -> Result<()> {
     if !name.is_empty() {
         writeln!(page, "## {name}\n")?;

@@ -55,7 +55,7 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
     check_installed()?;
     same_versions(root)?;
 
-    // New inputs go into the first folder, so that a run leaves what is committed as it is.
+    // New inputs go into the first folder, so that a run does not change the committed ones.
     let found = root.join("target/fuzz/corpus").join(target);
     let committed = root.join("fuzz/corpus").join(target);
     for folder in [&found, &committed] {

@@ -59,7 +59,7 @@ fn environment(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Files of packages that nobody imports: no dependencies, no code that runs at installation.
+/// Files of packages that are not imported: no dependencies, no code that runs at installation.
 fn real_models(root: &Path) -> Result<()> {
     let target = root.join(REAL_MODELS_TARGET);
     let (digest, stamp) = stamp(root, REAL_MODELS, &target)?;

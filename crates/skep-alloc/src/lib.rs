@@ -3,7 +3,7 @@
 //! ```text
 //! first run of a shape class      its Recording            planned by the caller      every later run
 //!
-//!  malloc 300 -> memory of        + 0: 300 bytes            0 -> offset 0              +--------+ <- region, one an Arena
+//!  malloc 300 -> memory of        + 0: 300 bytes            0 -> offset 0              +--------+ <- an Arena's region
 //!  malloc 200    this run alone   + 1: 200 bytes            1 -> offset 320            |   0, 2 |
 //!  free   300                     - 0                       2 -> offset 0              +--------+
 //!  malloc 250                     + 2: 250 bytes            RunPlan of 576 bytes       |     1  |
@@ -39,12 +39,14 @@
 mod arena;
 mod heap;
 mod load;
+mod planned;
 mod pool;
 mod region;
 mod scope;
 
 pub use arena::{Arena, RunMode, RunReport};
 pub use load::{LOADED_BYTES, LoadMode, LoadedBlock, LoadedBlocks, load};
+pub use planned::{PlannedRuns, RunFailure, RunMemory, RunPlanner, RunPlans, ShapeClass};
 pub use pool::{ArenaNeed, ArenaPool};
 pub use region::reserved_bytes;
 pub use scope::{free, malloc};

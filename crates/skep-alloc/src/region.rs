@@ -201,7 +201,7 @@ impl Region {
         (base..base + self.length).contains(&address)
     }
 
-    /// Frees the block at `address`, if that is in this region, and says its size.
+    /// Frees the block at `address`, if that is in this region, and returns its size.
     pub(crate) fn free(&self, address: usize) -> Option<u64> {
         if !self.contains(address) {
             return None;

@@ -28,24 +28,25 @@ pub(crate) struct CurrentRun {
     pub(crate) peak: u64,
     /// Blocks that came from the heap although the run has a plan.
     pub(crate) unplanned: u64,
-    /// What it may take.
+    /// What it may allocate.
     pub(crate) charge: RunCharge,
-    /// The first block that it might not take. The runtime ends the run then, in whatever way it has.
+    /// The first block that it was refused. The runtime then ends the run in its own way.
     pub(crate) refused: Option<RunRefused>,
 }
 
-/// What is written down of a run, and its memory, which goes back to the system when the run ends.
+/// The recording of a run, and its memory, which goes back to the system when the run ends.
 #[derive(Debug, Default)]
 pub(crate) struct RecordedRun {
     recorder: Recorder,
     regions: GrowingRegions,
 }
 
-/// What a small block takes beside its bytes: the runtime's object for the tensor, the allocator's note of the block,
+/// What a small block costs beside its bytes: the runtime's object for the tensor, the allocator's note of the block,
 /// and what is lost to alignment. As measured with a loop that keeps a row of 4 bytes of each round.
 const BLOCK_BYTES: u64 = 256;
 
-/// So many blocks of a run are counted as their bytes alone: a model has hundreds of tensors, a hostile loop millions.
+/// This many blocks of a run are counted as their bytes alone: a model has hundreds of tensors, a hostile loop
+/// millions.
 const UNCOUNTED_BLOCKS: u64 = 1024;
 
 impl RecordedRun {
@@ -53,7 +54,7 @@ impl RecordedRun {
         Some(self.regions.malloc(size)?.as_ptr())
     }
 
-    /// The sequence, unless that was too long.
+    /// The sequence, unless it was too long.
     pub(crate) fn finish(&mut self) -> Option<Recording> {
         std::mem::take(&mut self.recorder).finish()
     }
@@ -111,7 +112,7 @@ impl CurrentRun {
         block
     }
 
-    /// Frees a block of the run's own memory, and says its size.
+    /// Frees a block of the run's own memory, and returns its size.
     fn free(&self, address: usize) -> Option<u64> {
         match (&self.region, &self.recorded) {
             (Some(region), _) => region.free(address),
@@ -137,7 +138,7 @@ pub fn malloc(size: usize) -> *mut u8 {
     if size == 0 {
         return ptr::null_mut();
     }
-    // A thread that ends has no run any more, and one that frees within `malloc` is not known to exist.
+    // A thread that ends has no run any more. A free within `malloc` finds the cell borrowed; no runtime does it.
     let in_run = CURRENT.try_with(|current| {
         let mut current = current.try_borrow_mut().ok()?;
         current.as_mut().map(|run| run.malloc(size))
@@ -149,7 +150,7 @@ pub fn malloc(size: usize) -> *mut u8 {
         .unwrap_or_else(|| heap::malloc(size))
 }
 
-/// Frees a block; null is nothing. On any thread, in any run or none. Never panics.
+/// Frees a block; null is ignored. On any thread, in any run or none. Never panics.
 ///
 /// # Safety
 /// `block` is null, or comes from [`malloc`], is live, and is not used again.

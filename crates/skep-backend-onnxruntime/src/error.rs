@@ -2,8 +2,8 @@
 
 use std::fmt;
 
+use skep_alloc::RunFailure;
 use skep_backend::{BackendError, ErrorKind};
-use skep_tensor::RunRefused;
 
 use crate::ffi::{ApiError, ApiErrorCode};
 
@@ -37,11 +37,14 @@ fn lacks_memory(message: &str) -> bool {
     message.contains("bad_alloc") || message.contains("Failed to allocate memory")
 }
 
-/// The error for a run whose memory was refused.
-pub(crate) fn refused(refused: RunRefused) -> ApiError {
-    ApiError {
-        code: ApiErrorCode::NO_MEMORY,
-        message: refused.to_string(),
+/// The error for a run that failed. If its memory was refused, the library only knows that it got none.
+pub(crate) fn of_run(failure: RunFailure<ApiError>) -> ApiError {
+    match failure {
+        RunFailure::Refused(refused) => ApiError {
+            code: ApiErrorCode::NO_MEMORY,
+            message: refused.to_string(),
+        },
+        RunFailure::Failed(error) => error,
     }
 }
 

@@ -7,14 +7,14 @@
 //!
 //! ```text
 //! LibrarySearch -> candidates -> Library -> OrtRuntime (one per process, never closed)
-//!                                             |
-//!                               OnnxRuntime --+-- load -> OrtModel (one session) -- instance -> OrtInstance, many at once
+//!                                           |
+//!                            OnnxRuntime ---+-- load -> OrtModel (one session) -- instance -> OrtInstance (many)
 //!
 //! find.rs, open.rs  where the library may be; opening the one that is used
 //! ffi/              the C API: the only `unsafe` code of the crate
 //! options.rs        a configuration's execution options as session options
 //! model.rs          a loaded model, its instances, a run
-//! planning.rs       the memory of runs: recorded, planned, replayed
+//! planning.rs       which runs share a plan, and how long planning may take
 //! sessions.rs       sessions that models share, kept for a while after an unload
 //! bake.rs           makes the baked form of a model
 //! trial.rs          compares the baked form's outputs with the model's
@@ -54,7 +54,6 @@ use std::{
 pub use find::{LIBRARY_VARIABLE, LibraryOrigin, LibrarySearch};
 pub use machine::channel_block;
 pub use open::{FindError, SearchFinding, SearchReport, SearchedPlace};
-pub use planning::buffer;
 pub use sessions::give_up_kept_sessions;
 use skep_alloc::Recording;
 use skep_backend::{
@@ -78,7 +77,6 @@ use crate::{
     ffi::{ApiError, OrtRuntime, Session, SessionOptions},
     model::OrtModel,
     options::SessionSettings,
-    planning::Plans,
     sessions::{CurrentSession, SessionIdentity, SharedSession},
 };
 
@@ -425,7 +423,7 @@ impl OnnxRuntime {
             input_names,
             output_names,
             shapes: None,
-            plans: Plans::new(execution.memory_planner, self.runtime.arenas()),
+            plans: planning::plans(execution.memory_planner, self.runtime.arenas()),
             threads: options::busy_threads(execution, threads),
             bound: RunBound::default(),
             shapes_lie: AtomicBool::new(false),

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use skep_alloc::{Arena, Recording, RunMode};
+use skep_alloc::{Arena, PlannedRuns, Recording, RunMode, RunPlans};
 use skep_backend::{
     BackendError, ErrorKind, Instance, Interrupt, LoadRequest, Model, OutputSlot, RunMemory,
     check_cpu, check_run,
@@ -25,7 +25,7 @@ use crate::{
     OnnxRuntime, error,
     ffi::{ApiError, OrtRuntime, OrtTensor, RunOptions, Session, TensorList},
     options,
-    planning::{Plans, Runs, ShapeClass},
+    planning::run_class,
     sessions::{CurrentSession, SharedSession},
 };
 
@@ -44,7 +44,7 @@ pub(crate) struct OrtModel {
     pub(crate) output_names: Vec<CString>,
     pub(crate) shapes: Option<ShapeRules>,
     /// Plans for intermediate tensors; `None` leaves their memory to the library.
-    pub(crate) plans: Option<Plans>,
+    pub(crate) plans: Option<RunPlans>,
     /// Threads that a run keeps busy.
     pub(crate) threads: NonZeroUsize,
     /// The bound on a run's memory.
@@ -93,7 +93,7 @@ impl Model for OrtModel {
                 is_set: AtomicBool::new(false),
             }),
             model: self,
-            runs: Runs::default(),
+            runs: InstanceRuns::default(),
         }))
     }
 }
@@ -126,11 +126,19 @@ impl Interrupt for RunInterrupt {
     }
 }
 
+/// The runs of an instance.
+#[derive(Debug, Default)]
+struct InstanceRuns {
+    planned: PlannedRuns,
+    /// CPU time of the last run, if it was measured.
+    cpu_time: Option<Duration>,
+}
+
 /// An executable copy: it owns the memory of its runs, unless the session's arena does. A run's lists are on the stack.
 #[derive(Debug)]
 struct OrtInstance {
     model: Arc<OrtModel>,
-    runs: Runs,
+    runs: InstanceRuns,
     stop: Arc<RunInterrupt>,
 }
 
@@ -151,7 +159,7 @@ impl Instance for OrtInstance {
     }
 
     fn cpu_time(&self) -> Option<Duration> {
-        self.runs.cpu_time()
+        self.runs.cpu_time
     }
 
     fn interrupt(&self) -> Option<Arc<dyn Interrupt>> {
@@ -159,7 +167,10 @@ impl Instance for OrtInstance {
     }
 
     fn memory(&self) -> Option<RunMemory> {
-        self.model.plans.as_ref().map(|_| self.runs.figures())
+        self.model
+            .plans
+            .as_ref()
+            .map(|_| self.runs.planned.figures())
     }
 }
 
@@ -196,7 +207,7 @@ impl OrtModel {
         let options = self.run_options().map_err(error::run)?;
         let charge = &mut self.bound.begin(0);
         let (ran, outcome) = Arena::new().run(RunMode::Record, charge, || {
-            let runs = &mut Runs::default();
+            let runs = &mut InstanceRuns::default();
             self.run(runs, &options, &values, &views, &mut slots, true)
         });
         ran.map_err(error::run)?;
@@ -209,7 +220,7 @@ impl OrtModel {
     /// Runs into the slots' prepared memory; if an output's shape does not fit, runs again into the library's memory.
     fn run_any(
         &self,
-        runs: &mut Runs,
+        runs: &mut InstanceRuns,
         options: &RunOptions,
         values: &[OrtTensor<'_>],
         inputs: &[TensorView<'_>],
@@ -233,7 +244,7 @@ impl OrtModel {
     /// explain.
     fn run_prepared(
         &self,
-        runs: &mut Runs,
+        runs: &mut InstanceRuns,
         options: &RunOptions,
         values: &[OrtTensor<'_>],
         inputs: &[TensorView<'_>],
@@ -250,7 +261,7 @@ impl OrtModel {
     /// Runs once and fills the slots; with `in_place`, in their prepared memory.
     fn run(
         &self,
-        runs: &mut Runs,
+        runs: &mut InstanceRuns,
         options: &RunOptions,
         values: &[OrtTensor<'_>],
         inputs: &[TensorView<'_>],
@@ -264,7 +275,7 @@ impl OrtModel {
         let class = self
             .plans
             .as_ref()
-            .map(|plans| (plans, ShapeClass::of(inputs, outputs, in_place)));
+            .map(|plans| (plans, run_class(inputs, outputs, in_place)));
         let mut held = 0_u64;
         let made = {
             let prepared = outputs.iter_mut().map(|slot| match slot.prepared_mut() {
@@ -290,11 +301,12 @@ impl OrtModel {
             let ran = match class {
                 Some((plans, class)) => {
                     let beside = held.saturating_add(string_bytes(inputs));
-                    runs.run(plans, &class, (&self.bound, beside), run)
+                    let ran = runs.planned.run(plans, &class, (&self.bound, beside), run);
+                    ran.map_err(error::of_run)
                 }
                 None => run(),
             };
-            runs.took(session.session().end(started));
+            runs.cpu_time = session.session().end(started);
             ran?
         };
         for (slot, value) in outputs.iter_mut().zip(made) {

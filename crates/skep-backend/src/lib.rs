@@ -24,9 +24,8 @@
 //! onnx_file.rs    the inspection of ONNX files, for all backends that read them
 //! slot.rs         where a run's output goes
 //! check.rs        checks of a run's inputs and outputs, for all backends
-//! memory.rs       figures about the memory of runs
 //! error.rs        failures
-//! conformance.rs  a test suite for any backend
+//! conformance/    a test suite for any backend
 //! ```
 
 mod check;
@@ -35,7 +34,6 @@ pub mod conformance;
 mod error;
 mod file;
 mod inspect;
-mod memory;
 mod onnx_file;
 mod slot;
 
@@ -45,8 +43,8 @@ pub use check::{check_cpu, check_run};
 pub use error::{BackendError, ErrorKind, panic_text};
 pub use file::{COPIED_BYTES, ModelFile};
 pub use inspect::{ConfiguredOutput, ConfiguredTensors, FileInterface, InspectRequest, Inspection};
-pub use memory::RunMemory;
 pub use onnx_file::{ONNX_FILES, OnnxReader};
+pub use skep_alloc::RunMemory;
 use skep_cache::{Claim, FormKey, Found, Making};
 use skep_config::ModelConfig;
 use skep_tensor::{MemoryBudget, RunBound, TensorView};

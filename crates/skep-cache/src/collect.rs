@@ -69,27 +69,29 @@ impl Cache {
                 None => return Ok(None),
             }
         }
-        let run = || -> io::Result<Collected> {
-            let mut all = Vec::new();
-            for (index, part) in parts.iter().enumerate() {
-                // A process that publishes holds the lock, which this one now holds exclusively.
-                staging::remove_left_over(&part.root().join("tmp"), true)?;
-                all.extend(entries(index, &part.root().join("models"))?);
-            }
-            // For equal times, an order that does not depend on the directory's.
-            all.sort_by(|a, b| (a.used, &a.path).cmp(&(b.used, &b.path)));
-            let (mut collected, kept) = evict(all, budget_bytes);
-            for (index, part) in parts.iter().enumerate() {
-                let root = part.root();
-                collected.removed_bytes += sweep(index, &root.join("tensors"), &kept.tensors)?;
-                stamps::forget_others(&root.join("stamps"), &kept.files)?;
-                remove_locks(&root.join("making"), &root.join("models"))?;
-                failures::forget_old(&root.join("failures"), SystemTime::now())?;
-            }
-            Ok(collected)
-        };
-        run().map(Some).map_err(fail)
+        collect_parts(&parts, budget_bytes).map(Some).map_err(fail)
     }
+}
+
+/// Collects parts whose locks the caller holds.
+fn collect_parts(parts: &[Cache], budget_bytes: u64) -> io::Result<Collected> {
+    let mut all = Vec::new();
+    for (index, part) in parts.iter().enumerate() {
+        // A process that publishes holds the lock, which this one now holds exclusively.
+        staging::remove_left_over(&part.root().join("tmp"), true)?;
+        all.extend(entries(index, &part.root().join("models"))?);
+    }
+    // For equal times, an order that does not depend on the directory's.
+    all.sort_by(|a, b| (a.used, &a.path).cmp(&(b.used, &b.path)));
+    let (mut collected, kept) = evict(all, budget_bytes);
+    for (index, part) in parts.iter().enumerate() {
+        let root = part.root();
+        collected.removed_bytes += sweep(index, &root.join("tensors"), &kept.tensors)?;
+        stamps::forget_others(&root.join("stamps"), &kept.files)?;
+        remove_locks(&root.join("making"), &root.join("models"))?;
+        failures::forget_old(&root.join("failures"), SystemTime::now())?;
+    }
+    Ok(collected)
 }
 
 /// Names a tensor's file with its part. Parts share nothing, not even equal tensors.

@@ -47,15 +47,8 @@ pub(crate) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
 /// # Errors
 /// [`CacheError::Io`]; [`CacheError::Unsafe`] for a directory that other users may change.
 pub(crate) fn open(directory: &Path, root: &Path) -> Result<(), CacheError> {
-    let made = |path: &Path, is_outermost| {
-        make(path).map_err(|error| CacheError::io("make", path, error))?;
-        check(path, is_outermost)
-    };
-    made(directory, true)?;
-    made(root, false)?;
-    INNER
-        .iter()
-        .try_for_each(|inner| made(&root.join(inner), false))
+    make_checked(directory, true)?;
+    make_layout(root)
 }
 
 /// The same for a tenant's part: creates its directories, the outer one first, and `root` in the last.
@@ -63,13 +56,23 @@ pub(crate) fn open(directory: &Path, root: &Path) -> Result<(), CacheError> {
 /// # Errors
 /// As [`open`].
 pub(crate) fn open_part(directories: &[&Path], root: &Path) -> Result<(), CacheError> {
-    let made = |path: &Path| {
-        make(path).map_err(|error| CacheError::io("make", path, error))?;
-        check(path, false)
-    };
-    directories.iter().try_for_each(|path| made(path))?;
-    made(root)?;
-    INNER.iter().try_for_each(|inner| made(&root.join(inner)))
+    for directory in directories {
+        make_checked(directory, false)?;
+    }
+    make_layout(root)
+}
+
+/// Creates `root` and its subdirectories.
+fn make_layout(root: &Path) -> Result<(), CacheError> {
+    make_checked(root, false)?;
+    INNER
+        .iter()
+        .try_for_each(|inner| make_checked(&root.join(inner), false))
+}
+
+fn make_checked(path: &Path, is_outermost: bool) -> Result<(), CacheError> {
+    make(path).map_err(|error| CacheError::io("make", path, error))?;
+    check(path, is_outermost)
 }
 
 fn check(path: &Path, is_outermost: bool) -> Result<(), CacheError> {

@@ -80,13 +80,9 @@ impl Cache {
         let seconds = seconds.unwrap_or_default().as_secs();
         let why = why.replace(char::is_control, " ");
         let why = &why[..why.floor_char_boundary(MAX_TEXT_BYTES)];
-        let written = || -> io::Result<()> {
-            let mut file = tempfile::NamedTempFile::new_in(self.path("tmp"))?;
-            writeln!(file, "{seconds} {} {why}", count.saturating_add(1))?;
-            file.persist(&path)?;
-            Ok(())
-        };
-        written().map_err(|error| CacheError::io("write", &path, error))
+        let text = format!("{seconds} {} {why}\n", count.saturating_add(1));
+        write_atomically(&self.path("tmp"), &path, &text)
+            .map_err(|error| CacheError::io("write", &path, error))
     }
 
     /// Forgets the deaths of a key, because its form exists.
@@ -97,6 +93,13 @@ impl Cache {
     fn failure_path(&self, key: &FormKey) -> std::path::PathBuf {
         self.path("failures").join(key.to_string())
     }
+}
+
+fn write_atomically(tmp: &Path, path: &Path, text: &str) -> io::Result<()> {
+    let mut file = tempfile::NamedTempFile::new_in(tmp)?;
+    file.write_all(text.as_bytes())?;
+    file.persist(path)?;
+    Ok(())
 }
 
 /// Removes records that no longer cause a wait.

@@ -21,14 +21,14 @@ use crate::{
     Cache, CacheError, FormKey, FormTensor,
     manifest::Manifest,
     seen::{self, SeenTensors},
-    stamps::FileStamp,
+    stamps::FileFingerprint,
 };
 
 /// A tensor's file, mapped as long as its bytes are in use.
 #[derive(Debug, Clone)]
 pub struct Mapped {
     map: Arc<Mmap>,
-    stamp: FileStamp,
+    stamp: FileFingerprint,
 }
 
 impl Mapped {
@@ -194,7 +194,7 @@ impl Form {
     }
 
     /// Maps tensors' files as [`Form::map`] does, but skips the digest of a file that any process has verified and
-    /// whose size and times have not changed since: see [`SeenTensors`].
+    /// whose size and times have not changed since: see `seen.rs`.
     ///
     /// # Errors
     /// If a file is missing or damaged.
@@ -239,7 +239,7 @@ impl Form {
         let path = self.tensor_path(tensor);
         let fail = |error| CacheError::io("map", &path, error);
         let file = open_file(&path).map_err(fail)?;
-        if FileStamp::of(&file).map_err(fail)? != mapped.stamp {
+        if FileFingerprint::of(&file).map_err(fail)? != mapped.stamp {
             return Err(fail(io::Error::other("it was replaced a moment ago")));
         }
         Ok(file)
@@ -249,7 +249,7 @@ impl Form {
         let path = self.tensor_path(tensor);
         let fail = |error| CacheError::io("map", &path, error);
         let file = open_file(&path).map_err(fail)?;
-        let stamp = FileStamp::of(&file).map_err(fail)?;
+        let stamp = FileFingerprint::of(&file).map_err(fail)?;
         // SAFETY: users of the cache replace and remove files, and never rewrite them, and only this user can write
         // them; the mapping is read-only, and lives as long as its bytes are in use.
         let map = unsafe { Mmap::map(&file) }.map_err(fail)?;

@@ -4,7 +4,7 @@
 //! large tensor and each packed weight. Later loads, in any process, start from these.
 //!
 //! ```text
-//! <directory>/v1/lock                     held shared while a form is published, exclusively while something is removed
+//! <directory>/v1/lock                     held shared while publishing, exclusively while removing
 //!                models/<key>/manifest    what a form consists of; its modification time is its last use
 //!                models/<key>/graph
 //!                models/<key>/seen        tensors whose digest was verified, by size and times
@@ -66,7 +66,7 @@ use skep_store::Digest;
 
 use crate::{
     manifest::Manifest,
-    stamps::{FileStamp, RememberedFile},
+    stamps::{FileFingerprint, RememberedFile},
 };
 
 /// The version of the layout, as the name of a subdirectory.
@@ -81,11 +81,11 @@ pub const DEFAULT_BUDGET_BYTES: u64 = 32 << 30;
 /// A cache directory. Any number of processes may use one.
 #[derive(Debug, Clone)]
 pub struct Cache {
-    inner: Arc<Inner>,
+    inner: Arc<CacheInner>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct CacheInner {
     directory: PathBuf,
     /// The directory whose budget counts: for a tenant's part, the directory that contains it.
     home: PathBuf,
@@ -97,12 +97,12 @@ struct Inner {
     /// Whether a reader found damage, which it cannot remove.
     damaged: AtomicBool,
     /// Files whose digest this process has verified.
-    verified: Mutex<HashSet<FileStamp>>,
+    verified: Mutex<HashSet<FileFingerprint>>,
     /// Tenants' parts, by tenant.
     parts: Mutex<BTreeMap<String, Cache>>,
 }
 
-/// What a model's files hold.
+/// The content of a model's files, by digest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Content {
     /// The content of each file, in order.
@@ -128,7 +128,7 @@ impl Content {
     }
 }
 
-/// What a cache has under a key.
+/// What a cache holds for a key.
 #[derive(Debug)]
 pub enum Found {
     /// A form.
@@ -172,7 +172,7 @@ impl Cache {
 
     fn over(directory: &Path, home: &Path, budget_bytes: u64, only: Option<FormKey>) -> Self {
         Self {
-            inner: Arc::new(Inner {
+            inner: Arc::new(CacheInner {
                 directory: directory.to_owned(),
                 home: home.to_owned(),
                 root: directory.join(LAYOUT),
@@ -238,7 +238,7 @@ impl Cache {
         lock(&self.inner.parts)
     }
 
-    fn verified(&self) -> MutexGuard<'_, HashSet<FileStamp>> {
+    fn verified(&self) -> MutexGuard<'_, HashSet<FileFingerprint>> {
         lock(&self.inner.verified)
     }
 

@@ -135,21 +135,23 @@ impl Cache {
         mut lock: impl FnMut(&File) -> io::Result<()>,
     ) -> Result<File, CacheError> {
         let path = self.path(name);
-        let mut locked = || -> io::Result<File> {
-            loop {
-                let file = File::options()
-                    .create(true)
-                    .truncate(false)
-                    .write(true)
-                    .open(&path)?;
-                lock(&file)?;
-                // The file may have been removed during the wait. A newcomer would then lock a new one.
-                if directory::is_at(&file, &path)? {
-                    return Ok(file);
-                }
-            }
-        };
-        locked().map_err(|error| CacheError::io("lock", &path, error))
+        locked(&path, &mut lock).map_err(|error| CacheError::io("lock", &path, error))
+    }
+}
+
+/// Opens a file, which is created if necessary, and locks it.
+fn locked(path: &Path, lock: &mut impl FnMut(&File) -> io::Result<()>) -> io::Result<File> {
+    loop {
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path)?;
+        lock(&file)?;
+        // The file may have been removed during the wait. A newcomer would then lock a new one.
+        if directory::is_at(&file, path)? {
+            return Ok(file);
+        }
     }
 }
 
@@ -245,32 +247,36 @@ impl Claim {
         if is_whole(&to, tensor).unwrap_or(false) {
             return Ok(());
         }
-        let moved = || -> io::Result<()> {
-            if let Some(parent) = to.parent() {
-                directory::make(parent)?;
-            }
-            fs::rename(&from, &to)
-        };
-        moved().map_err(|error| CacheError::io("write", &to, error))
+        let made = to.parent().map_or(Ok(()), directory::make);
+        made.and_then(|()| fs::rename(&from, &to))
+            .map_err(|error| CacheError::io("write", &to, error))
     }
 
     /// Moves a form's directory into place.
     fn place(&self, manifest: &Manifest, graph: Option<&[u8]>) -> Result<(), CacheError> {
         let form = self.directory().join("form");
         let place = self.cache.form_path(&self.key);
-        let placed = || -> io::Result<()> {
-            directory::make(&form)?;
-            if let Some(graph) = graph {
-                fs::write(form.join(GRAPH), graph)?;
-            }
-            fs::write(form.join(MANIFEST), manifest.encode())?;
-            if place.exists() {
-                // It is not a valid form: its manifest may be missing.
-                self.cache.forget(&self.key);
-            }
-            fs::rename(&form, &place)
-        };
-        placed().map_err(|error| CacheError::io("write", &place, error))
+        self.try_place(&form, &place, manifest, graph)
+            .map_err(|error| CacheError::io("write", &place, error))
+    }
+
+    fn try_place(
+        &self,
+        form: &Path,
+        place: &Path,
+        manifest: &Manifest,
+        graph: Option<&[u8]>,
+    ) -> io::Result<()> {
+        directory::make(form)?;
+        if let Some(graph) = graph {
+            fs::write(form.join(GRAPH), graph)?;
+        }
+        fs::write(form.join(MANIFEST), manifest.encode())?;
+        if place.exists() {
+            // It is not a valid form: its manifest may be missing.
+            self.cache.forget(&self.key);
+        }
+        fs::rename(form, place)
     }
 }
 

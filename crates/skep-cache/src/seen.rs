@@ -16,7 +16,7 @@ use std::{
 use skep_host::read_text;
 use skep_store::Digest;
 
-use crate::{manifest::hex, stamps::FileStamp};
+use crate::{manifest::hex, stamps::FileFingerprint};
 
 /// The name of the record in a form's directory.
 pub(crate) const NAME: &str = "seen";
@@ -39,11 +39,11 @@ impl SeenTensors {
         Self(lines.collect())
     }
 
-    pub(crate) fn holds(&self, digest: &Digest, stamp: &FileStamp) -> bool {
+    pub(crate) fn holds(&self, digest: &Digest, stamp: &FileFingerprint) -> bool {
         self.0.get(digest).is_some_and(|seen| *seen == stamp.text())
     }
 
-    pub(crate) fn add(&mut self, digest: Digest, stamp: &FileStamp) {
+    pub(crate) fn add(&mut self, digest: Digest, stamp: &FileFingerprint) {
         self.0.insert(digest, stamp.text());
     }
 
@@ -129,8 +129,9 @@ mod tests {
             "{error}"
         );
 
-        let stamp =
-            |path: &Path| FileStamp::of(&fs::File::open(path).expect("opened")).expect("a stamp");
+        let stamp = |path: &Path| {
+            FileFingerprint::of(&fs::File::open(path).expect("opened")).expect("a stamp")
+        };
         let mut lie = SeenTensors::default();
         lie.add(tensors[0].digest, &stamp(&one));
         lie.add(tensors[1].digest, &stamp(&two));

@@ -12,7 +12,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, DirEntry, File, Metadata},
+    fs::{self, File, Metadata},
     io::{self, Read as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
@@ -210,21 +210,26 @@ fn check_description(description: &Description, length: u64) -> Result<(), Strin
 
 /// The names in a directory. It must not be a link to one.
 fn names(directory: &Path) -> Result<BTreeSet<String>, String> {
-    let failed = |error: io::Error| format!("`{}`: {error}", directory.display());
-    let metadata = fs::symlink_metadata(directory).map_err(failed)?;
+    let metadata = fs::symlink_metadata(directory).map_err(|e| at(directory, &e))?;
     if !metadata.is_dir() || !is_own(&metadata) {
         return Err(format!(
             "`{}` is not a directory of this user",
             directory.display()
         ));
     }
-    let entries = fs::read_dir(directory).map_err(failed)?;
-    let name = |entry: io::Result<DirEntry>| {
-        let name = entry.map_err(failed)?.file_name();
-        name.into_string()
-            .map_err(|name| format!("a file is called {name:?}"))
-    };
-    entries.map(name).collect()
+    let entries = fs::read_dir(directory).map_err(|e| at(directory, &e))?;
+    entries
+        .map(|entry| {
+            let name = entry.map_err(|e| at(directory, &e))?.file_name();
+            name.into_string()
+                .map_err(|name| format!("a file is called {name:?}"))
+        })
+        .collect()
+}
+
+/// An error with its path.
+fn at(path: &Path, error: &io::Error) -> String {
+    format!("`{}`: {error}", path.display())
 }
 
 fn is_own(metadata: &Metadata) -> bool {
@@ -233,15 +238,17 @@ fn is_own(metadata: &Metadata) -> bool {
 
 /// Opens a regular file that has only this name.
 fn open(path: &Path) -> Result<File, String> {
-    let failed = |error: io::Error| format!("`{}`: {error}", path.display());
     // Without following links, and without waiting for a pipe's writer.
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
     let mut options = File::options();
     options.read(true).custom_flags(flags.cast_signed());
-    let file = options.open(path).map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
+    let file = options.open(path).map_err(|e| at(path, &e))?;
+    let metadata = file.metadata().map_err(|e| at(path, &e))?;
     if !metadata.is_file() || metadata.nlink() != 1 || !is_own(&metadata) {
-        return Err(format!("`{}` is not a file of its own", path.display()));
+        return Err(format!(
+            "`{}` is not a regular file of this user with one name",
+            path.display()
+        ));
     }
     Ok(file)
 }
@@ -250,7 +257,7 @@ fn read(path: &Path, limit_bytes: u64) -> Result<Vec<u8>, String> {
     let file = open(path)?;
     let mut bytes = Vec::new();
     let read = file.take(limit_bytes + 1).read_to_end(&mut bytes);
-    read.map_err(|error| format!("`{}`: {error}", path.display()))?;
+    read.map_err(|error| at(path, &error))?;
     if bytes.len() as u64 > limit_bytes {
         let path = path.display();
         return Err(format!("`{path}` has more than {limit_bytes} bytes"));

@@ -19,7 +19,7 @@ const SETTLED: Duration = Duration::from_secs(2);
 
 /// Identifies a state of a file: device, inode, size, and the times of the last changes of content and inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct FileStamp {
+pub(crate) struct FileFingerprint {
     device: u64,
     inode: u64,
     bytes: u64,
@@ -27,7 +27,7 @@ pub(crate) struct FileStamp {
     changed: (i64, i64),
 }
 
-impl FileStamp {
+impl FileFingerprint {
     pub(crate) fn of(file: &File) -> io::Result<Self> {
         let metadata = file.metadata()?;
         Ok(Self {
@@ -70,7 +70,7 @@ impl FileStamp {
 pub(crate) fn content(directory: &Path, path: &Path) -> Result<FileContent, CacheError> {
     match look(directory, path)? {
         RememberedFile::Known(content) => Ok(content),
-        RememberedFile::Unread(unknown) => unknown.read(directory, path),
+        RememberedFile::UnreadFile(unknown) => unknown.read(directory, path),
     }
 }
 
@@ -79,22 +79,22 @@ pub(crate) enum RememberedFile {
     /// Its content, from an earlier call.
     Known(FileContent),
     /// It has to be read.
-    Unread(Unread),
+    UnreadFile(UnreadFile),
 }
 
 impl RememberedFile {
     pub(crate) const fn bytes(&self) -> u64 {
         match self {
             Self::Known(content) => content.bytes,
-            Self::Unread(unknown) => unknown.stamp.bytes,
+            Self::UnreadFile(unknown) => unknown.stamp.bytes,
         }
     }
 }
 
 /// A file without a remembered digest for its current state.
-pub(crate) struct Unread {
+pub(crate) struct UnreadFile {
     file: File,
-    stamp: FileStamp,
+    stamp: FileFingerprint,
     memo: PathBuf,
 }
 
@@ -102,22 +102,20 @@ pub(crate) struct Unread {
 pub(crate) fn look(directory: &Path, path: &Path) -> Result<RememberedFile, CacheError> {
     let fail = |error| CacheError::io("read", path, error);
     let file = open_file(path).map_err(fail)?;
-    let stamp = FileStamp::of(&file).map_err(fail)?;
+    let stamp = FileFingerprint::of(&file).map_err(fail)?;
     let absolute = path.canonicalize().map_err(fail)?;
     let name = blake3::hash(absolute.as_os_str().as_bytes()).to_string();
     let memo = directory.join(name);
-    let remembered = || {
-        let (known, digest) = read(&memo)?;
-        (known == stamp.text()).then_some(digest)
-    };
-    if let Some(digest) = remembered() {
+    if let Some((known, digest)) = read(&memo)
+        && known == stamp.text()
+    {
         let bytes = stamp.bytes;
         return Ok(RememberedFile::Known(FileContent { digest, bytes }));
     }
-    Ok(RememberedFile::Unread(Unread { file, stamp, memo }))
+    Ok(RememberedFile::UnreadFile(UnreadFile { file, stamp, memo }))
 }
 
-impl Unread {
+impl UnreadFile {
     /// Reads the file.
     fn read(self, directory: &Path, path: &Path) -> Result<FileContent, CacheError> {
         let Self { file, stamp, memo } = self;
@@ -134,7 +132,7 @@ impl Unread {
                 let age = SystemTime::now().duration_since(modified);
                 age.is_ok_and(|age| age >= SETTLED)
             });
-        if is_settled && FileStamp::of(&file).is_ok_and(|after| after == stamp) {
+        if is_settled && FileFingerprint::of(&file).is_ok_and(|after| after == stamp) {
             // Without the record, the file is read again the next time.
             let _ = remember(&memo, directory, &format!("{} {digest}\n", stamp.text()));
         }

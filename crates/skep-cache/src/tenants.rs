@@ -133,7 +133,7 @@ mod tests {
         assert_ne!(
             part.directory().file_name(),
             of(&other, "team").directory().file_name(),
-            "nobody can guess it"
+            "it cannot be guessed"
         );
         let label = fs::read_to_string(part.directory().join(NAME)).expect("for people");
         assert_eq!(label, "team\n");

@@ -115,7 +115,7 @@ fn one_process_makes_a_form_and_others_wait() {
     let making = begin(&cache, "a");
     std::thread::scope(|scope| {
         let other = scope.spawn(|| cache.begin(&key("a"), Content::default()).expect("begun"));
-        // Another key is nobody's business.
+        // Another key is not affected.
         make(&cache, "b", &[2]);
         let busy = cache.try_begin(&key("a"), Content::default());
         assert!(matches!(busy.expect("looked"), Begun::Busy));
@@ -208,7 +208,7 @@ const FORGERIES: [Forgery; 13] = [
             let tensor = only(&staged.join("tensors"));
             fs::hard_link(tensor, staged.with_extension("second")).expect("linked");
         },
-        "is not a file of its own",
+        "is not a regular file of this user with one name",
     ),
     (
         "one tensor more",
@@ -248,7 +248,7 @@ const FORGERIES: [Forgery; 13] = [
             rustix::fs::mknodat(rustix::fs::CWD, staged.join("graph"), kind, mode, 0)
                 .expect("made");
         },
-        "is not a file of its own",
+        "is not a regular file of this user with one name",
     ),
     (
         "a manifest changed",
@@ -342,7 +342,7 @@ fn files_with_a_remembered_digest_are_not_read() {
     let content = cache.content(std::slice::from_ref(&model)).expect("read");
     assert_eq!(known(), Some(content.clone()), "remembered");
 
-    // A form of such a file, and another file of that size, as after the model was copied anew.
+    // A form of such a file, and another file of that size, as after the model was copied again.
     finish(begin_of(&cache, "a", content.clone()));
     fs::remove_file(only(&cache.root().join("stamps"))).expect("removed");
     assert_eq!(known(), Some(content), "worth reading");
@@ -393,7 +393,7 @@ fn any_damage_is_found() {
     damage(&tensor(&cache), &|bytes| bytes.truncate(999));
     assert!(form(&cache, "short").is_none());
 
-    // Of the right length: whoever takes the bytes sees it.
+    // Of the right length: only reading the bytes shows it.
     let made = make(&cache, "changed", &[1]);
     damage(&tensor(&cache), &|bytes| bytes[500] ^= 1);
     let found = form(&cache, "changed").expect("looks whole");
@@ -427,8 +427,8 @@ fn making_a_form_replaces_damaged_tensors_and_keeps_the_rest() {
     fs::write(other, bytes).expect("written");
 
     assert!(form(&cache, "a").is_none(), "one has another length");
-    let anew = make(&cache, "a", &[1, 2, 3]);
-    anew.verify().expect("whole");
+    let again = make(&cache, "a", &[1, 2, 3]);
+    again.verify().expect("whole");
     let after: Vec<u64> = paths.iter().map(inode).collect();
     assert_ne!(before[1], after[1]);
     assert_eq!(before[2], after[2]);
@@ -465,7 +465,7 @@ fn tenants_share_no_tensor_and_one_budget() {
     parts.extend(["one", "two"].map(|name| cache.of_tenant(name).expect("a part")));
     // The same model everywhere, used last by `one`.
     for (part, age) in parts.iter().zip([300, 100, 200]) {
-        assert!(form(part, "m").is_none(), "nobody else's is found");
+        assert!(form(part, "m").is_none(), "no other tenant's form is found");
         let manifest = make(part, "m", &[1, 2])
             .graph_path()
             .with_file_name("manifest");

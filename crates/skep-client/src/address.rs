@@ -1,4 +1,4 @@
-//! URLs of servers, and how a client behaves towards them.
+//! URLs of servers, and the options of a client.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,25 +7,25 @@ use skep_types::ModelName;
 
 use crate::{error::Error, headers::Headers, tls::ClientTls};
 
-/// Limits of a client, what it sends with each call, and how it encrypts.
+/// Options of a client: limits, headers, encryption.
 #[derive(Debug, Clone)]
 pub struct ClientOptions {
-    /// The largest answer that is taken in, in bytes.
+    /// The largest answer that is accepted, in bytes.
     pub max_answer_bytes: usize,
-    /// How long a connection may take to come about.
+    /// How long connecting may take.
     pub connect_timeout: Duration,
     /// Headers of each call.
     pub headers: Headers,
-    /// How connections are encrypted where the URL says that they are; as [`ClientTls::of_system`] by default.
+    /// How connections are encrypted if the URL asks for encryption; [`ClientTls::of_system`] by default.
     pub tls: Option<ClientTls>,
 }
 
 impl Default for ClientOptions {
     fn default() -> Self {
         Self {
-            // Tensors of 2 GiB and more travel no sane network in one answer.
+            // A tensor of 2 GiB or more in one answer is a mistake.
             max_answer_bytes: 2 << 30,
-            // Long enough for a lost packet or two, short enough for a person who waits.
+            // Long enough for a lost packet or two, short enough for a waiting user.
             connect_timeout: Duration::from_secs(10),
             headers: Headers::default(),
             tls: None,
@@ -108,7 +108,7 @@ impl Address {
         host.trim_start_matches('[').trim_end_matches(']')
     }
 
-    /// The URL as HTTP has it, of either protocol.
+    /// The URL with HTTP's scheme, for either protocol.
     pub(crate) fn base(&self) -> String {
         let scheme = if self.is_encrypted { "https" } else { "http" };
         format!("{scheme}://{}", self.authority)
@@ -128,7 +128,7 @@ impl Address {
     }
 }
 
-/// Refuses what cannot name a model, before it becomes part of a path or means all models.
+/// Refuses a name that no model can have, before it becomes part of a path or means all models.
 pub(crate) fn check_model(name: &str) -> Result<(), Error> {
     match ModelName::new(name) {
         Ok(_) => Ok(()),
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_and_bases_are_as_tls_and_http_want_them() {
+    fn hosts_and_bases_have_the_form_that_tls_and_http_need() {
         for (url, host, base) in [
             ("https://h", "h", "https://h:8000"),
             ("grpcs://[::1]:9", "::1", "https://[::1]:9"),
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_server_is_refused() {
+    fn malformed_urls_are_refused() {
         for (url, why) in [
             ("", "not a URL"),
             ("localhost", "no scheme"),

@@ -21,7 +21,7 @@ pub enum Client {
     Grpc(GrpcClient),
 }
 
-/// The same call of whichever client it is.
+/// The same call on either client.
 macro_rules! either {
     ($self:ident, $client:ident => $call:expr) => {
         match $self {
@@ -36,13 +36,13 @@ impl Client {
     /// `grpcs://`.
     ///
     /// # Errors
-    /// Of kind `InvalidArgument` for any other URL; of kind `Connect` or `Handshake` where a gRPC server cannot be
-    /// reached (over HTTP the first call says so).
+    /// Of kind `InvalidArgument` for any other URL; of kind `Connect` or `Handshake` if a gRPC server cannot be reached
+    /// (over HTTP the first call fails instead).
     pub async fn connect(url: &str) -> Result<Self, Error> {
         Self::connect_with(url, &ClientOptions::default()).await
     }
 
-    /// As [`Client::connect`], with options of the caller's.
+    /// As [`Client::connect`], with the given options.
     ///
     /// # Errors
     /// As [`Client::connect`].

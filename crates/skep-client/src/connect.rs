@@ -1,4 +1,4 @@
-//! Connections: TCP, and TLS over it where the URL says so.
+//! Connections: TCP, and TLS over it if the URL asks for it.
 
 use std::{
     future::Future,
@@ -54,7 +54,7 @@ impl std::fmt::Debug for TlsHandshake {
 }
 
 impl Connector {
-    /// For a server; `protocol` is what is spoken inside of TLS.
+    /// A connector for a server; `protocol` is the ALPN name of the protocol inside TLS.
     pub(crate) fn new(
         address: &Address,
         options: &ClientOptions,
@@ -127,7 +127,7 @@ pub(crate) enum ClientStream {
     Encrypted(Box<TokioIo<TlsStream<TcpStream>>>),
 }
 
-/// The same call of whichever stream it is.
+/// The same call on either stream.
 macro_rules! either {
     ($self:expr, $stream:ident => $call:expr) => {
         match $self.get_mut() {

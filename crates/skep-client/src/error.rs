@@ -1,8 +1,8 @@
-//! What can go wrong with a call.
+//! Why a call failed.
 
 use std::fmt;
 
-/// A call without an answer.
+/// Why a call failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -11,10 +11,10 @@ pub enum Error {
     Connect {
         /// `host:port`.
         address: String,
-        /// What the operating system says.
+        /// The operating system's reason.
         reason: String,
     },
-    /// The server answered, but no encrypted connection came of it.
+    /// The server answered, but the TLS handshake failed.
     #[error("no encrypted connection to `{address}`: {reason}")]
     Handshake {
         /// `host:port`.
@@ -27,10 +27,10 @@ pub enum Error {
     Disconnected {
         /// `host:port`.
         address: String,
-        /// What is known of it.
+        /// The reason, as far as it is known.
         reason: String,
     },
-    /// The server answered that it will not or cannot.
+    /// The server answered with an error.
     #[error("{message} ({code})")]
     Status {
         /// The status.
@@ -38,7 +38,7 @@ pub enum Error {
         /// The server's words.
         message: String,
     },
-    /// The answer breaks the protocol.
+    /// The answer violates the protocol.
     #[error("malformed answer from `{address}`: {reason}")]
     Protocol {
         /// `host:port`.
@@ -46,7 +46,7 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// The request cannot be sent as it is.
+    /// The request cannot be sent.
     #[error("{reason}")]
     InvalidArgument {
         /// What is wrong with it.
@@ -92,7 +92,7 @@ impl Error {
         }
     }
 
-    /// No connection, by an error of the connector's.
+    /// The error of a connection that could not be made.
     pub(crate) fn connect(address: &str, error: &(dyn std::error::Error + 'static)) -> Self {
         let address = address.to_owned();
         let reason = root_cause(error);
@@ -118,7 +118,7 @@ impl Error {
     }
 }
 
-/// The server answered, but not with an encrypted connection.
+/// The server answered, but the TLS handshake failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct HandshakeError(pub(crate) String);
@@ -132,15 +132,15 @@ pub enum AnswerCode {
     Grpc(i32),
 }
 
-/// What a status means, whichever protocol it came by.
+/// What a status means, in either protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StatusMeaning {
     /// The request is wrong.
     InvalidArgument,
-    /// There is no such model or version.
+    /// The model or version does not exist.
     NotFound,
-    /// Not now: the model is not ready, or its queue is full.
+    /// Try later: the model is not ready, or its queue is full.
     Unavailable,
     /// The server cannot do this.
     Unsupported,
@@ -169,13 +169,13 @@ impl fmt::Display for AnswerCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Http(status) => write!(f, "HTTP {status}"),
-            // `NotFound`: the library has the names as identifiers only.
+            // Written as `NotFound`: tonic has the names only as identifiers.
             Self::Grpc(code) => write!(f, "gRPC {:?}", tonic::Code::from_i32(code)),
         }
     }
 }
 
-/// The innermost cause; the libraries' outer layers only say that something failed.
+/// The innermost cause: outer layers only say that something failed.
 pub(crate) fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
     chain(error).last().unwrap_or(error).to_string()
 }

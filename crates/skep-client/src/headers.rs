@@ -1,4 +1,4 @@
-//! Headers that go with every call.
+//! Headers that are sent with every call.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, header};
 use tonic::{Status, metadata::MetadataMap, service::Interceptor};
@@ -9,7 +9,7 @@ use crate::error::Error;
 pub(crate) const HEADER_LENGTH: HeaderName =
     HeaderName::from_static("inference-header-content-length");
 
-/// Headers that the protocols themselves decide.
+/// Headers that the protocols set themselves.
 const RESERVED: [HeaderName; 8] = [
     header::CONNECTION,
     header::CONTENT_ENCODING,
@@ -26,12 +26,12 @@ const RESERVED: [HeaderName; 8] = [
 pub struct Headers(HeaderMap);
 
 impl Headers {
-    /// Adds a header as HTTP writes it, `name: value`; a name may come several times.
+    /// Adds a header in the form `name: value`; a name may occur several times.
     ///
     /// # Errors
     /// For text that is not a header, and for headers that the protocol itself sets.
     pub fn add(&mut self, line: &str) -> Result<(), Error> {
-        // A header may be a secret: its value is in no message.
+        // A header may be a secret: errors never show its value.
         let Some((name, value)) = line.split_once(':') else {
             return Err(Error::invalid("expected `name: value`, there is no colon"));
         };

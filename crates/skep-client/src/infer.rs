@@ -16,7 +16,7 @@ pub struct InferRequest {
     pub id: String,
     /// Inputs by name.
     pub inputs: Vec<(String, Tensor)>,
-    /// The outputs to answer with; none means all.
+    /// The requested outputs; empty for all.
     pub outputs: Vec<WantedOutput>,
     /// The request's parameters.
     pub parameters: BTreeMap<String, ParameterValue>,
@@ -25,7 +25,7 @@ pub struct InferRequest {
 }
 
 impl InferRequest {
-    /// A request without inputs to the server's choice of a model's version.
+    /// A request without inputs; the server chooses the version.
     #[must_use]
     pub fn new(model: impl Into<String>) -> Self {
         Self {
@@ -40,7 +40,7 @@ impl InferRequest {
 pub struct WantedOutput {
     /// Its name.
     pub name: String,
-    /// How many of its best classes come in its place, as `value:index[:label]`; `None` for the output itself.
+    /// How many of its best classes replace it, as `value:index[:label]`; `None` for the output itself.
     pub classes: Option<NonZeroU32>,
 }
 
@@ -58,8 +58,8 @@ impl WantedOutput {
 /// How tensors travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Encoding {
-    /// As the bytes they are: HTTP's binary tensor data behind a JSON header, gRPC's raw contents. Fast, and every
-    /// datatype has this form.
+    /// As raw bytes: binary tensor data after the JSON part over HTTP, raw contents over gRPC. Fast, and available for
+    /// every datatype.
     #[default]
     Binary,
     /// Element by element: HTTP's JSON arrays (both ways), gRPC's typed contents (in requests). FP16 and BF16 have no
@@ -87,7 +87,7 @@ pub enum ParameterValue {
 pub struct InferResponse {
     /// The model that answered.
     pub model: String,
-    /// Its version, as the server writes it; empty if it says none.
+    /// Its version, as the server writes it; empty if the server does not say.
     pub version: String,
     /// The request's id.
     pub id: String,

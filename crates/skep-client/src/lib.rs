@@ -18,7 +18,7 @@
 //! ```
 //!
 //! What a server sends is not trusted: an answer is bounded in size, and one that contradicts itself is an
-//! [`Error::Protocol`]. Nothing is retried, and a call takes as long as the server takes: dropping its future ends it.
+//! [`Error::Protocol`]. Nothing is retried. A call has no time limit: dropping its future ends it.
 
 mod address;
 mod client;

@@ -1,4 +1,4 @@
-//! Encryption: whom a client trusts, and what it shows of itself.
+//! Encryption: which servers a client trusts, and the certificate that it presents.
 
 use std::{fmt, io, path::Path, sync::Arc};
 
@@ -30,11 +30,11 @@ pub struct ClientTls {
 }
 
 impl ClientTls {
-    /// Trusts the servers whose certificates the system's roots have signed; `SSL_CERT_FILE` and `SSL_CERT_DIR` name
-    /// other ones.
+    /// Trusts servers whose certificates the system's roots have signed; `SSL_CERT_FILE` and `SSL_CERT_DIR` name other
+    /// roots.
     ///
     /// # Errors
-    /// When no root is found.
+    /// If no root is found.
     pub fn of_system() -> Result<Self, Error> {
         let found = rustls_native_certs::load_native_certs();
         if found.certs.is_empty() {
@@ -54,25 +54,26 @@ impl ClientTls {
         Self::trusting(roots).map_err(|reason| Error::invalid(reason.to_string()))
     }
 
-    /// Trusts the servers whose certificates those in a PEM file have signed, or that are in that file themselves.
+    /// Trusts servers whose certificates the roots in a PEM file have signed, or whose own certificates are in that
+    /// file.
     ///
     /// # Errors
-    /// When the file cannot be used; the text names it.
+    /// If the file cannot be used; the text names it.
     pub fn of_roots(path: &Path) -> Result<Self, Error> {
         let roots = skep_tls::roots(path).map_err(unusable)?;
         Self::trusting(roots).map_err(|error| unusable(TlsError::of_roots(path, error)))
     }
 
-    /// Takes any certificate: the connection is encrypted, and the server may be another one.
+    /// Accepts any certificate: the connection is encrypted, but the server may be an impostor.
     #[must_use]
     pub fn of_anybody() -> Self {
         Self::verifying(Arc::new(ring::default_provider()), Trust::Anybody)
     }
 
-    /// Shows a certificate to servers that ask for one. Both files are PEM; the key is not encrypted.
+    /// Presents a certificate to servers that ask for one. Both files are PEM; the key is not encrypted.
     ///
     /// # Errors
-    /// When a file cannot be used, or the key is not the certificate's; the text names the file.
+    /// If a file cannot be used, or the key does not fit the certificate; the text names the file.
     pub fn with_identity(mut self, certificate: &Path, key: &Path) -> Result<Self, Error> {
         let identity = skep_tls::identity(certificate, key, &self.provider).map_err(unusable)?;
         self.identity = Some(Arc::new(identity.key));
@@ -97,7 +98,7 @@ impl ClientTls {
         }
     }
 
-    /// For connections that speak `protocol` inside.
+    /// The configuration of connections that speak `protocol` inside TLS.
     pub(crate) fn config(&self, protocol: &[u8]) -> Arc<ClientConfig> {
         let builder = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_safe_default_protocol_versions()
@@ -126,11 +127,11 @@ fn unusable(error: TlsError) -> Error {
     Error::invalid(error.to_string())
 }
 
-/// Whose certificates are taken.
+/// Which certificates are accepted.
 #[derive(Debug)]
 enum Trust {
-    /// Those that are verified as usual, and those that are among the roots themselves, as `openssl req -x509` makes them: such
-    /// a one is a CA certificate, so the usual verification refuses it as a server's.
+    /// Certificates that pass the usual verification, and those that are among the roots themselves, as `openssl req
+    /// -x509` makes them. These are CA certificates, so the usual verification refuses them for a server.
     Roots {
         usual: Arc<WebPkiServerVerifier>,
         trusted: Vec<CertificateDer<'static>>,
@@ -139,7 +140,8 @@ enum Trust {
     Anybody,
 }
 
-/// Verifies a server's certificate, and that the server has its key, whatever certificates are taken: the handshake needs it.
+/// Verifies a server's certificate. It always verifies that the server has the key, even if any certificate is
+/// accepted.
 #[derive(Debug)]
 struct Verifier {
     trust: Trust,
@@ -191,7 +193,7 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// Why a handshake failed, in words for people where there are some.
+/// Why a handshake failed, in plain words for the common reasons.
 pub(crate) fn handshake_reason(error: &io::Error) -> String {
     let inner = error.get_ref().and_then(|error| error.downcast_ref());
     match inner {

@@ -28,7 +28,7 @@ use tonic::{
     transport::{Server, server::TcpIncoming},
 };
 
-/// What a call of the service, by its name, is answered with: a message's bytes or a status.
+/// The stub's answer to a call, by its name: a message's bytes or a status.
 type Answer = fn(call: &str) -> Result<Vec<u8>, Status>;
 
 #[derive(Clone)]
@@ -223,7 +223,7 @@ async fn unreadable_and_contradictory_answers_are_protocol_errors() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_gone_is_told_from_one_that_refuses() {
+async fn a_missing_server_differs_from_one_that_refuses() {
     let stub = Running::start(|_| Err(Status::unavailable("not ready"))).await;
     let client = stub.client().await;
     let refused = client.server_metadata().await.expect_err("refuses");
@@ -237,7 +237,7 @@ async fn a_server_that_is_gone_is_told_from_one_that_refuses() {
 
     stub.stop.send(()).expect("runs");
     stub.server.await.expect("ends");
-    // The first call may still find the old connection; the second has to make one.
+    // The first call may still find the old connection; the second has to make a new one.
     let _ = client.live().await;
     let gone = client.live().await.expect_err("gone");
     assert_eq!(gone.kind(), ErrorKind::Connect, "{gone}");
@@ -250,7 +250,7 @@ async fn a_server_that_is_gone_is_told_from_one_that_refuses() {
     assert!(error.to_string().contains("Connection refused"), "{error}");
 }
 
-/// Reads a client's connection up to the first frame that makes a call.
+/// Reads a client's connection up to the first frame of a call.
 async fn read_until_call(stream: &mut TcpStream) -> std::io::Result<()> {
     const PREFACE_BYTES: usize = 24;
     const HEADERS_FRAME: u8 = 1;

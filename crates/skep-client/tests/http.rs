@@ -1,4 +1,4 @@
-//! The HTTP client against a stub that answers canned bytes: what is sent, what is made of answers, what of silence.
+//! The HTTP client against a stub that answers canned bytes: what it sends, and how it takes answers and silence.
 
 use std::{
     net::SocketAddr,
@@ -18,7 +18,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-/// What a stub answers to one request, byte for byte; an answer without its end is followed by the connection's end.
+/// The stub's answer to one request, byte for byte; after an incomplete answer the connection is closed.
 type Answer = fn(request: &Request) -> Vec<u8>;
 
 #[derive(Debug, Clone)]
@@ -255,7 +255,7 @@ async fn statuses_carry_the_servers_words() {
 }
 
 #[tokio::test]
-async fn nobody_listening_is_said_with_the_address() {
+async fn a_refused_connection_names_the_address() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("port");
     let address = listener.local_addr().expect("address");
     drop(listener);
@@ -273,7 +273,7 @@ async fn nobody_listening_is_said_with_the_address() {
 }
 
 #[tokio::test]
-async fn answers_that_end_early_or_are_no_http_are_told_apart() {
+async fn truncated_answers_and_non_http_answers_differ() {
     let stub = Stub::start(|request| match request.line() {
         "GET /v2/health/live" => b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n...".to_vec(),
         "GET /v2/health/ready" => Vec::new(),

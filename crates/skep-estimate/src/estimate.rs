@@ -3,11 +3,11 @@
 //! In the classes of DNNMem (Gao and others, "Estimating GPU Memory Consumption of Deep Learning Models", ESEC/FSE
 //! 2020), as they are for the ONNX Runtime backend on a CPU:
 //!
-//! | class | once a model | once an instance |
+//! | class | once per model | once per instance |
 //! |---|---|---|
 //! | weights | those of the file, without those that rewriting made part of others | |
 //! | intermediates | | the planned block; inputs and outputs of a request |
-//! | workspace | padding and copies that layouts of weights need | scratch memory of operators, within the planned block |
+//! | workspace | padding and copies that layouts of weights need | operators' scratch memory, within the planned block |
 //! | runtime | the process, the library, the session's structures | a thread |
 //!
 //! Each running instance has a planned block. No more instances run at once than there are cores; the others wait

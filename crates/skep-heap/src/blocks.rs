@@ -50,7 +50,7 @@ const UNMAPPED_BYTES: usize = 1 << 20;
 /// Smaller blocks are cut from pieces of this size.
 const PIECE_BYTES: usize = 4 << 20;
 
-/// How many blocks are taken out of a list under its lock and given back without it.
+/// The number of blocks that are taken out of a list under its lock, to be given back without it.
 const SLICE: usize = 16;
 
 /// What the pools keep in worker processes, where nothing gives idle blocks back.

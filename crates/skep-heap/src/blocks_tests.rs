@@ -1,4 +1,4 @@
-//! Blocks: theirs alone, zeros when they should be, and back with the kernel when nobody needs them.
+//! Blocks are exclusive, zeroed when they should be, and given back when they are not needed.
 
 use std::{sync::Barrier, thread};
 
@@ -35,7 +35,7 @@ fn freed_blocks_are_used_again_or_given_back_after_a_tick() {
     assert!(!is_zeros && blocks.contains(&again), "one of those");
     // SAFETY: as above.
     unsafe { put(again, bytes) };
-    // One was needed; nobody needed the others.
+    // One was needed, the others were not.
     assert_eq!(tick(Which::Idle), bytes);
     assert_eq!(tick(Which::Idle), 0);
     let resident: usize = blocks
@@ -107,7 +107,7 @@ fn threads_that_hand_each_other_blocks_never_share_one() {
                     lock(&between[next]).push((block.expose_provenance(), size, mark));
                     if let Some((block, size, mark)) = { lock(&between[me]).pop() } {
                         let block = ptr::with_exposed_provenance_mut::<u8>(block);
-                        // SAFETY: whoever took the block handed it here.
+                        // SAFETY: the thread that took the block handed it to this one.
                         unsafe {
                             assert_eq!(block.cast::<u64>().read_unaligned(), mark);
                             assert_eq!(block.add(size - 8).cast::<u64>().read_unaligned(), mark);
@@ -128,7 +128,7 @@ fn threads_that_hand_each_other_blocks_never_share_one() {
         .flat_map(|list| std::mem::take(&mut *lock(list)))
     {
         let block = ptr::with_exposed_provenance_mut::<u8>(block);
-        // SAFETY: nobody else has what was left.
+        // SAFETY: the remaining blocks belong to this thread.
         unsafe {
             assert_eq!(block.cast::<u64>().read_unaligned(), mark);
             put(block, size);

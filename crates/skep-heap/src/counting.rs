@@ -50,11 +50,11 @@ impl CountingHeap {
     }
 }
 
-// SAFETY: everything is the system allocator's.
+// SAFETY: every call is passed to the system's allocator.
 unsafe impl GlobalAlloc for CountingHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         self.count(layout.size());
-        // SAFETY: the caller's promises are those that the system's allocator asks for.
+        // SAFETY: the caller keeps the contract of the system's allocator.
         unsafe { System.alloc(layout) }
     }
 

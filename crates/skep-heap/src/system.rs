@@ -26,10 +26,10 @@ pub(crate) fn trim() {
 ///
 /// By default glibc keeps, in each of its many arenas, up to twice the largest block that was ever freed: 40 MB after
 /// some loads and unloads of a ResNet-50, and more after more of them. Only its first arena gives back the free memory
-/// at its end ([`give_back_freed_memory`]); the others keep up to a trim threshold each. With one arena and these
-/// bounds it keeps a few megabytes. Its lock is rarely contended: blocks of the server come from elsewhere, and those
-/// of C++ libraries stay in their threads' caches. Settings in the environment (`MALLOC_ARENA_MAX`,
-/// `MALLOC_TRIM_THRESHOLD_`, `MALLOC_MMAP_THRESHOLD_`, `GLIBC_TUNABLES`) win.
+/// at its end ([`give_back_freed_memory`](crate::give_back_freed_memory)); the others keep up to a trim threshold each.
+/// With one arena and these bounds it keeps a few megabytes. Its lock is rarely contended: blocks of the server come
+/// from elsewhere, and those of C++ libraries stay in their threads' caches. Settings in the environment
+/// (`MALLOC_ARENA_MAX`, `MALLOC_TRIM_THRESHOLD_`, `MALLOC_MMAP_THRESHOLD_`, `GLIBC_TUNABLES`) win.
 pub fn bound_kept_memory() {
     #[cfg(target_env = "gnu")]
     {

@@ -1,10 +1,10 @@
 //! What the machine and its control groups offer the process.
 //!
 //! Every default that depends on the size of the machine (requests in memory, memory of a run, the store's budget) uses
-//! [`memory`], so that all of them respect a container's limit. [`open_file`] and [`read_file`] read files that may be
+//! [`memory()`], so that all of them respect a container's limit. [`open_file`] and [`read_file`] read files that may be
 //! anything, [`read_named`] those that a command line names. [`end_process`] ends a server whose parts do not end.
 //! [`set_variable_before_threads`] sets environment variables for libraries. [`replace_pages`] exchanges the pages of a
-//! mapping. [`lock`] is the one way to lock a mutex whose poisoning does not matter.
+//! mapping. [`lock()`] is the one way to lock a mutex whose poisoning does not matter.
 
 mod environment;
 mod exit;

@@ -15,7 +15,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap};
 /// The system's, such as too many mappings; the old pages then stay.
 ///
 /// # Safety
-/// - The caller owns the mapping of these pages, which nobody writes any more.
+/// - The caller owns the mapping of these pages, and no code writes them any more.
 /// - The file's bytes there do not change while the mapping lives.
 /// - Concurrent readers see either the old or the new bytes: both must be valid for them.
 pub unsafe fn replace_pages(
@@ -24,8 +24,7 @@ pub unsafe fn replace_pages(
     file: BorrowedFd<'_>,
     offset: u64,
 ) -> io::Result<()> {
-    // A private mapping that nobody can write shares the file's own pages. Kernels before 6.7 refuse a shared one of a
-    // sealed file, and only after they have removed the old pages under their readers.
+    // A private read-only mapping shares the file's pages. Kernels before 6.7 refuse a shared mapping of a sealed file, but only after they have removed the old pages under their readers.
     let flags = MapFlags::PRIVATE | MapFlags::FIXED;
     // SAFETY: the range is the caller's own, and the system swaps the pages without a gap; the caller promises the
     // rest.

@@ -18,12 +18,14 @@ mod best_fit;
 mod conformance;
 mod layout;
 mod plan;
+mod planning;
 mod recording;
 mod replay;
 
 pub use best_fit::BestFit;
 pub use layout::{BlockLayout, BlockPlace, FreedBlock, Placement};
 pub use plan::{InvalidRunPlan, RunPlan};
+pub use planning::{plan_recording, recorded_buffer};
 pub use recording::{BlockEvent, RecordedBlock, Recorder, Recording};
 pub use replay::Replay;
 

@@ -52,13 +52,13 @@ pub enum NodeAttribute {
     Graph(Box<GraphProto>),
 }
 
-/// A tensor of the graph that is no input.
+/// A weight or constant of the graph.
 #[derive(Debug, Clone)]
 pub(crate) struct GraphWeight {
     /// Name, datatype and dims; the data too, unless `fill` computes it.
     pub(crate) proto: TensorProto,
     pub(crate) fill: Option<WeightFill>,
-    /// Statistics of a batch normalisation are no parameters.
+    /// Statistics of a batch normalisation are not trained.
     pub(crate) trained: bool,
     /// The number of the block it belongs to, for variants.
     pub(crate) block: usize,

@@ -218,7 +218,7 @@ impl Kind {
             }
         }
         for (name, text) in self.parameters() {
-            // `softmax` is the one parameter that is no size.
+            // `softmax` is the only parameter that is not a size.
             for size in text
                 .split('x')
                 .filter_map(|size| size.parse::<usize>().ok())

@@ -102,14 +102,13 @@ impl GeneratedModel {
     /// Inputs and outputs as the file declares them.
     #[must_use]
     pub fn signature(&self) -> ModelSignature {
-        let specs = |values: &[ValueInfoProto]| values.iter().map(tensor_spec).collect();
         ModelSignature {
-            inputs: specs(&self.graph().input),
-            outputs: specs(&self.graph().output),
+            inputs: self.graph().input.iter().map(tensor_spec).collect(),
+            outputs: self.graph().output.iter().map(tensor_spec).collect(),
         }
     }
 
-    /// The number of trained values: statistics and constants are none.
+    /// The number of trained values, without statistics and constants.
     #[must_use]
     pub fn parameter_count(&self) -> usize {
         self.initializers
@@ -123,11 +122,7 @@ impl GeneratedModel {
     /// variant.
     #[must_use]
     pub fn sharing(&self) -> Sharing {
-        let bytes = |initializer: &GraphWeight| match initializer.fill {
-            Some(_) => 4 * element_count(initializer) as u64,
-            None => initializer.proto.raw_data().len() as u64,
-        };
-        // Constants are no weights: no seed decides them.
+        // Constants do not count: no seed decides them.
         let is_own = |initializer: &&GraphWeight| {
             initializer.fill.is_some()
                 && self
@@ -135,8 +130,13 @@ impl GeneratedModel {
                     .is_some_and(|(first, seed)| initializer.block >= first && seed != self.seed)
         };
         Sharing {
-            bytes: self.initializers.iter().map(bytes).sum(),
-            own_bytes: self.initializers.iter().filter(is_own).map(bytes).sum(),
+            bytes: self.initializers.iter().map(weight_bytes).sum(),
+            own_bytes: self
+                .initializers
+                .iter()
+                .filter(is_own)
+                .map(weight_bytes)
+                .sum(),
         }
     }
 
@@ -207,7 +207,7 @@ impl GeneratedModel {
     /// Writes the model as version 1 of `name` into a model repository, with a `config.pbtxt` if one is given.
     ///
     /// # Errors
-    /// As [`GeneratedModel::write`]; [`GenerateError::InvalidModelName`] for a name that is no directory's.
+    /// As [`GeneratedModel::write`]; [`GenerateError::InvalidModelName`] for a name that cannot be a directory's.
     pub fn write_repository(
         &self,
         repository: impl AsRef<Path>,
@@ -232,6 +232,13 @@ impl GeneratedModel {
             _ => self.seed,
         };
         EncodedModel::new(&self.model, lay_out(&self.initializers, seed_of, location))
+    }
+}
+
+fn weight_bytes(weight: &GraphWeight) -> u64 {
+    match weight.fill {
+        Some(_) => 4 * element_count(weight) as u64,
+        None => weight.proto.raw_data().len() as u64,
     }
 }
 

@@ -120,7 +120,7 @@ fn metronome(start: Instant, moments: &[Duration]) -> io::Result<mpsc::Receiver<
                     thread::sleep(left);
                 }
                 if come.blocking_send(index).is_err() {
-                    // Nobody sends any more.
+                    // All senders are gone.
                     return;
                 }
             }

@@ -46,7 +46,7 @@ impl std::error::Error for ServerError {}
 
 impl ServerProcess {
     /// Starts `binary serve REPOSITORY` on free ports of 127.0.0.1 and waits until it is ready. Without a flag that
-    /// says otherwise models are loaded as they are: nothing depends on what an earlier server has kept.
+    /// says otherwise models load from their own files, so that nothing depends on what an earlier server kept.
     ///
     /// # Errors
     /// [`ServerError`] when it cannot be run or does not become ready.
@@ -173,7 +173,7 @@ impl Drop for ServerProcess {
     /// Ends it and waits until all that it started has ended too: whatever came next would share pages with it.
     fn drop(&mut self) {
         let started = tree(self.pid()).unwrap_or_default();
-        // Nobody waits for its answers any more; an error means that it has ended already.
+        // No client waits for its answers; an error means that it has ended already.
         drop(self.child.kill());
         drop(self.child.wait());
         let deadline = Instant::now() + CHILDREN_END;

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! PSS of the server + PSS of each child     every mapped page, split among those that map it
-//! + memfds - what of them is in that PSS    pages that a process keeps by a descriptor and nobody has mapped
+//! + memfds - what of them is in that PSS    pages that a process keeps by a descriptor and no process maps
 //! = held
 //! ```
 //!
-//! Pages of ordinary files that nobody maps are the kernel's to drop and count nowhere. Pages that a process outside of
-//! the tree maps too count by the share that PSS gives the tree: benchmarks run copies of the binary and the library.
+//! Pages of ordinary files that no process maps can be dropped by the kernel and do not count. Pages that a process
+//! outside of the tree maps too count by the share that PSS gives the tree: benchmarks run copies of the binary and the
+//! library.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -59,7 +60,7 @@ impl TreeMemory {
             .sum()
     }
 
-    /// PSS, and the pages of memfds that nobody maps, in KiB.
+    /// PSS, and the pages of memfds that no process maps, in KiB.
     #[must_use]
     pub fn held_kib(&self) -> f64 {
         self.pss_kib() + self.memfds.iter().map(Memfd::unmapped_kib).sum::<f64>()
@@ -80,7 +81,7 @@ pub fn tree(root: u32) -> io::Result<Vec<u32>> {
         else {
             continue;
         };
-        // A process that has ended since the list was read is nobody's child.
+        // A process that has ended since the list was read has no parent.
         if let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat"))
             && let Some(parent) = parent(&stat)
         {

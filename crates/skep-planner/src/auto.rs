@@ -1,14 +1,13 @@
 //! The planner that Skep uses: cheap plans first, a proof where there is one, search where it is needed.
 //!
-//! 1. Best fit in several orders, until one meets the largest load: nothing is better than that. Of large problems,
-//! which have time for few
-//!    orders, also objects of equal size.
+//! 1. Best fit in several orders, until one meets the largest load: nothing is better than that. Large problems have
+//!    time for few orders; for them also objects of equal size.
 //! 2. The problem falls apart where no buffer is live on both sides. Each piece keeps the best of its plans, and those
 //!    that fit under the largest bound of all need nothing further.
 //! 3. The others are searched exactly ([`crate::exact`]), as far as they can be and the budget goes.
 //! 4. What remains above its bound is searched where it is fullest and placed around that, then improved by placing
 //!    what lies highest earlier ([`crate::local`]).
-//! 5. Of few buffers what is still above takes over what any other strategy finds, so that none is better.
+//! 5. With few buffers, pieces still above their bound take over any better plan of another strategy.
 
 use std::sync::{
     OnceLock,
@@ -27,11 +26,11 @@ use crate::{
     timeline,
 };
 
-/// Of problems with more buffers than this only the first order is tried before their fullest moments are searched: an
-/// order may take a second.
+/// With more buffers than this, only the first order is tried before the fullest moments are searched: an order may
+/// take a second.
 pub(crate) const LARGE: usize = 1 << 14;
 
-/// Of problems with no more buffers than this every strategy takes milliseconds.
+/// With at most this many buffers every strategy takes milliseconds.
 const FEW: usize = 256;
 
 /// A plan, and proven bounds on how good it is.
@@ -43,14 +42,14 @@ pub struct BoundedPlan {
     pub lower_bound: u64,
     /// How the bound is known.
     pub proof: Proof,
-    /// Nodes of searches that were spent.
+    /// Search nodes that were spent.
     pub nodes: u64,
 }
 
 /// Why no plan is smaller than the lower bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proof {
-    /// So much is live at one moment, or ends there because it is fixed.
+    /// This many bytes are live at one moment, or a fixed buffer ends there.
     Load,
     /// Searches have tried everything smaller.
     Search,
@@ -154,7 +153,7 @@ fn plan(problem: &Problem, budget: &Budget<'_>, workers: &dyn JobRunner) -> Boun
     }
 }
 
-/// What the strategies find that were not tried: seldom more than searches that ended without a proof.
+/// Tries the remaining strategies: they seldom find more than searches that ended without a proof.
 fn others(problem: &Problem, pieces: &mut [BoundedPiece], budget: &Budget<'_>) {
     for strategy in Strategy::ALL.iter().filter(|s| s.is_new_to_auto()) {
         if budget.is_over() {
@@ -178,7 +177,7 @@ fn heuristics(
         .sized()
         .map(|buffer| (problem.span(buffer), problem.buffers()[buffer].size));
     let loads = timeline::loads(problem.timeline().sections(), sizes);
-    // Fast whatever the problem, so that there is a plan however soon the budget ends.
+    // Fast for any problem, so that there is a plan however soon the budget ends.
     let first = offsets::in_time(problem);
     let mut pieces: Vec<BoundedPiece> = timeline::pieces(spans, problem.sized())
         .into_iter()
@@ -252,7 +251,7 @@ fn heuristics(
     pieces
 }
 
-/// Takes over from `plan` what is better than a piece's plan so far.
+/// Takes over the parts of `plan` that are better than a piece's plan so far.
 fn adopt(
     problem: &Problem,
     pieces: &mut [BoundedPiece],

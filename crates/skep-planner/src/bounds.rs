@@ -1,4 +1,4 @@
-//! What no plan can beat.
+//! Bounds that no plan can beat.
 
 use crate::{problem::Problem, timeline};
 

@@ -15,7 +15,7 @@ pub(crate) struct Joined {
     joined: Vec<usize>,
 }
 
-/// Joins what may share a place and has the same size; `None` where nothing does.
+/// Joins buffers of the same size that may share a place; `None` where there are none.
 pub(crate) fn join(problem: &Problem) -> Option<Joined> {
     let buffers = problem.buffers();
     if buffers.iter().all(|buffer| buffer.in_place.is_none()) {

@@ -1,5 +1,5 @@
-//! Pieces that are too large to be searched exactly: their fullest moments are, and the rest is placed around them;
-//! then what lies too high is placed earlier next time.
+//! Pieces that are too large for an exact search. Searches their fullest moments exactly and places the rest around
+//! them; then tries again, placing the buffers that lie too high earlier.
 
 use crate::{
     auto::LARGE,
@@ -11,7 +11,7 @@ use crate::{
     timeline,
 };
 
-/// What is searched first: buffers that are live where the load is above these hundredths of the goal.
+/// The load, in hundredths of the goal, above which live buffers belong to the core that is searched first.
 const CORES: [u64; 5] = [97, 94, 90, 85, 80];
 /// Nodes that the search for a core may take for each of its buffers.
 const CORE_NODES: u64 = 64;
@@ -114,8 +114,8 @@ pub(crate) fn improve(
     nodes
 }
 
-/// Plans what is live in the fullest sections exactly, as far as that goes, and everything else around it. Also returns
-/// the nodes of the search.
+/// Plans the buffers of the fullest sections exactly, as far as possible, and all others around them. Also returns the
+/// nodes of the search.
 fn around_core(
     piece: &Problem,
     percent: u64,

@@ -1,11 +1,11 @@
-//! What planning gives: offsets in one arena, or tensors' assignment to shared objects.
+//! Plans: offsets in one arena, or tensors' assignment to shared objects.
 
 use crate::problem::Problem;
 
 /// Each buffer's place in one arena.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OffsetPlan {
-    /// Bytes from the arena's beginning, a buffer.
+    /// For each buffer, bytes from the arena's start.
     pub offsets: Vec<u64>,
     /// Bytes of the arena: where the highest buffer ends.
     pub size: u64,
@@ -29,9 +29,9 @@ impl OffsetPlan {
 /// Each buffer's shared object, and each object's size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectPlan {
-    /// An index into `sizes`, a buffer.
+    /// For each buffer, an index into `sizes`.
     pub objects: Vec<usize>,
-    /// Bytes, an object.
+    /// Bytes of each object.
     pub sizes: Vec<u64>,
 }
 

@@ -13,7 +13,7 @@ use crate::{
 /// A way to plan, by its name.
 #[derive(Clone, Copy, Debug)]
 pub struct Strategy {
-    /// Stable: command lines and reports use it. What is before the dot says what it gives or whose it is.
+    /// Stable: command lines and reports use it. The part before the dot is the kind of plan or the origin.
     pub name: &'static str,
     /// In a few words.
     pub summary: &'static str,
@@ -48,7 +48,7 @@ enum Objects {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unavailable {
-    /// It has no means of leaving a buffer where it is.
+    /// It cannot leave a buffer at a fixed offset.
     #[error("buffer {buffer} is fixed, which `{strategy}` does not support")]
     Fixed {
         /// The strategy's name.
@@ -66,7 +66,7 @@ pub enum Unavailable {
         /// How many it may.
         limit: u64,
     },
-    /// The caller ended it before it had a plan.
+    /// The caller stopped it before it had a plan.
     #[error("`{strategy}` was stopped before it had a plan")]
     Stopped {
         /// The strategy's name.
@@ -223,7 +223,7 @@ impl Strategy {
         strategy("auto", "heuristics, then search with proof", Method::Auto),
     ];
 
-    /// Whether it plans offsets in a way of which [`crate::auto`] has nothing.
+    /// Whether it plans offsets in a way that [`crate::auto`] does not use.
     pub(crate) const fn is_new_to_auto(&self) -> bool {
         use Method::{Converted, ExecuTorch, Somas, Tvm};
         matches!(self.method, Converted(_) | ExecuTorch | Somas | Tvm(_))
@@ -234,7 +234,7 @@ impl Strategy {
         Self::ALL.iter().find(|strategy| strategy.name == name)
     }
 
-    /// Plans. Of `auto` this keeps the plan alone; [`crate::auto`] also gives its proof.
+    /// Plans. For `auto` this drops the proof, which [`crate::auto`] returns.
     ///
     /// # Errors
     /// The problem has what the strategy does not support, or the budget ended first. `auto` always has a plan.

@@ -1,7 +1,7 @@
-//! Time in sections: what happens between two events is the same throughout.
+//! Time in sections: between two events the same buffers are live.
 //!
 //! A section lies between two neighbouring steps at which some buffer starts or ends. However long a run is, there are
-//! fewer than two sections a buffer, and everything below works on their numbers.
+//! fewer than two sections per buffer, and everything below works on their numbers.
 
 use crate::problem::Buffer;
 
@@ -90,7 +90,7 @@ pub(crate) fn loads(sections: usize, sizes: impl Iterator<Item = (Span, u64)>) -
         .collect()
 }
 
-/// Splits `members` where no member is live on both sides: what is in one piece never meets what is in another.
+/// Splits `members` where no member is live on both sides: members of different pieces never meet.
 ///
 /// Pieces come in the order of time, members of a piece by their start.
 pub(crate) fn pieces(spans: &[Span], members: impl Iterator<Item = usize>) -> Vec<Vec<usize>> {

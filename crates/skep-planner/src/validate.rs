@@ -1,4 +1,4 @@
-//! The judge of every plan: it knows live ranges and bytes, and nothing of how a plan was made.
+//! Checks every plan by live ranges and bytes alone, whatever planner made it.
 
 use std::collections::BTreeSet;
 

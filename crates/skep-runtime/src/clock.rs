@@ -5,7 +5,7 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 use skep_types::Time;
 
-/// Now, for scheduling and for statistics: monotonic, from the machine's start.
+/// Now, for scheduling and statistics: monotonic, since the machine's start.
 ///
 /// Read directly, so that a difference of two points is one subtraction: `Instant` keeps seconds and nanoseconds apart,
 /// and a request is measured in eight places.
@@ -15,7 +15,7 @@ pub(crate) fn now() -> Time {
     Time::from_nanos(now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned())
 }
 
-/// A duration in nanoseconds; the longest that fit where it has more.
+/// A duration in nanoseconds; saturates.
 pub(crate) fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

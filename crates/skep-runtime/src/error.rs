@@ -5,28 +5,28 @@ use std::sync::Arc;
 use skep_backend::BackendError;
 use skep_config::{ConfigError, Position};
 
-/// What kind of failure it was; the edge's one table turns it into a status.
+/// The kind of a failure. The edge has one table that turns it into a status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// The request is at fault.
     InvalidArgument,
-    /// What was asked for does not exist.
+    /// The requested thing does not exist.
     NotFound,
-    /// It exists, but cannot be had now; trying again later may help.
+    /// It exists, but is not available now; trying again later may help.
     Unavailable,
-    /// Skep does not do this.
+    /// Skep does not support this.
     Unsupported,
     /// It needs more memory than it may take.
     Exhausted,
-    /// Requests fill the memory that all of them may take; trying again later may help.
+    /// Requests fill the memory that they may take together; trying again later may help.
     Full,
     /// Skep, a backend or a model failed.
     Internal,
 }
 
 impl ErrorKind {
-    /// The kind as Triton begins its texts with it.
+    /// The kind as Triton's texts begin.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -40,15 +40,15 @@ impl ErrorKind {
     }
 }
 
-/// A failure, for the client: kind and text.
+/// A failure: a kind, and a text for the client.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct RuntimeError {
     kind: ErrorKind,
     message: String,
-    /// What in the configuration is at fault, for those who point at it.
+    /// The fault in the configuration, if there is one, to find its place in the file.
     config: Option<Arc<ConfigError>>,
-    /// Where in a file it is, if the text does not say.
+    /// Its place in a file, if the text does not say it.
     place: Option<Arc<Position>>,
 }
 
@@ -64,7 +64,7 @@ impl RuntimeError {
         }
     }
 
-    /// What kind of failure it was.
+    /// The kind.
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
         self.kind
@@ -86,7 +86,8 @@ impl RuntimeError {
         }
     }
 
-    /// The text for the server's log, which begins with the place. Clients get Triton's texts, without paths of the server.
+    /// The text for the server's log, which begins with the place. Clients get Triton's texts, without the server's
+    /// paths.
     pub(crate) fn for_log(&self) -> String {
         let text = self.message.trim_end();
         match &self.place {
@@ -95,7 +96,7 @@ impl RuntimeError {
         }
     }
 
-    /// The same failure with a line on what to do.
+    /// The same failure with a line that says what to do.
     pub(crate) fn with_hint(self, hint: Option<String>) -> Self {
         let Some(hint) = hint else { return self };
         Self {
@@ -114,7 +115,7 @@ impl RuntimeError {
 }
 
 impl RuntimeError {
-    /// The fault in a configuration that this error passes on.
+    /// The fault in a configuration that this error reports.
     pub(crate) fn config_error(&self) -> Option<&ConfigError> {
         self.config.as_deref()
     }

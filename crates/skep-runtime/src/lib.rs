@@ -1,16 +1,22 @@
-//! A node's models at work: the repository they come from, their loading and unloading, their instances, their
-//! statistics. Knows neither HTTP nor gRPC.
+//! The models of a node: their repository, loading and unloading, instances, statistics. This crate knows neither HTTP
+//! nor gRPC.
 //!
 //! ```text
-//! Runtime::resolve(name, version) -> Arc<LoadedVersion>        a lock-free look at the routing table
-//! LoadedVersion::infer(request)                                validate -> Driver -> await the answer
-//!   Driver: the version's Scheduler behind a mutex             whoever brings an input carries out the outputs
-//!     instance thread: gather -> Instance::execute -> split    takes its next batch itself, no thread in between
+//! Runtime::resolve(name, version) -> Arc<LoadedVersion>        a lock-free lookup in the routing table
+//! LoadedVersion::infer(request)                                validate -> Responder -> await the answer
+//!   Driver: the version's Scheduler behind a mutex             the thread that brings an input carries out the outputs
+//!     instance thread: gather -> Instance::execute -> split    takes its next batch itself, without another thread
 //! ```
 //!
-//! A [`LoadedVersion`] lives as long as anyone holds it: a reload or an unload takes it out of the routing table, the
-//! requests that already hold it finish, and the last one to let go ends its instances. So nothing that was accepted
-//! is lost, and a version's memory is given back when its last request is answered.
+//! A [`LoadedVersion`] lives as long as something holds it. A reload or an unload takes it out of the routing table,
+//! the requests that hold it finish, and the last holder to drop it ends its instances. So no accepted request is lost,
+//! and a version's memory is freed when its last request is answered.
+//!
+//! ```text
+//! models      -> loading -> serving -> statistics
+//! (all of a      |            |
+//!  node)         +------------+----> repository, baking
+//! ```
 
 mod baking;
 mod clock;
@@ -30,8 +36,8 @@ pub use loading::{
 pub use models::{Control, IndexEntry, Runtime, RuntimeOptions, StartReport, VersionState};
 pub use repository::{LayoutFinding, LoadOverrides, Repository, is_model};
 pub use serving::{
-    DEFAULT_MAX_WAITING, Device, InferRequest, InferResponse, Labels, LoadedVersion, NamedTensor,
-    Parameter, Timing, WaitingLimit, end_longest_run,
+    ClassLabels, DEFAULT_MAX_WAITING, Device, InferRequest, InferResponse, LoadedVersion,
+    NamedTensor, Parameter, Timing, WaitingLimit, end_longest_run,
 };
 pub use skep_backend::RunMemory;
 pub use skep_scheduler::PolicySnapshot;

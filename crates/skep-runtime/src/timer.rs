@@ -1,9 +1,8 @@
-//! The one thread that comes back when a scheduler wants to look again: a delay is over, a request has waited too long.
+//! One thread that calls schedulers at the moments they ask for: a delay is over, a request has waited too long.
 //!
-//! tokio's timers count milliseconds, queue delays are microseconds. The thread sleeps until the earliest moment that any
-//! driver asked for, and is woken only for an earlier one. A driver asks once and is not listed twice; what it asked for
-//! later than that it asks for again when it is called. Whether something has expired is decided by the clock, in the
-//! scheduler.
+//! tokio's timers count milliseconds, queue delays are microseconds. The thread sleeps until the earliest moment that
+//! any driver asked for, and is woken only for an earlier one. Each driver is listed once, with its earliest moment;
+//! when it is called, it asks for the next one. The scheduler decides by the clock whether something has expired.
 
 use std::{
     collections::BTreeMap,
@@ -15,11 +14,12 @@ use std::{
     thread,
 };
 
+use skep_host::lock;
 use skep_types::Time;
 
-use crate::{RuntimeError, clock};
+use crate::{clock, error::RuntimeError};
 
-/// Somebody who is called at the moments that it asks for.
+/// Is called at the moments that it asks for.
 pub(crate) trait Alarm: Send + Sync {
     /// The moment has come.
     fn ring(&self);
@@ -31,7 +31,7 @@ pub(crate) struct Timer {
     earlier: Condvar,
 }
 
-/// By moment, then by number. Nobody is listed twice.
+/// By moment, then by the alarm's number. Each alarm is listed once at most.
 type Due = BTreeMap<(Time, u64), Weak<dyn Alarm>>;
 
 static TIMER: Timer = Timer {
@@ -43,12 +43,12 @@ static TIMER: Timer = Timer {
 static STARTED: Mutex<bool> = Mutex::new(false);
 
 impl Timer {
-    /// The timer, whose thread runs from the first call on for as long as the process.
+    /// The timer. The first call starts its thread, which runs as long as the process.
     ///
     /// # Errors
-    /// When there is no thread to be had.
+    /// When the thread cannot be started.
     pub(crate) fn started() -> Result<&'static Self, RuntimeError> {
-        let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut started = lock(&STARTED);
         if !*started {
             thread::Builder::new()
                 .name("timer".to_owned())
@@ -62,7 +62,7 @@ impl Timer {
     }
 
     fn run(&self) -> ! {
-        // Linux adds up to 50 us to a sleep otherwise. Where it cannot be set, delays are that much longer.
+        // Otherwise Linux adds up to 50 us to each sleep. If this fails, delays are that much longer.
         if let Err(error) = rustix::thread::set_current_timer_slack(NonZeroU64::new(1)) {
             tracing::debug!("cannot set the timer's slack: {error}");
         }
@@ -94,12 +94,11 @@ impl Timer {
     }
 
     fn lock(&self) -> MutexGuard<'_, Due> {
-        // Each change leaves a whole map.
-        self.due.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.due)
     }
 }
 
-/// One alarm's place at the timer. Its owner keeps it under a lock of its own: changes must come in their order.
+/// An alarm's place at the timer. Its owner keeps it under its own lock, so that changes come in order.
 pub(crate) struct Appointment {
     timer: &'static Timer,
     alarm: Weak<dyn Alarm>,
@@ -119,7 +118,7 @@ impl Appointment {
         }
     }
 
-    /// Lets the alarm ring at this moment if it does not ring before.
+    /// Makes the alarm ring at this moment, unless it rings earlier.
     pub(crate) fn no_later_than(&mut self, moment: Time) {
         if self.at.is_some_and(|at| at <= moment) {
             return;
@@ -200,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn an_earlier_moment_wins_a_later_one_changes_nothing_and_none_is_early() {
+    fn the_earliest_moment_counts_and_no_alarm_rings_early() {
         let (reporter, rings) = reporter();
         let now = clock::now();
         let far = now + Duration::from_secs(3600);
@@ -212,28 +211,23 @@ mod tests {
         let past = now;
         ask(&reporter, past);
         rings.recv().expect("rung at once");
-        let number = |r: &Reporter| {
-            r.appointment
-                .lock()
-                .expect("whole")
-                .as_ref()
-                .map(|a| a.number)
-        };
-        let number = number(&reporter).expect("made");
-        assert_eq!(listed(number), 0, "the replaced one is gone");
+        let appointment = reporter.appointment.lock().expect("whole");
+        let number = appointment.as_ref().expect("made").number;
+        drop(appointment);
+        assert_eq!(listed(number), 0, "the replaced moment is gone");
         ask(&reporter, far);
         assert_eq!(listed(number), 1);
         drop(reporter);
-        // The timer may still hold it from the last ring; its sender goes last.
+        // The timer may still hold the alarm from the last ring; the sender is dropped last.
         assert!(rings.recv().is_err());
-        assert_eq!(listed(number), 0, "nothing is left of who is gone");
+        assert_eq!(listed(number), 0, "a dropped alarm is not listed");
     }
 
     #[test]
-    fn the_timer_keeps_nobody_alive() {
+    fn the_timer_does_not_keep_alarms_alive() {
         let (reporter, rings) = reporter();
         ask(&reporter, clock::now() + Duration::from_secs(3600));
         drop(reporter);
-        assert!(rings.recv().is_err(), "the sender is gone with it");
+        assert!(rings.recv().is_err(), "the sender is dropped with it");
     }
 }

@@ -1,11 +1,11 @@
 //! Instances in worker processes.
 //!
-//! For a model with `isolation` `process`, the server calls [`load`] instead of its backend. Each instance is then a
+//! For a model with `isolation` `process`, the server calls [`load()`] instead of its backend. Each instance is then a
 //! *worker process*: the server's own executable with the command [`COMMAND`]. It loads the model, gives up every right
 //! that a running model does not need, and runs one batch at a time.
 //!
 //! ```text
-//! server process                                        worker process, one an instance
+//! server process                                        worker process, one per instance
 //!   SandboxedModel  signature, how to start workers       Backend -> Model -> Instance
 //!   SandboxedInstance --- messages over a socket ----->   worker::run
 //!                     --- inputs: memory file ------->    mapped for reading

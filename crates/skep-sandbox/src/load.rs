@@ -77,7 +77,7 @@ fn say_if_files_are_open() {
     if landlock::version().is_none() {
         SAID.call_once(|| {
             tracing::warn!(
-                "worker processes can read every file that the server's user can, and write where they bake: the kernel has no Landlock of Linux 5.19 or later, or does not let this process use it"
+                "worker processes can read every file that the server's user can, and write files while they bake: the kernel has no Landlock (Linux 5.19 or later), or does not let this process use it"
             );
         });
     }

@@ -35,7 +35,7 @@ pub(crate) struct LoadTask {
     /// The path of the model's file; empty for a model without one.
     pub(crate) path: Vec<u8>,
     /// The cache and the store.
-    pub(crate) weights: Option<WeightSources>,
+    pub(crate) weights: Option<WeightLocations>,
     /// How to bake the model, if the process has to bake and not to load.
     pub(crate) bake: Option<BakeTask>,
     /// Whether the process only has to report the model's inputs and outputs. There is no configuration yet.
@@ -50,7 +50,7 @@ pub(crate) struct LoadTask {
 
 /// Where the worker finds weights: the cache, and the tensor store, whose connection comes with the message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct WeightSources {
+pub(crate) struct WeightLocations {
     /// The directory of baked models.
     pub(crate) directory: Vec<u8>,
     /// The model's form, once it is known.
@@ -95,7 +95,7 @@ pub(crate) struct FormFiles {
     pub(crate) files: Vec<Vec<u8>>,
 }
 
-impl WeightSources {
+impl WeightLocations {
     fn encode(&self, writer: &mut MessageWriter) {
         writer.bytes(&self.directory);
         writer.option(self.form.as_ref(), |writer, form| {
@@ -150,7 +150,7 @@ pub(crate) enum ToWorker {
 
 /// What the server knows of a loaded model.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct LoadedModel {
+pub(crate) struct WorkerModel {
     pub(crate) signature: ModelSignature,
     pub(crate) cpu_threads: Option<u32>,
     pub(crate) echoes_parameters: bool,
@@ -163,7 +163,7 @@ pub(crate) struct LoadedModel {
 /// A message of a worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum FromWorker {
-    Loaded(LoadedModel),
+    Loaded(WorkerModel),
     /// The inputs and outputs, as the runtime reports them.
     Told(FileInterface),
     /// The directory holds the form, or the reason why there cannot be one.
@@ -250,7 +250,7 @@ impl LoadTask {
             library: reader.option(MessageReader::bytes)?.map(<[u8]>::to_vec),
             model: reader.text()?.to_owned(),
             path: reader.bytes()?.to_vec(),
-            weights: reader.option(WeightSources::decode)?,
+            weights: reader.option(WeightLocations::decode)?,
             bake: reader.option(BakeTask::decode)?,
             ask: reader.bool()?,
             threads: reader.u32()?,
@@ -329,7 +329,7 @@ impl FromWorker {
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut reader = MessageReader::new(bytes);
         let answer = match reader.u8()? {
-            1 => Self::Loaded(LoadedModel {
+            1 => Self::Loaded(WorkerModel {
                 signature: read_signature(&mut reader)?,
                 cpu_threads: reader.option(MessageReader::u32)?,
                 echoes_parameters: reader.bool()?,

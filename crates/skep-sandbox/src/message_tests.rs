@@ -6,8 +6,8 @@ use skep_ipc::MessageWriter;
 use skep_types::{DataType, Dims, ModelSignature, Shape, TensorSpec};
 
 use super::{
-    BakeTask, FormFiles, FromWorker, KINDS, LoadTask, LoadedModel, MAX_TEXT_BYTES, SharedTensor,
-    ToWorker, WeightSources,
+    BakeTask, FormFiles, FromWorker, KINDS, LoadTask, MAX_TEXT_BYTES, SharedTensor, ToWorker,
+    WeightLocations, WorkerModel,
 };
 
 fn place(dims: &[usize]) -> SharedTensor {
@@ -25,7 +25,7 @@ fn requests() -> Vec<ToWorker> {
         library: Some(b"/lib/\xff.so".to_vec()),
         model: "m".to_owned(),
         path: Vec::new(),
-        weights: Some(WeightSources {
+        weights: Some(WeightLocations {
             directory: b"/somewhere".to_vec(),
             form: Some(FormFiles {
                 key: [7; 32],
@@ -87,7 +87,7 @@ fn answers() -> Vec<FromWorker> {
             },
             dimension_names: [("x".to_owned(), vec!["n".to_owned(), String::new()])].into(),
         }),
-        FromWorker::Loaded(LoadedModel {
+        FromWorker::Loaded(WorkerModel {
             signature: ModelSignature {
                 inputs: vec![spec(None), spec(Some(&[-1, 4]))],
                 outputs: vec![spec(Some(&[]))],

@@ -15,7 +15,7 @@ use skep_types::{DeviceId, ModelSignature, Shape};
 
 use crate::{
     conversation::RunFailure,
-    message::LoadedModel,
+    message::WorkerModel,
     process::Killer,
     starter::{Starter, Worker},
 };
@@ -23,13 +23,13 @@ use crate::{
 /// A model that each of its worker processes has loaded.
 pub(crate) struct SandboxedModel {
     starter: Starter,
-    loaded: LoadedModel,
+    loaded: WorkerModel,
     /// The process that reported the signature, until an instance takes it.
     first: Mutex<Option<Worker>>,
 }
 
 impl SandboxedModel {
-    pub(crate) fn new(starter: Starter, worker: Worker, loaded: LoadedModel) -> Self {
+    pub(crate) fn new(starter: Starter, worker: Worker, loaded: WorkerModel) -> Self {
         Self {
             starter,
             loaded,

@@ -1,4 +1,4 @@
-//! A worker process: started, watched, ended.
+//! Starts, watches and kills a worker process.
 
 use std::{
     ffi::OsString,
@@ -25,7 +25,7 @@ use rustix::{
 
 use crate::log::{self, LogEntry};
 
-/// The command line's word that makes the executable a worker process.
+/// The subcommand that makes the executable a worker process.
 pub const COMMAND: &str = "sandbox";
 
 /// A worker process. Dropping it kills it.
@@ -104,7 +104,7 @@ impl Process {
         Ok((process, ours))
     }
 
-    /// Whether it is known to have ended.
+    /// Whether its end is known.
     pub(crate) fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Relaxed)
     }
@@ -256,8 +256,6 @@ impl ProcessWatch {
             }
         };
         let (level, text) = line.split_once(' ').unwrap_or(("", line));
-        // Control characters would let a worker write lines of its own.
-        let shown = |text: &str| text.trim().replace(char::is_control, " ");
         let whole = shown(line);
         match level {
             "ERROR" => tracing::error!(
@@ -276,6 +274,11 @@ impl ProcessWatch {
             _ => tracing::warn!("worker process {number} of model `{model}`: {whole}"),
         }
     }
+}
+
+/// With control characters a worker could forge log lines.
+fn shown(text: &str) -> String {
+    text.trim().replace(char::is_control, " ")
 }
 
 /// A command to start, and the channel for its process.

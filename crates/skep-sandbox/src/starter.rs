@@ -28,7 +28,7 @@ use crate::{
     cancel::Cancel,
     channel::Channel,
     conversation::Conversation,
-    message::{BakeTask, FormFiles, FromWorker, LoadTask, LoadedModel, ToWorker, WeightSources},
+    message::{BakeTask, FormFiles, FromWorker, LoadTask, ToWorker, WeightLocations, WorkerModel},
     process::Process,
     signature,
 };
@@ -82,7 +82,7 @@ impl Starter {
         let execution = config.execution();
         let mut starter = Self::of_file(backend, config.name().as_str(), request.file, limit)?;
         starter.load = LoadTask {
-            weights: request.weights.map(|weights| WeightSources {
+            weights: request.weights.map(|weights| WeightLocations {
                 directory: weights.cache.directory().as_os_str().as_bytes().to_vec(),
                 form: None,
                 budget_bytes: weights.cache.budget_bytes(),
@@ -162,8 +162,8 @@ impl Starter {
     /// Starts a worker process and waits until it has loaded the model.
     ///
     /// # Errors
-    /// As [`load`].
-    pub(crate) fn start(&self) -> Result<(Worker, LoadedModel), BackendError> {
+    /// As [`load`](crate::load()).
+    pub(crate) fn start(&self) -> Result<(Worker, WorkerModel), BackendError> {
         let (worker, mut loaded) = self.start_once()?;
         // The next load repairs the form.
         loaded.found_damage = false;
@@ -199,7 +199,7 @@ impl Starter {
         }
     }
 
-    pub(crate) fn start_once(&self) -> Result<(Worker, LoadedModel), BackendError> {
+    pub(crate) fn start_once(&self) -> Result<(Worker, WorkerModel), BackendError> {
         let mut load = self.load.clone();
         let store = match (self.shared(), &mut load.weights) {
             (Some((form, stream)), Some(kept)) => {
@@ -229,7 +229,7 @@ impl Starter {
     }
 
     /// Compares the signature that a worker reports with the model's file.
-    fn check(&self, loaded: &LoadedModel) -> Result<(), BackendError> {
+    fn check(&self, loaded: &WorkerModel) -> Result<(), BackendError> {
         let Some(expected) = &self.signature else {
             return Ok(());
         };
@@ -405,7 +405,7 @@ mod tests {
             limit: None,
             bound: RunBound::default(),
         };
-        let loaded = LoadedModel {
+        let loaded = WorkerModel {
             signature: signature(DataType::Int64),
             cpu_threads: None,
             is_baked: false,

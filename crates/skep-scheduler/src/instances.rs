@@ -71,3 +71,41 @@ impl Instances {
         self.known.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(size: usize) -> RunningBatch {
+        RunningBatch {
+            size,
+            since: Time::ZERO,
+        }
+    }
+
+    #[test]
+    fn instances_join_run_and_leave() {
+        let mut instances = Instances::default();
+        assert!(instances.is_empty() && !instances.any_free());
+        for id in [5, 2, 7] {
+            assert_eq!(instances.set_free(InstanceId(id)), None);
+        }
+        assert_eq!(instances.take_free(batch(1)), Some(InstanceId(2)));
+        assert_eq!(instances.take_free(batch(3)), Some(InstanceId(5)));
+        assert_eq!(instances.len(), 3);
+        let mut runs: Vec<Option<usize>> = instances
+            .runs()
+            .map(|run| run.map(|run| run.size))
+            .collect();
+        runs.sort_unstable();
+        assert_eq!(runs, [None, Some(1), Some(3)]);
+        assert_eq!(instances.is_busy(InstanceId(5)), Some(true));
+        assert_eq!(instances.is_busy(InstanceId(7)), Some(false));
+        assert_eq!(instances.is_busy(InstanceId(6)), None);
+        instances.remove(InstanceId(7));
+        assert!(!instances.any_free());
+        assert_eq!(instances.take_free(batch(1)), None);
+        assert_eq!(instances.set_free(InstanceId(5)), Some(batch(3)));
+        assert!(instances.any_free() && !instances.is_empty());
+    }
+}

@@ -45,7 +45,7 @@ fn the_useful_size_is_where_batching_stops_to_pay() {
 }
 
 #[test]
-fn one_size_says_something_of_the_others() {
+fn one_size_tells_something_about_the_others() {
     let model = LatencyModel::new(8, &[(2, us(1000))]);
     assert_eq!(
         (model.of(1), model.of(2), model.of(4)),
@@ -54,7 +54,7 @@ fn one_size_says_something_of_the_others() {
 }
 
 #[test]
-fn what_serves_takes_the_place_of_what_was_measured() {
+fn served_executions_replace_measured_ones() {
     let mut model = LatencyModel::new(8, &[(1, us(3000)), (8, us(9000))]);
     model.learn(8, us(4000));
     assert_eq!((model.of(1), model.of(8)), (3_000_000, 4_000_000));
@@ -66,7 +66,7 @@ fn what_serves_takes_the_place_of_what_was_measured() {
 }
 
 #[test]
-fn what_was_not_served_of_late_is_stale() {
+fn a_size_that_was_not_served_lately_is_stale() {
     let mut model = LatencyModel::new(8, &[(1, us(10)), (8, us(9000))]);
     assert!([1, 4, 8].map(|size| model.is_stale(size)) == [true; 3]);
     model.learn(8, us(90));

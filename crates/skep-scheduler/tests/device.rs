@@ -47,7 +47,7 @@ fn overload(slots: u32, models: &[Greedy], instances: usize) -> Vec<f64> {
             let mut grants = Grants::new();
             share.want(ids[model], us(now), &mut grants);
             let granted = start(grants, now, &mut ends, &mut idle);
-            // Whoever got one wants the next, as long as it has an instance for it.
+            // A model that got one wants the next, as long as it has an instance for it.
             wanting.extend(granted.into_iter().filter(|model| idle[*model] > 0));
         }
         let ((at, _), model) = ends.pop_first().expect("somebody runs");
@@ -129,7 +129,7 @@ fn weights_divide_the_time() {
 }
 
 #[test]
-fn who_wanted_nothing_does_not_catch_up() {
+fn a_model_that_wanted_nothing_does_not_catch_up() {
     let mut share = DeviceShare::new(1);
     let (busy, lazy) = (share.join(1.0, 1), share.join(1.0, 1));
     let mut grants = Grants::new();
@@ -153,7 +153,7 @@ fn who_wanted_nothing_does_not_catch_up() {
 }
 
 #[test]
-fn who_needs_many_slots_gets_them_in_the_end() {
+fn a_model_that_needs_many_slots_gets_them_in_the_end() {
     let mut share = DeviceShare::new(2);
     let (narrow, other, wide) = (share.join(1.0, 1), share.join(1.0, 1), share.join(1.0, 2));
     let mut grants = Grants::new();
@@ -176,7 +176,7 @@ fn who_needs_many_slots_gets_them_in_the_end() {
 }
 
 #[test]
-fn who_leaves_gives_back_what_it_had() {
+fn a_model_that_leaves_gives_its_slots_back() {
     let mut share = DeviceShare::new(1);
     let (first, second) = (share.join(1.0, 1), share.join(1.0, 1));
     let mut grants = Grants::new();
@@ -276,8 +276,8 @@ fn a_timeout_lies_ahead_and_grants_what_is_lent_then() {
 }
 
 proptest! {
-    /// Whatever models do, no more runs than there are slots but on those of long executions, nobody is granted what it did
-    /// not ask for, and no slot idles while somebody wants what is there.
+    /// Whatever models do, no more runs than there are slots but on those of long executions, no model is granted what it did
+    /// not ask for, and no slot idles while a model wants it.
     #[test]
     fn slots_are_neither_overbooked_nor_wasted(
         slots in 1u32..6,
@@ -333,7 +333,7 @@ proptest! {
             prop_assert!(short <= slots, "{short} of {all} threads are of executions that have just begun");
             prop_assert!(all >= share.busy());
             prop_assert!(all <= slots || short < all, "nothing was lent that is not long");
-            // Somebody wide may have slots kept back.
+            // Slots may be kept back for a wide model.
             let all_narrow = (0..ids.len()).all(|index| needs(index) == 1);
             prop_assert!(!all_narrow || share.busy() == slots || wants.iter().all(|wants| !wants));
             if wants.iter().all(|wants| !wants) {
@@ -371,7 +371,7 @@ fn slots_of_a_long_execution_are_lent_to_short_ones() {
     share.release(other, ms(3), Duration::from_millis(1), false, &mut grants);
     assert_eq!(grants.as_slice(), [other, third, short]);
     grants.clear();
-    // When the long one ends its slots are those of who borrowed them.
+    // When the long one ends, its slots go to the borrowers.
     share.release(long, ms(4), Duration::from_millis(4), true, &mut grants);
     assert!(grants.is_empty() && share.busy() == 2, "{grants:?}");
     share.release(short, ms(5), Duration::from_millis(2), false, &mut grants);
@@ -401,7 +401,7 @@ fn executions_that_are_alike_do_not_borrow() {
 }
 
 #[test]
-fn whatever_is_stuck_others_go_on() {
+fn other_models_continue_whatever_is_stuck() {
     let mut share = DeviceShare::new(2);
     let stuck: Vec<ModelShareId> = (0..5).map(|_| share.join(1.0, 2)).collect();
     let good = share.join(1.0, 1);
@@ -430,7 +430,7 @@ fn whatever_is_stuck_others_go_on() {
 
 /// A model that needs more slots than are free for a long time does not keep others from borrowing.
 #[test]
-fn slots_that_are_kept_back_are_not_those_that_are_lent() {
+fn kept_slots_are_not_the_lent_ones() {
     let mut share = DeviceShare::new(2);
     let (stuck, wide, narrow) = (share.join(1.0, 1), share.join(1.0, 2), share.join(1.0, 1));
     let mut grants = Grants::new();

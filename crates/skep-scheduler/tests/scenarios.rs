@@ -657,7 +657,7 @@ fn snapshots_of_auto() {
 
 /// A largest batch that was slow when it was measured is found to be fast.
 #[test]
-fn auto_does_not_believe_a_slow_profile_for_ever() {
+fn auto_corrects_a_slow_profile() {
     let with = "max=8 slo=2000 policy=auto table=2+1 slow=40";
     assert_eq!(Paper::watch(with, "").cap, 1);
     // Eight take 10 ms: more come than can be served.
@@ -669,7 +669,7 @@ fn auto_does_not_believe_a_slow_profile_for_ever() {
 
 /// Nor one that says that the objective has no room for a batch at all.
 #[test]
-fn auto_does_not_believe_a_profile_that_rules_batches_out_for_ever() {
+fn auto_corrects_a_profile_that_rules_batches_out() {
     let with = "max=8 slo=30 policy=auto table=2+1 slow=400";
     let moments: Vec<String> = (0..3000).map(|i| format!("{i} r{}x", letters(i))).collect();
     let busy = Paper::watch(with, &moments.join(" "));
@@ -684,4 +684,22 @@ fn letters(number: usize) -> String {
         .bytes()
         .map(|digit| char::from(digit - b'0' + b'a'))
         .collect()
+}
+
+#[test]
+fn a_batch_of_a_preferred_size_below_the_maximum_says_so() {
+    check(&[
+        (
+            "the maximum is preferred too",
+            "max=8 pref=4,8 delay=5",
+            "0 A4",
+            "0 A:preferred_batch_size",
+        ),
+        (
+            "the maximum is its own reason",
+            "max=8 pref=4,8 delay=5",
+            "0 A8",
+            "0 A:max_batch_size",
+        ),
+    ]);
 }

@@ -1,13 +1,13 @@
-//! The access log: what each request came to, told when the last of it is gone.
+//! The access log: one record for each request, written when the last of its answer has left.
 //!
 //! ```text
-//! exchange   makes a Visit for each request, puts its Note among the request's extensions
-//! handlers   write into the Note which model a request went to and how its execution went
-//! outflow    drops the Visit with the answer's body: that is the record
+//! exchange   makes an AccessVisit for each request, and puts its AccessNote among the request's extensions
+//! handlers   write into the note which model a request went to and how its execution went
+//! outflow    drops the visit with the answer's body, which writes the record
 //! ```
 //!
-//! Each request of a gRPC stream has a record of its own, and so has the stream. Without an access log there is no visit and
-//! every note is empty. Implementations of [`AccessLog`] decide how records are written.
+//! Each request of a gRPC stream has its own record, and so has the stream. Without an access log there are no visits,
+//! and every note is empty. Implementations of [`AccessLog`] decide how records are written.
 
 use std::{
     fmt,
@@ -23,17 +23,17 @@ use tonic::{Code, Status};
 
 /// A writer of the access log.
 pub trait AccessLog: fmt::Debug + Send + Sync {
-    /// Takes note of a request that is over. Called on the reactor's threads: it must not block.
+    /// Records a request that is over. Called on the reactor's threads: it must not block.
     fn record(&self, record: &AccessRecord<'_>);
 }
 
-/// The protocol whose answers say in headers of their own how a call ended.
+/// The protocol that reports the end of a call in headers of its own.
 const GRPC: &str = "gRPC";
 
 /// A request that is over.
 #[derive(Debug)]
 pub struct AccessRecord<'a> {
-    /// Who asked.
+    /// The client's address.
     pub client: SocketAddr,
     /// `HTTP/1.1`, `HTTP/2` or `gRPC`.
     pub protocol: &'static str,
@@ -41,13 +41,14 @@ pub struct AccessRecord<'a> {
     pub method: &'a str,
     /// The path, without a query.
     pub path: &'a str,
-    /// What was answered.
+    /// The status of the answer.
     pub status: AccessStatus,
-    /// From the end of the request's head to the end of its answer. Of a request on a stream: until its answer is made.
+    /// From the end of the request's head to the end of its answer. For a request on a stream, until its answer is
+    /// ready.
     pub total: Duration,
-    /// What is known of an inference; `None` for other requests, and where no model was found.
+    /// The inference; `None` for other requests, and if no model was found.
     pub inference: Option<&'a InferenceRecord>,
-    /// Why it was refused or failed, in the words of its answer.
+    /// Why the request was refused or failed, in the words of its answer.
     pub error: Option<&'a str>,
 }
 
@@ -71,11 +72,11 @@ pub struct InferenceRecord {
     pub version: ModelVersion,
     /// The client's id of the request; may be empty.
     pub id: String,
-    /// How it was executed; `None` where it was not, or failed.
+    /// The timing of its execution; `None` if it was not executed, or failed.
     pub timing: Option<Timing>,
 }
 
-/// Where a handler writes down what the access log says of an inference.
+/// Where a handler notes what the access log says about an inference.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct AccessNote(Option<Arc<Noted>>);
 
@@ -85,7 +86,7 @@ struct Noted {
     inference: Mutex<Option<InferenceRecord>>,
 }
 
-/// What is known of a request when it begins.
+/// The facts of a request that are known when it begins.
 #[derive(Debug, Clone)]
 struct CallDetails {
     log: Arc<dyn AccessLog>,
@@ -96,7 +97,7 @@ struct CallDetails {
 }
 
 impl AccessNote {
-    /// The note of a request; an empty one without an access log.
+    /// The note of a request; empty without an access log.
     pub(crate) fn of(extensions: &Extensions) -> Self {
         extensions.get().cloned().unwrap_or_default()
     }
@@ -122,7 +123,7 @@ impl AccessNote {
         }
     }
 
-    /// A request of a stream, which is recorded by itself.
+    /// A note and a visit for one request of a stream, which has its own record.
     pub(crate) fn message(&self) -> (Self, Option<AccessVisit>) {
         let Some(noted) = &self.0 else {
             return (Self(None), None);
@@ -139,7 +140,7 @@ impl Noted {
     }
 }
 
-/// A request under way. Dropping it is its record.
+/// A request under way. Dropping it writes the record.
 #[derive(Debug)]
 pub(crate) struct AccessVisit {
     began: Instant,
@@ -161,7 +162,7 @@ impl AccessVisit {
         }
     }
 
-    /// A request begins; its note is among its extensions from here on.
+    /// Begins a request, and puts its note among the request's extensions.
     pub(crate) fn begin<B>(
         log: &Arc<dyn AccessLog>,
         client: SocketAddr,
@@ -188,10 +189,10 @@ impl AccessVisit {
         AccessNote(Some(Arc::clone(&self.noted)))
     }
 
-    /// The answer's head is there.
+    /// The head of the answer is ready.
     pub(crate) fn answered<B>(&mut self, response: &Response<B>) {
         if self.noted.call.protocol == GRPC {
-            // An answer with messages says in its trailers how the call ended; a client may leave before.
+            // An answer with messages reports the end of the call in its trailers; the client may leave earlier.
             self.ended(response.headers());
             return;
         }
@@ -200,7 +201,7 @@ impl AccessVisit {
         self.error = refusal.map(|RefusalText(text)| text.clone());
     }
 
-    /// Head or trailers of a gRPC answer, which may say how the call ended.
+    /// Reads how a gRPC call ended from the head or trailers of its answer, if they say so.
     pub(crate) fn ended(&mut self, headers: &HeaderMap) {
         if self.noted.call.protocol == GRPC
             && let Some(status) = Status::from_header_map(headers)
@@ -238,11 +239,11 @@ impl Drop for AccessVisit {
     }
 }
 
-/// The words of an HTTP answer that refuses something, among its extensions.
+/// The text of an HTTP error, among the answer's extensions.
 #[derive(Debug, Clone)]
 pub(crate) struct RefusalText(pub(crate) String);
 
-/// gRPC's name of a status code, as its specification spells it.
+/// The name of a status code in gRPC's specification.
 const fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",

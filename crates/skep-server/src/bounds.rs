@@ -1,18 +1,18 @@
-//! How many entries a request may have, whatever their size: bounds on what decoding it takes, far above what any model
-//! asks for.
+//! How many entries a request may have, whatever their size. The limits bound the memory of decoding, and are far above
+//! the needs of any model.
 
 /// Inputs and outputs together.
 pub(crate) const MAX_TENSORS: usize = 4096;
 
-/// Parameters: those of a message and of its inputs and outputs together over gRPC, those of each object in JSON; also the
-/// members of an object whose names are not the protocol's.
+/// Parameters: over gRPC those of a message, its inputs and its outputs together; in JSON those of each object, and
+/// members of an object with unknown names.
 pub(crate) const MAX_PARAMETERS: usize = 4096;
 
 /// Dimensions of a shape.
 pub(crate) const MAX_DIMS: usize = 256;
 
-/// The largest request of a call that manages, other than a load with its files.
+/// The largest request of a management call, apart from a load with files.
 pub(crate) const MAX_MANAGEMENT_BYTES: usize = 1 << 20;
 
-/// What a byte of such a request may become at most: two bytes on the wire are an entry in a map.
+/// Bytes of memory that a byte of such a request may become: two bytes on the wire can be an entry in a map.
 pub(crate) const MANAGEMENT_WEIGHT: usize = 32;

@@ -1,15 +1,15 @@
-//! Memory for what is written, charged before it is taken.
+//! Memory for output, charged before it is allocated.
 
 use skep_tensor::{Charge, OverBudget};
 
-/// What a buffer grows by at least, so that small ones do not grow often.
+/// The least growth of a buffer, so that small ones do not grow often.
 const MIN_GROWTH_BYTES: usize = 1 << 10;
 
-/// Makes room for `more` bytes behind what is in `bytes`. What it takes is charged. The buffer doubles, so each
-/// byte is copied about twice on average.
+/// Makes room for `more` bytes behind what is in `bytes`. The growth is charged first. The buffer doubles, so each byte
+/// is copied about twice on average.
 ///
 /// # Errors
-/// [`OverBudget`] when it does not fit, or the system has no memory; nothing has changed then.
+/// [`OverBudget`] if it does not fit, or the system is out of memory; nothing has changed then.
 pub(crate) fn make_room(
     bytes: &mut Vec<u8>,
     more: usize,
@@ -25,7 +25,7 @@ pub(crate) fn make_room(
         charge.give_back(growth);
         return Err(OverBudget::of_system(growth));
     }
-    // What was free before is part of the room.
+    // Capacity that was free before counts as part of the room.
     charge.give_back(growth.saturating_sub(bytes.capacity() - before));
     Ok(())
 }
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_taken_is_charged_and_doubles() {
+    fn growth_is_charged_and_doubles() {
         let budget = MemoryBudget::new(10_000);
         let charge = budget.charge();
         let mut bytes = Vec::new();

@@ -1,4 +1,4 @@
-//! Decompression within bounds, for both protocols.
+//! Bounded decompression, for both protocols.
 
 use std::io::{self, Read};
 
@@ -6,28 +6,28 @@ use flate2::read::{GzDecoder, ZlibDecoder};
 
 use skep_tensor::{Charge, OverBudget};
 
-/// What is reserved for decompressed data before it has shown its size, at least and at most.
+/// The least and the most bytes reserved for decompressed data while its size is unknown.
 const RESERVED_BYTES: (usize, usize) = (4 << 10, 1 << 20);
 
 /// How gzip data begins.
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
-/// Why data is not decompressed.
+/// Why data cannot be decompressed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InflateError {
-    /// It would become longer than it may.
+    /// It would become longer than the limit.
     #[error("it becomes longer than it may")]
     TooLong,
     /// It would not fit into the memory of requests, or of the machine.
     #[error(transparent)]
     NoMemory(OverBudget),
-    /// It is not what it says it is.
+    /// The compressed data is damaged.
     #[error(transparent)]
     Broken(#[from] io::Error),
 }
 
-/// Decompresses gzip or zlib data to at most `limit` bytes; memory is charged before it is taken. Which of the formats it
-/// is shows in the data: clients mix them up.
+/// Decompresses gzip or zlib data to at most `limit` bytes; memory is charged before it is allocated. The data shows
+/// the format: clients confuse the two.
 pub(crate) fn inflate(body: &[u8], limit: usize, charge: &Charge) -> Result<Vec<u8>, InflateError> {
     if body.starts_with(&GZIP_MAGIC) {
         read(GzDecoder::new(body), body.len(), limit, charge)
@@ -46,7 +46,7 @@ fn read(
     let mut plain = Vec::new();
     let mut room = packed_bytes.saturating_mul(2).clamp(least, most);
     loop {
-        // One more than the limit shows that it is passed.
+        // One byte more than the limit shows that it is exceeded.
         room = room.min((limit - plain.len()).saturating_add(1));
         charge.add(room).map_err(InflateError::NoMemory)?;
         plain
@@ -89,17 +89,17 @@ mod tests {
             let error = inflate(broken, 100, &Charge::unbounded());
             assert!(matches!(error, Err(InflateError::Broken(_))), "{broken:?}");
         }
-        // Cut off at the limit: what is broken behind it is never seen.
+        // Cut off at the limit: damage after it is never seen.
         let limited = inflate(&packed[..packed.len() - 1], 5, &Charge::unbounded());
         assert!(matches!(limited, Err(InflateError::TooLong)), "{limited:?}");
-        // Data behind the end is left alone, as on Triton.
+        // Data after the end is ignored, as on Triton.
         let more = [&packed, &b"more"[..]].concat();
         assert!(
             matches!(inflate(&more, 100, &Charge::unbounded()), Ok(plain) if plain.len() == 19)
         );
     }
 
-    /// Whatever the size, all of it comes, a byte less than it needs does not do, and memory is charged for all of it.
+    /// For any size: all data arrives, a limit or budget of one byte less fails, and all memory is charged.
     #[test]
     fn sizes_and_memory_are_bounded() {
         for size in [0, 1, 4095, 4096, 4097, 100_000, (1 << 21) + 1] {

@@ -2,9 +2,9 @@
 //! the metrics text and the web page. Tensor data in JSON and in typed contents is `skep_wire`'s.
 //!
 //! [`Server::bind`] opens the ports, so that addresses are known and liveness answers before any model is loaded;
-//! [`Server::run`] serves until it is told to stop and then lets what is in flight finish. `edge` is connections, the same
-//! for all ports; `http` and `grpc` decode requests and encode answers; `inference` and `management` are what lies
-//! between, the same for both; `metrics` writes the runtime's figures as text; `error` is the one table from kinds of
+//! [`Server::run`] serves until it is told to stop and then lets what is in flight finish. `edge` holds connections,
+//! the same for all ports; `http` and `grpc` decode requests and encode answers; `inference` and `management` do what
+//! both protocols share; `metrics` writes the runtime's figures as text; `error` is the only table from kinds of
 //! failure to statuses.
 
 mod access;

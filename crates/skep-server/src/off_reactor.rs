@@ -1,4 +1,4 @@
-//! Work that would hold up the reactor's threads: parsing and encoding of large requests and answers.
+//! Work that would block the reactor's threads: parsing and encoding of large requests and answers.
 
 use std::{
     num::NonZeroUsize,
@@ -10,21 +10,21 @@ use tokio::sync::Semaphore;
 
 use crate::error::ApiError;
 
-/// How many requests and answers are read and written off the reactor at once: as many as there are processors, which is
-/// as fast as it gets. Others wait, and hold no more than what has come of them.
+/// Limits how many large requests and answers are parsed or encoded at once: one for each processor, which is the
+/// fastest. Others wait, and hold only the bytes that have arrived.
 static LONG_WORK: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
     let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     Arc::new(Semaphore::new(cores))
 });
 
-/// Runs what takes long off the reactor: parsing and encoding, whose time is bounded by their size. What waits for files
-/// or models has threads of its own ([`Runtime::request_load`] and its like), so that it cannot take all of these.
+/// Runs long work off the reactor: parsing and encoding, whose time is bounded by their size. Work that waits for files
+/// or models has other threads (`Runtime::request_load` and the like), so it cannot occupy all of these.
 pub(crate) async fn off_reactor<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ApiError> {
     let turn = Arc::clone(&LONG_WORK).acquire_owned().await;
     let work = move || {
-        // Until the end, also where nobody waits for it any more.
+        // Held until the work ends, even if its caller is gone.
         let _turn = turn;
         work()
     };

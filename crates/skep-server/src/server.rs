@@ -19,8 +19,8 @@ use tokio::{
 use crate::{
     access::AccessLog,
     edge::{
-        self, BindError, Connections, Endpoint, GrpcConnections, Limits, ListenerContext, Protocol,
-        ServerTls,
+        self, BindError, Connections, Endpoint, GrpcConnections, Limits, ListenerContext,
+        PortRoutes, Protocol, ServerTls,
     },
     grpc, http,
     inference::InferenceOptions,
@@ -30,10 +30,10 @@ use crate::{
     state::ServerState,
 };
 
-/// Connections to the port of metrics: a scraper or a few, which must get through when clients fill their own ports.
+/// Connections to the metrics port: a few scrapers, which must get through even if clients fill the other ports.
 const METRICS_CONNECTIONS: usize = 128;
 
-/// What a server is made with.
+/// Options of a server.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
     /// HTTP, if it is served.
@@ -42,9 +42,9 @@ pub struct ServerOptions {
     pub grpc: Option<Endpoint>,
     /// Metrics, if they are served.
     pub metrics: Option<Endpoint>,
-    /// What the metrics port shows.
+    /// Which metrics are shown.
     pub metrics_options: MetricsPortOptions,
-    /// Whoever logs.
+    /// The process's log settings.
     pub logs: Arc<dyn LogControl>,
     /// Groups of HTTP calls that ask for a header.
     pub http_restrictions: Restrictions,
@@ -58,15 +58,15 @@ pub struct ServerOptions {
     pub exit_timeout: Duration,
     /// What the operator chooses about inference calls.
     pub inference: InferenceOptions,
-    /// What clients may take.
+    /// How much time and memory clients may use.
     pub limits: Limits,
     /// gRPC's settings of connections.
     pub grpc_connections: GrpcConnections,
-    /// Who writes down what requests over HTTP and gRPC came to, if anybody does.
+    /// The access log of requests over HTTP and gRPC, if there is one.
     pub access: Option<Arc<dyn AccessLog>>,
 }
 
-/// The addresses that are really served, ports resolved.
+/// The addresses that are served, with the real port numbers.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Addresses {
     /// HTTP.
@@ -80,9 +80,9 @@ pub struct Addresses {
 /// How a stop went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StopOutcome {
-    /// Whether all connections were done in time.
+    /// Whether all connections closed in time.
     pub connections_closed: bool,
-    /// Model versions that still ran when time was up.
+    /// Model versions still running when the time was up.
     pub models_left: usize,
 }
 
@@ -90,6 +90,31 @@ pub struct StopOutcome {
 struct OpenPort {
     listener: TcpListener,
     tls: Option<ServerTls>,
+}
+
+impl OpenPort {
+    /// Opens the port, if it is served.
+    fn open(endpoint: Option<&Endpoint>, what: &'static str) -> Result<Option<Self>, BindError> {
+        let Some(endpoint) = endpoint else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            listener: edge::listen(endpoint, what)?,
+            tls: endpoint.tls.clone(),
+        }))
+    }
+
+    fn address(&self) -> Option<SocketAddr> {
+        self.listener.local_addr().ok()
+    }
+
+    /// Accepts connections on the port, and watches the files of its certificate.
+    fn accept(self, context: ListenerContext, slots: Arc<Semaphore>, tasks: &mut JoinSet<()>) {
+        if let Some(tls) = self.tls {
+            tasks.spawn(tls.keep_watching());
+        }
+        tasks.spawn(edge::accept(self.listener, context, slots));
+    }
 }
 
 /// A server whose ports are open.
@@ -111,30 +136,15 @@ impl Server {
     /// # Errors
     /// [`BindError`] names the port that cannot be opened.
     pub fn bind(options: &ServerOptions, runtime: Arc<Runtime>) -> Result<Self, BindError> {
-        let open = |endpoint: &Option<Endpoint>, what| {
-            let open = |endpoint: &Endpoint| {
-                Ok(OpenPort {
-                    listener: edge::listen(endpoint, what)?,
-                    tls: endpoint.tls.clone(),
-                })
-            };
-            endpoint.as_ref().map(open).transpose()
-        };
-        let (http, grpc, metrics) = (
-            open(&options.http, "HTTP")?,
-            open(&options.grpc, "gRPC")?,
-            open(&options.metrics, "metrics")?,
-        );
+        let http = OpenPort::open(options.http.as_ref(), "HTTP")?;
+        let grpc = OpenPort::open(options.grpc.as_ref(), "gRPC")?;
+        let metrics = OpenPort::open(options.metrics.as_ref(), "metrics")?;
         let server_name = options
             .id
             .clone()
             .unwrap_or_else(|| DEFAULT_SERVER_NAME.to_owned());
-        let metrics_address = metrics
-            .as_ref()
-            .map(|opened: &OpenPort| opened.listener.local_addr());
-        let metrics_port = metrics_address
-            .and_then(Result::ok)
-            .map(|address| address.port());
+        let metrics_port = metrics.as_ref().and_then(OpenPort::address);
+        let metrics_port = metrics_port.map(|address| address.port());
         let state = Arc::new(ServerState {
             page: http::render_page(metrics_port),
             runtime,
@@ -161,17 +171,15 @@ impl Server {
     /// The addresses that are served.
     #[must_use]
     pub fn addresses(&self) -> Addresses {
-        let address =
-            |opened: &Option<OpenPort>| opened.as_ref().and_then(|o| o.listener.local_addr().ok());
         Addresses {
-            http: address(&self.http),
-            grpc: address(&self.grpc),
-            metrics: address(&self.metrics),
+            http: self.http.as_ref().and_then(OpenPort::address),
+            grpc: self.grpc.as_ref().and_then(OpenPort::address),
+            metrics: self.metrics.as_ref().and_then(OpenPort::address),
         }
     }
 
-    /// Serves until `stop` is done. Then: not ready; no new connections; what is in flight finishes, idle connections
-    /// are closed at once; models are unloaded. All within the exit timeout.
+    /// Serves until `stop` is ready. Then the server is not ready, accepts no connections, lets requests in flight
+    /// finish, closes idle connections at once, and unloads the models, all within the exit timeout.
     pub async fn run(self, stop: impl Future<Output = ()> + Send) -> StopOutcome {
         let (runtime, exit_timeout) = (Arc::clone(&self.state.runtime), self.exit_timeout);
         let connections = Arc::new(Connections::new(&self.limits));
@@ -184,7 +192,7 @@ impl Server {
         // A deadline that cannot be represented means no deadline.
         let deadline = Instant::now().checked_add(exit_timeout);
         runtime.begin_stop();
-        // Listeners are closed before connections are told, so that none slips in between.
+        // Listeners close before connections are told, so that no new connection slips in.
         accepting.shutdown().await;
         connections.finish();
         let connections_closed = tokio::time::timeout(exit_timeout, connections.all_closed())
@@ -200,69 +208,75 @@ impl Server {
         }
     }
 
-    /// Begins to take connections on every open port, and what belongs to the ports.
-    fn accept_all(self, connections: &Arc<Connections>) -> JoinSet<()> {
+    /// Begins to accept connections on every open port, and starts the ports' background tasks.
+    fn accept_all(mut self, connections: &Arc<Connections>) -> JoinSet<()> {
         let clients = Arc::new(Semaphore::new(
             self.limits.connections.min(Semaphore::MAX_PERMITS),
         ));
-        let mut running = JoinSet::new();
-        let mut serve = |opened: OpenPort, protocol, routes, grpc, slots| {
-            if let Some(tls) = &opened.tls {
-                running.spawn(tls.clone().keep_watching());
-            }
-            let port = ListenerContext {
-                protocol,
-                routes,
-                tls: opened.tls,
-                limits: self.limits.clone(),
-                grpc,
-                message_bounds: matches!(protocol, Protocol::Grpc)
-                    .then_some(grpc::message_bounds as fn(&str) -> edge::MessageBounds),
-                connections: Arc::clone(connections),
-                access: self
-                    .access
-                    .clone()
-                    .filter(|_| protocol != Protocol::Metrics),
-            };
-            running.spawn(edge::accept(opened.listener, port, slots));
-        };
-        let plain = GrpcConnections::default;
-        if let Some(opened) = self.http {
-            let routes = http::routes(&self.state);
-            serve(
-                opened,
+        let mut tasks = JoinSet::new();
+        if let Some(port) = self.http.take() {
+            let context = self.context(
+                &port,
                 Protocol::Http,
-                routes,
-                plain(),
-                Arc::clone(&clients),
+                http::routes(&self.state),
+                connections,
             );
+            port.accept(context, Arc::clone(&clients), &mut tasks);
         }
-        if let Some(opened) = self.grpc {
+        if let Some(port) = self.grpc.take() {
             match grpc::routes(&self.state) {
                 Ok(routes) => {
-                    let settings = self.grpc_connections;
-                    serve(opened, Protocol::Grpc, routes, settings, clients);
+                    let context = self.context(&port, Protocol::Grpc, routes, connections);
+                    port.accept(context, clients, &mut tasks);
                 }
                 Err(error) => tracing::error!("gRPC is not served: {error}"),
             }
         }
-        if let Some(opened) = self.metrics {
+        if let Some(port) = self.metrics.take() {
             let metrics = Metrics::new(
                 Arc::clone(&self.state.runtime),
-                self.metrics_options,
+                self.metrics_options.clone(),
                 Arc::clone(&self.limits.request_memory),
             );
             let sampling = Arc::clone(&metrics).keep_sampling();
+            let routes = metrics::router(metrics).into();
+            let context = self.context(&port, Protocol::Metrics, routes, connections);
             let slots = Arc::new(Semaphore::new(METRICS_CONNECTIONS));
-            let router = metrics::router(metrics);
-            serve(opened, Protocol::Metrics, router.into(), plain(), slots);
-            running.spawn(sampling);
+            port.accept(context, slots, &mut tasks);
+            tasks.spawn(sampling);
         }
-        running
+        tasks
+    }
+
+    /// What the connections of a port share.
+    fn context(
+        &self,
+        port: &OpenPort,
+        protocol: Protocol,
+        routes: PortRoutes,
+        connections: &Arc<Connections>,
+    ) -> ListenerContext {
+        let is_grpc = protocol == Protocol::Grpc;
+        let access = self.access.clone();
+        ListenerContext {
+            protocol,
+            routes,
+            tls: port.tls.clone(),
+            limits: self.limits.clone(),
+            grpc: if is_grpc {
+                self.grpc_connections.clone()
+            } else {
+                GrpcConnections::default()
+            },
+            message_bounds: is_grpc
+                .then_some(grpc::message_bounds as fn(&str) -> edge::MessageBounds),
+            connections: Arc::clone(connections),
+            access: access.filter(|_| protocol != Protocol::Metrics),
+        }
     }
 }
 
-/// Stops the models on a thread of its own, which nothing else can fill; how many versions still run then.
+/// Stops the models on a dedicated thread, which other work cannot occupy. Returns how many versions still run then.
 async fn stop_models(runtime: Arc<Runtime>, left: Duration) -> usize {
     let (outcome, stopped) = oneshot::channel();
     let stopping = Arc::clone(&runtime);
@@ -272,7 +286,7 @@ async fn stop_models(runtime: Arc<Runtime>, left: Duration) -> usize {
     });
     match (started, stopped.await) {
         (Ok(_), Ok(models_left)) => models_left,
-        // No thread, or a panic: what still runs is given up.
+        // No thread, or a panic: the versions that still run are abandoned.
         _ => runtime.loaded().len().max(1),
     }
 }

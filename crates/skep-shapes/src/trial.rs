@@ -39,7 +39,7 @@ pub(crate) enum FirstDimension {
     /// This operator is not known, and may do anything.
     Unknown(NodeName),
     /// None of the tried sizes fits the graph.
-    Untold,
+    Unclear,
 }
 
 /// The outputs whose types the file does not declare, as far as inference finds them.
@@ -57,24 +57,35 @@ pub fn computed_outputs(model: &OnnxModel) -> Vec<TensorSpec> {
     let (Some(one), Some(other)) = (computed.first(), computed.last()) else {
         return Vec::new();
     };
-    let spec = |name: &&str| {
-        let (one, other) = (one.tensors.get(*name)?, other.tensors.get(*name)?);
-        // One size alone does not show which dimensions are open.
-        let is_known = computed.len() > 1 && one.shape.rank() == other.shape.rank();
-        let dims = one.shape.dims().iter().zip(other.shape.dims());
-        let dims: Vec<i64> = dims
-            .map(|(one, other)| match one == other {
-                true => i64::try_from(*one).unwrap_or(-1),
-                false => -1,
-            })
-            .collect();
-        Some(TensorSpec {
-            name: (*name).to_owned(),
-            datatype: one.element.datatype()?,
-            dims: is_known.then(|| Dims::new(&dims).ok()).flatten(),
+    let has_two_sizes = computed.len() > 1;
+    let specs = names
+        .iter()
+        .filter_map(|name| computed_spec(name, one, other, has_two_sizes));
+    specs.collect()
+}
+
+/// An output as two inferences with different sizes compute it: dimensions in which they differ are open. With one size
+/// alone nothing shows which dimensions are open, and the output has no dims.
+fn computed_spec(
+    name: &str,
+    one: &InferredShapes,
+    other: &InferredShapes,
+    has_two_sizes: bool,
+) -> Option<TensorSpec> {
+    let (one, other) = (one.tensors.get(name)?, other.tensors.get(name)?);
+    let is_known = has_two_sizes && one.shape.rank() == other.shape.rank();
+    let dims = one.shape.dims().iter().zip(other.shape.dims());
+    let dims: Vec<i64> = dims
+        .map(|(one, other)| match one == other {
+            true => i64::try_from(*one).unwrap_or(-1),
+            false => -1,
         })
-    };
-    names.iter().filter_map(spec).collect()
+        .collect();
+    Some(TensorSpec {
+        name: name.to_owned(),
+        datatype: one.element.datatype()?,
+        dims: is_known.then(|| Dims::new(&dims).ok()).flatten(),
+    })
 }
 
 /// What the graph shows of these outputs' first dimensions, when each input's first dimension is the batch, and every
@@ -88,16 +99,21 @@ pub(crate) fn first_dimensions(
         return outputs.iter().map(|name| first(&computed, name)).collect();
     }
     // One output that cannot be inferred must not hide the others.
-    let alone = |name: &&str| {
-        let bare = stripped(model, &[*name]);
-        match batches(model, &bare, batch) {
-            Ok(computed) => first(&computed, name),
-            Err(InferError::Undetermined { node, .. }) => FirstDimension::Values(node),
-            Err(InferError::UnknownOperator { node, .. }) => FirstDimension::Unknown(node),
-            Err(_) => undecided(&bare).unwrap_or(FirstDimension::Untold),
-        }
-    };
-    outputs.iter().map(alone).collect()
+    let outputs = outputs.iter();
+    outputs
+        .map(|name| first_dimension(model, name, batch))
+        .collect()
+}
+
+/// The same for one output.
+fn first_dimension(model: &OnnxModel, output: &str, batch: &BTreeSet<&str>) -> FirstDimension {
+    let bare = stripped(model, &[output]);
+    match batches(model, &bare, batch) {
+        Ok(computed) => first(&computed, output),
+        Err(InferError::Undetermined { node, .. }) => FirstDimension::Values(node),
+        Err(InferError::UnknownOperator { node, .. }) => FirstDimension::Unknown(node),
+        Err(_) => undecided(&bare).unwrap_or(FirstDimension::Unclear),
+    }
 }
 
 /// The shapes with each of the batches that are tried. An error that says what is open comes before one that says that

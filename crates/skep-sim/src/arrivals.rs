@@ -15,17 +15,17 @@ pub enum Arrivals {
     Poisson,
     /// In bursts: gaps with a gamma distribution.
     Bursty {
-        /// Their standard deviation over their mean, above 0; 1 is Poisson.
+        /// The gaps' standard deviation over their mean, above 0; 1 is Poisson.
         variation: f64,
     },
     /// Poisson at a rate that swings like a cosine, from its highest.
     Periodic {
         /// How far the rate swings to either side of its mean, from 0 to 1.
         amplitude: f64,
-        /// How long a swing takes, above 0; none for a fifth of the trace.
+        /// How long a swing takes, above 0; `None` means a fifth of the trace.
         period: Option<Duration>,
     },
-    /// As recorded, in faster or slower motion; over again where more requests are wanted than were recorded.
+    /// As recorded, scaled in time; repeated where more requests are wanted than were recorded.
     Recorded(RecordedArrivals),
 }
 

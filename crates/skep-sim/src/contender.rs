@@ -1,4 +1,4 @@
-//! What is compared: the table of policies by name.
+//! The policies that are compared, by name.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -19,8 +19,8 @@ pub enum Contender {
     /// The best of a grid of static settings of Triton's dynamic batcher, found for each point: the largest batch and
     /// the delay.
     StaticBest,
-    /// The same, where Triton's queue policy may also reject requests that have waited for so long that an execution of
-    /// the largest batch, or of one request, would be late.
+    /// The same, but Triton's queue policy may also reject requests that have waited so long that an execution of the
+    /// largest batch, or of one request, would be late.
     StaticTimeout,
     /// Triton's dynamic batcher with these settings.
     Triton(StaticSetting),
@@ -39,7 +39,7 @@ pub enum UnknownContender {
     /// No policy has this name.
     #[error("no policy is called `{0}`")]
     Name(String),
-    /// It is Triton's dynamic batcher with settings that it does not have.
+    /// Triton's dynamic batcher with invalid settings.
     #[error(transparent)]
     Triton(#[from] InvalidSetting),
 }
@@ -74,7 +74,7 @@ impl Contender {
         }
     }
 
-    /// What its scheduler is made with, where that is one thing.
+    /// Its scheduler's options, where there is one set of them.
     pub(crate) fn scheduler(
         &self,
         model: &SimulatedModel,
@@ -98,7 +98,7 @@ impl Contender {
     }
 }
 
-/// What a warm-up measures.
+/// The measurements of a warm-up.
 fn profile(model: &SimulatedModel) -> Vec<(usize, Duration)> {
     let sizes = (0..usize::BITS).map(|power| 1usize << power);
     sizes
@@ -125,7 +125,7 @@ impl FromStr for Contender {
     }
 }
 
-/// Scheduler options of a policy that lets as many requests wait as come.
+/// Scheduler options of a policy whose queue has no bound.
 pub(crate) fn options(policy: Policy, max_batch_size: usize) -> SchedulerOptions {
     SchedulerOptions {
         max_waiting: usize::MAX,

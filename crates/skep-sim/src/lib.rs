@@ -29,7 +29,7 @@ mod outcome;
 mod own;
 mod point;
 mod random;
-mod recording;
+mod recorded;
 mod setting;
 mod simulation;
 
@@ -41,7 +41,7 @@ pub use outcome::TraceOutcome;
 pub use own::{BatchPolicy, Decision, OwnPolicy, WaitingRequests};
 pub use point::{OperatingPoint, PolicyFigures, Spread};
 pub use random::{RandomPurpose, RandomStream};
-pub use recording::{InvalidArrivals, RecordedArrivals};
+pub use recorded::{InvalidArrivals, RecordedArrivals};
 pub use setting::{InvalidSetting, StaticSetting};
 pub use simulation::{Clients, Setup, Workload, simulate, simulate_own};
 pub use skep_scheduler::ObjectivePolicy;

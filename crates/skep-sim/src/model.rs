@@ -15,16 +15,16 @@ pub struct LatencyTable {
     largest: Option<usize>,
 }
 
-/// A table that no execution can have.
+/// Why a latency table is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum InvalidTable {
-    /// Some batch would take no time, or more than the clock knows.
+    /// Some batch would take no time, or more than the clock can represent.
     #[error("a batch of {batch} takes {ms} ms, expected more than 0 and at most 1e9")]
     Latency {
         /// Its size.
         batch: usize,
-        /// What was said.
+        /// The given latency in milliseconds.
         ms: String,
     },
     /// A line of a measured table cannot be read.
@@ -35,10 +35,10 @@ pub enum InvalidTable {
         /// Its text.
         text: String,
     },
-    /// Nothing was measured where the table has to begin.
+    /// The table does not begin with a batch of 1.
     #[error("the table begins with a batch of {0}, expected 1")]
     First(usize),
-    /// There is not one line in it.
+    /// The table has no lines.
     #[error("the table is empty, expected lines of a batch size and milliseconds as in `8,2.5`")]
     Empty,
     /// Sizes that do not ascend.
@@ -169,7 +169,7 @@ pub enum Jitter {
     LogNormal(f64),
 }
 
-/// Where a log-normal factor is cut: without, there would be a bound on nothing.
+/// Where a log-normal factor is cut: without a cut no bound would exist.
 const CUT: f64 = 3.0;
 
 impl Jitter {
@@ -182,7 +182,7 @@ impl Jitter {
         }
     }
 
-    /// The least factor there is.
+    /// The least possible factor.
     pub(crate) fn least(self) -> f64 {
         match self {
             Self::None => 1.0,
@@ -209,7 +209,7 @@ pub struct SimulatedModel {
 }
 
 impl SimulatedModel {
-    /// One that executes requests of one inference on some instances, without jitter or stretch.
+    /// A model that executes requests of one inference on `instances` instances, without jitter or stretch.
     #[must_use]
     pub fn new(table: LatencyTable, instances: u32) -> Self {
         Self {
@@ -227,7 +227,7 @@ impl SimulatedModel {
         (self.table.max() / self.request_size).max(1)
     }
 
-    /// What all instances carry at most.
+    /// The most load that all instances carry.
     ///
     /// Latency may grow faster than the batch, as convolutions' on a CPU: full batches are not always the best.
     #[must_use]
@@ -257,7 +257,7 @@ impl SimulatedModel {
     }
 }
 
-/// What a model carries at most, and how.
+/// The most load that a model carries, and with which batches.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Capacity {
     /// Requests a second of all instances.

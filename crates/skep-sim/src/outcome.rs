@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use skep_scheduler::BatchEnd;
 
-/// What became of the requests of a simulation, and of what batches they were part. Requests of the warm-up are not in
-/// it.
+/// What became of the requests of a simulation, and in which batches. It leaves out the requests of the warm-up.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TraceOutcome {
     /// How many were sent.
     pub sent: usize,
-    /// Within what time.
+    /// Over what time.
     pub span: Duration,
     /// How many were answered within the objective; without an objective, all that were answered.
     pub good: usize,
@@ -24,7 +23,7 @@ pub struct TraceOutcome {
     batches: [usize; BatchEnd::ALL.len()],
     /// Requests in these batches.
     batched: usize,
-    /// Inferences a request.
+    /// Inferences per request.
     request_size: usize,
 }
 
@@ -56,19 +55,19 @@ impl TraceOutcome {
         self.latencies.sort_unstable();
     }
 
-    /// Requests sent a second.
+    /// Requests sent per second.
     #[must_use]
     pub fn offered(&self) -> f64 {
         self.per_second(self.sent)
     }
 
-    /// Answers within the objective a second.
+    /// Answers within the objective per second.
     #[must_use]
     pub fn goodput(&self) -> f64 {
         self.per_second(self.good)
     }
 
-    /// Answers a second, in time or not.
+    /// Answers per second, in time or not.
     #[must_use]
     pub fn throughput(&self) -> f64 {
         self.per_second(self.latencies.len())
@@ -78,7 +77,7 @@ impl TraceOutcome {
         count as f64 / self.span.as_secs_f64().max(1e-9)
     }
 
-    /// The latency that this share of the answered requests did not exceed (nearest rank); none where none was.
+    /// The latency that this share of the answered requests did not exceed (nearest rank); `None` without an answer.
     #[must_use]
     pub fn quantile(&self, share: f64) -> Option<Duration> {
         // Between 0 and the number of latencies.

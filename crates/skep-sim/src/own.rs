@@ -1,4 +1,4 @@
-//! Policies that are not the scheduler's: a trait for them, and the queue that they decide about.
+//! Policies of users beside the scheduler's: a trait for them, and the queue that they decide about.
 
 use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 
@@ -7,12 +7,12 @@ use skep_types::Time;
 
 use crate::{SimulatedModel, simulation::Decides};
 
-/// A batching policy: it says what a free instance does. It has no clock and no source of chance but what it is made
-/// with, so that equal seeds give equal outcomes.
+/// A batching policy decides what a free instance does. It has no clock and no randomness but what it is made with, so
+/// that equal seeds give equal outcomes.
 pub trait BatchPolicy {
-    /// What to do with what waits. The policy is asked when an instance is free and a request waits: at arrivals, at
-    /// the ends of executions, at the moment until which it waits, and again after each batch and each request given
-    /// up.
+    /// Decides about the waiting requests. The policy is asked when an instance is free and a request waits: at
+    /// arrivals, at the ends of executions, at the moment until which it waits, and again after each batch and each
+    /// request given up.
     fn decide(&mut self, waiting: &WaitingRequests<'_>) -> Decision;
 
     /// An execution of this many inferences took this long.
@@ -21,12 +21,12 @@ pub trait BatchPolicy {
     }
 }
 
-/// What waits at one moment.
+/// The waiting requests at one moment.
 #[derive(Debug, Clone, Copy)]
 pub struct WaitingRequests<'a> {
     /// The moment.
     pub now: Time,
-    /// When the requests arrived that wait, ascending; at least one.
+    /// When the waiting requests arrived, ascending; at least one.
     pub arrivals: &'a [Time],
     /// How many instances are free, at least 1.
     pub idle: usize,
@@ -49,7 +49,7 @@ pub enum Decision {
     Run(usize),
     /// Reject this many requests, at least 1.
     GiveUp(usize),
-    /// Run nothing until something happens, or until this moment, which lies ahead.
+    /// Run nothing until something happens, or until this moment in the future.
     Wait(Option<Time>),
 }
 

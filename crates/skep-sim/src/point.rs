@@ -10,16 +10,16 @@ use crate::{
     StaticSetting, TraceOutcome, Workload, bound, simulate, simulation::simulate_named,
 };
 
-/// Where policies are compared.
+/// The conditions under which policies are compared.
 #[derive(Debug, Clone)]
 pub struct OperatingPoint<'a> {
     /// The model.
     pub model: &'a SimulatedModel,
-    /// What an answer must not take longer than.
+    /// The latency objective of an answer.
     pub objective: Duration,
     /// How requests arrive.
     pub arrivals: &'a Arrivals,
-    /// Requests a second.
+    /// Requests per second.
     pub rate: f64,
     /// How many requests a trace has.
     pub requests: usize,
@@ -29,7 +29,7 @@ pub struct OperatingPoint<'a> {
     pub seeds: &'a [u64],
 }
 
-/// What several traces gave for one figure.
+/// One figure over several traces.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Spread {
     /// The median, which for an even number is the mean of the middle two.
@@ -40,14 +40,14 @@ pub struct Spread {
     pub max: f64,
 }
 
-/// What a policy does at a point, over the seeds. A bound has a goodput alone.
+/// A policy's results at a point, over the seeds. A bound has only a goodput.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PolicyFigures {
-    /// Whose they are.
+    /// The policy.
     pub contender: Contender,
     /// Requests a second.
     pub offered: Spread,
-    /// Answers within the objective a second.
+    /// Answers within the objective per second.
     pub goodput: Spread,
     /// Answers within the objective, as a share of the requests.
     pub in_time: Spread,
@@ -66,7 +66,7 @@ pub struct PolicyFigures {
     /// The share of executions whose batches ended for each reason, over all seeds; reasons that did not occur are left
     /// out.
     pub ends: Vec<(BatchEnd, f64)>,
-    /// The setting that was found, where one was looked for.
+    /// The best setting, where one was searched for.
     pub setting: Option<String>,
 }
 
@@ -74,7 +74,7 @@ pub struct PolicyFigures {
 const TRIAL_REQUESTS: usize = 3000;
 const SURVIVORS: usize = 5;
 
-/// What a contender did on one trace.
+/// A contender's results on one trace.
 struct TraceRun {
     offered: f64,
     goodput: f64,
@@ -96,31 +96,36 @@ impl OperatingPoint<'_> {
     ///
     /// # Panics
     ///
-    /// Without a seed; for a static setting that does not [fit](Static::fits) the model; where a policy does not keep
-    /// its word.
+    /// Without a seed; for a static setting that does not [fit](StaticSetting::fits) the model; where a policy breaks its
+    /// contract.
     #[must_use]
     pub fn compare(&self, contenders: &[Contender]) -> Vec<PolicyFigures> {
         let traces: Vec<Vec<Time>> = self.seeds.iter().map(|seed| self.trace(*seed)).collect();
-        let figures = |contender: &Contender| match contender {
-            Contender::Bound => {
-                let runs = self.runs(&traces, |_, trace| self.bound(trace));
-                Self::figures(contender, &runs, None)
+        let contenders = contenders.iter();
+        contenders
+            .map(|contender| self.compare_one(contender, &traces))
+            .collect()
+    }
+
+    /// Runs one contender on the traces.
+    fn compare_one(&self, contender: &Contender, traces: &[Vec<Time>]) -> PolicyFigures {
+        let runs = match contender {
+            Contender::StaticBest | Contender::StaticTimeout => {
+                return self.best(contender, traces);
             }
-            Contender::StaticBest | Contender::StaticTimeout => self.best(contender, &traces),
+            Contender::Bound => self.runs(traces, |_, trace| self.bound(trace)),
             Contender::Own(policy) => {
-                let runs = self.runs(&traces, |seed, trace| self.own(policy, seed, trace));
-                Self::figures(contender, &runs, None)
+                self.runs(traces, |seed, trace| self.own(policy, seed, trace))
             }
             _ => {
                 let options = contender.scheduler(self.model, self.objective);
                 let options = options.expect("all others have a scheduler");
-                let runs = self.runs(&traces, |seed, trace| {
+                self.runs(traces, |seed, trace| {
                     self.simulate(options.clone(), seed, trace)
-                });
-                Self::figures(contender, &runs, None)
+                })
             }
         };
-        contenders.iter().map(figures).collect()
+        Self::figures(contender, &runs, None)
     }
 
     fn trace(&self, seed: u64) -> Vec<Time> {
@@ -192,24 +197,21 @@ impl OperatingPoint<'_> {
                 (run.goodput, median.unwrap_or_default(), setting)
             })
             .collect();
-        // Where nothing is in time any more, what is least late.
+        // By goodput; where nothing is in time any more, by the median latency.
         tried.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        let survives = |(rank, setting): (usize, &StaticSetting)| {
-            rank < SURVIVORS || setting.is_default(self.model)
-        };
         let settings = tried.iter().map(|(_, _, setting)| setting).enumerate();
-        let survivors = settings.filter(|tried| survives(*tried));
+        let survivors =
+            settings.filter(|(rank, setting)| *rank < SURVIVORS || setting.is_default(self.model));
         let figures = survivors.map(|(_, setting)| {
             let runs = self.runs(traces, |seed, trace| {
                 self.simulate(setting.scheduler(self.model), seed, trace)
             });
             Self::figures(contender, &runs, Some(setting.to_string()))
         });
-        // By the share that is shown, since traces differ in what they offer: the median of the shares need not belong
-        // to the trace of the median goodput. Then by goodput; of equals the one that did better in the trial.
-        let rank = |figures: &PolicyFigures| (figures.in_time.median, figures.goodput.median);
+        // By the share that is shown: traces differ in what they offer, so the median share need not belong to the
+        // trace of the median goodput. Then by goodput; of equals the one that did better in the trial.
         let best = figures.reduce(|best, other| {
-            if rank(&other) > rank(&best) {
+            if other.medians() > best.medians() {
                 other
             } else {
                 best
@@ -219,28 +221,16 @@ impl OperatingPoint<'_> {
     }
 
     fn figures(contender: &Contender, runs: &[TraceRun], setting: Option<String>) -> PolicyFigures {
-        let ms = |share: f64| {
-            spread_of(runs, |o| {
-                o.quantile(share).map(|latency| latency.as_secs_f64() * 1e3)
-            })
-        };
-        let share = |count: fn(&TraceOutcome) -> usize| {
-            spread_of(runs, |o| Some(count(o) as f64 / o.sent.max(1) as f64))
-        };
-        let of = |figure: fn(&TraceRun) -> f64| {
-            let figures = runs.iter().map(figure).collect();
-            spread(figures).unwrap_or_default()
-        };
         PolicyFigures {
             contender: contender.clone(),
-            offered: of(|run| run.offered),
-            goodput: of(|run| run.goodput),
-            in_time: of(|run| run.goodput / run.offered.max(1e-9)),
-            p50_ms: ms(0.5),
-            p95_ms: ms(0.95),
-            p99_ms: ms(0.99),
-            rejected: share(|o| o.rejected),
-            late: share(|o| o.late),
+            offered: spread_of_runs(runs, |run| run.offered),
+            goodput: spread_of_runs(runs, |run| run.goodput),
+            in_time: spread_of_runs(runs, |run| run.goodput / run.offered.max(1e-9)),
+            p50_ms: quantile_ms(runs, 0.5),
+            p95_ms: quantile_ms(runs, 0.95),
+            p99_ms: quantile_ms(runs, 0.99),
+            rejected: share_of_sent(runs, |outcome| outcome.rejected),
+            late: share_of_sent(runs, |outcome| outcome.late),
             mean_batch: spread_of(runs, TraceOutcome::mean_batch),
             ends: ends(runs),
             setting,
@@ -248,17 +238,42 @@ impl OperatingPoint<'_> {
     }
 }
 
+impl PolicyFigures {
+    /// What static settings are ranked by.
+    fn medians(&self) -> (f64, f64) {
+        (self.in_time.median, self.goodput.median)
+    }
+}
+
+/// The share of executions that ended for each reason, over all runs; reasons that did not occur are left out.
 fn ends(runs: &[TraceRun]) -> Vec<(BatchEnd, f64)> {
-    let outcomes = || runs.iter().filter_map(|run| run.outcome.as_ref());
-    let all: usize = outcomes().map(TraceOutcome::executions).sum();
-    let of = |end| {
-        outcomes()
-            .flat_map(TraceOutcome::batches)
-            .filter(move |(other, _)| *other == end)
-    };
-    let share = |end| of(end).map(|(_, count)| count).sum::<usize>() as f64 / all.max(1) as f64;
-    let ends = BatchEnd::ALL.into_iter().map(|end| (end, share(end)));
-    ends.filter(|(_, share)| *share > 0.0).collect()
+    let outcomes = runs.iter().filter_map(|run| run.outcome.as_ref());
+    let ended: Vec<(BatchEnd, usize)> = outcomes.flat_map(TraceOutcome::batches).collect();
+    let all: usize = ended.iter().map(|(_, count)| count).sum();
+    let shares = BatchEnd::ALL.into_iter().map(|end| {
+        let of_end = ended.iter().filter(|(other, _)| *other == end);
+        let count: usize = of_end.map(|(_, count)| count).sum();
+        (end, count as f64 / all.max(1) as f64)
+    });
+    shares.filter(|(_, share)| *share > 0.0).collect()
+}
+
+fn spread_of_runs(runs: &[TraceRun], figure: impl Fn(&TraceRun) -> f64) -> Spread {
+    spread(runs.iter().map(figure).collect()).unwrap_or_default()
+}
+
+/// The latency that this share of the answers does not exceed.
+fn quantile_ms(runs: &[TraceRun], share: f64) -> Option<Spread> {
+    spread_of(runs, |outcome| {
+        let latency = outcome.quantile(share)?;
+        Some(latency.as_secs_f64() * 1e3)
+    })
+}
+
+fn share_of_sent(runs: &[TraceRun], count: impl Fn(&TraceOutcome) -> usize) -> Option<Spread> {
+    spread_of(runs, |outcome| {
+        Some(count(outcome) as f64 / outcome.sent.max(1) as f64)
+    })
 }
 
 fn spread_of(runs: &[TraceRun], value: impl Fn(&TraceOutcome) -> Option<f64>) -> Option<Spread> {
@@ -266,7 +281,7 @@ fn spread_of(runs: &[TraceRun], value: impl Fn(&TraceOutcome) -> Option<f64>) ->
     spread(outcomes.filter_map(value).collect())
 }
 
-/// None of no values.
+/// `None` without values.
 fn spread(mut values: Vec<f64>) -> Option<Spread> {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;

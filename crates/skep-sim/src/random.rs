@@ -8,7 +8,7 @@ use rand_chacha::{
     rand_core::{RngCore, SeedableRng},
 };
 
-/// What random numbers are for. Those of one purpose do not depend on how many another takes.
+/// The purpose of random numbers. Each purpose has a stream of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RandomPurpose {
     /// When requests arrive.

@@ -10,7 +10,7 @@ use crate::{SimulatedModel, contender::options};
 /// What a written setting begins with.
 pub(crate) const TRITON: &str = "triton:";
 
-/// Beyond an hour a delay or a time-out is a slip of the unit.
+/// A delay or a time-out beyond an hour is a mistake in the unit.
 const MAX_MICROS: u64 = 3_600_000_000;
 
 /// A static setting of Triton's dynamic batcher, as in `triton:preferred=4+8,delay=500`.
@@ -23,7 +23,7 @@ const MAX_MICROS: u64 = 3_600_000_000;
 /// | `timeout` | `default_timeout_microseconds` above 0, where the request is rejected; no time-out without it |
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StaticSetting {
-    /// As it was written; empty for a setting of the grid.
+    /// The text it was read from; empty for a setting of the grid.
     name: String,
     preferred: Vec<usize>,
     max_batch_size: Option<usize>,
@@ -35,7 +35,7 @@ pub struct StaticSetting {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum InvalidSetting {
-    /// A part has no `=`, or a key that there is not.
+    /// A part without `=`, or with an unknown key.
     #[error(
         "`{0}` is not a setting of `triton:`, expected preferred=SIZE+SIZE, delay=MICROSECONDS, max=SIZE or timeout=MICROSECONDS"
     )]
@@ -45,12 +45,12 @@ pub enum InvalidSetting {
     Value {
         /// The key.
         key: &'static str,
-        /// What was written.
+        /// The given value.
         value: String,
         /// What it should be.
         expected: &'static str,
     },
-    /// A key that is there twice.
+    /// A repeated key.
     #[error("`{0}` is given twice")]
     Twice(&'static str),
     /// A batch size above the largest batch.

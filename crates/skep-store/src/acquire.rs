@@ -43,7 +43,7 @@ pub(crate) struct Offered<'a> {
     pub(crate) offset: u64,
 }
 
-/// A store, as one acquire sees it.
+/// What an acquire needs of a store.
 pub(crate) trait StoreAccess {
     /// Says what is there of at most [`MAX_TENSORS`] tensors, and leases it.
     fn take(
@@ -66,7 +66,7 @@ pub(crate) trait StoreAccess {
 /// The tensors of one acquire, each distinct one once.
 #[derive(Debug)]
 pub(crate) struct AcquiredTensors {
-    /// Where each distinct tensor lies.
+    /// The location of each distinct tensor.
     pub(crate) spots: Vec<Spot>,
     /// For each tensor that was asked for, its index in `spots`.
     pub(crate) distinct: Vec<usize>,

@@ -48,7 +48,7 @@ impl Reliever {
     }
 }
 
-/// Stores of tenants, behind sockets in a directory.
+/// The stores of tenants, served on sockets in a directory.
 #[derive(Debug)]
 pub struct Daemon {
     sockets: Vec<TenantSocket>,
@@ -143,12 +143,12 @@ impl Daemon {
         self.stopper.clone()
     }
 
-    /// Serves until it is stopped, and removes its sockets.
+    /// Serves clients until it is stopped, and then removes its sockets.
     ///
     /// # Errors
     /// [`StoreError::Serve`] if the system does not let it wait for clients.
     pub fn run(self) -> Result<(), StoreError> {
-        let guests = Connections::default();
+        let guests = ClientConnections::default();
         thread::scope(|scope| {
             let outcome = self.accept(|session, stream| {
                 let stream = Arc::new(Connection::new(stream));
@@ -227,9 +227,9 @@ impl TenantSocket {
 
 /// The connections that are being served.
 #[derive(Debug, Default)]
-struct Connections(Mutex<(u64, HashMap<u64, Arc<Connection>>)>);
+struct ClientConnections(Mutex<(u64, HashMap<u64, Arc<Connection>>)>);
 
-impl Connections {
+impl ClientConnections {
     fn enter(&self, connection: &Arc<Connection>) -> u64 {
         let mut guests = lock(&self.0);
         guests.0 += 1;

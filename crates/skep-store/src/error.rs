@@ -71,7 +71,7 @@ pub enum StoreError {
         limit: u64,
     },
     /// The system has no memory, or no descriptor for it.
-    #[error("no memory file of {bytes} bytes ({step}): {cause}")]
+    #[error("cannot make a memory file of {bytes} bytes ({step}): {cause}")]
     Memory {
         /// The size that was asked for.
         bytes: u64,

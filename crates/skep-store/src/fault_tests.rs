@@ -201,14 +201,14 @@ fn a_client_that_dies_at_any_step_leaves_nothing_behind() {
                 let half = [&length[..], &hello[..5]].concat();
                 rogue.0.stream().write_all(&half).expect("sent");
             }
-            // Welcomed; a question whose answer nobody hears; tickets.
+            // Welcomed; a request whose answer is not read; tickets.
             3 => drop(Rogue::welcomed(&node.path)),
             4 => Rogue::welcomed(&node.path).say(&take.encode(), None),
             5 => {
                 let answers = Rogue::welcomed(&node.path).claim(&list);
                 assert_eq!(answers, [Availability::Fill; 2]);
             }
-            // A publication whose answer nobody hears; leases.
+            // A publication whose answer is not read; leases.
             6 => {
                 let rogue = Rogue::welcomed(&node.path);
                 rogue.claim(&list);
@@ -231,7 +231,7 @@ fn a_client_that_dies_at_any_step_leaves_nothing_behind() {
     }
 }
 
-/// A filler dies while another one waits: that one fills.
+/// A filler dies while another holder waits, which then fills.
 #[test]
 fn a_waiting_holder_fills_when_the_filler_dies() {
     let node = TestDaemon::start(StoreOptions::default());
@@ -448,7 +448,7 @@ fn bounds_hold_against_clients_that_ignore_them() {
         ..StoreOptions::default()
     });
     let (contents, list) = two_tensors();
-    // More than it is let fill; it gets nothing of it, and the connection goes on.
+    // More than it may fill: it gets nothing, and the connection goes on.
     let rogue = Rogue::welcomed(&node.path);
     let take = StoreRequest::Take {
         mode: Mode::Claim,
@@ -506,7 +506,7 @@ fn bounds_hold_against_clients_that_ignore_them() {
         text,
         "leases of one holder of tenant `general` would be 4, expected at most 3"
     );
-    // A release of what it does not have, and of more than it has, changes nothing for others.
+    // Releasing leases that it does not have changes nothing for others.
     let other = Rogue::welcomed(&node.path);
     assert_eq!(
         other.ask(&StoreRequest::Release(vec![small[0].digest]), None),
@@ -566,7 +566,7 @@ fn a_restriction_is_final() {
         "it goes on"
     );
 
-    // Welcomed, it cannot be restricted any more, and nothing was.
+    // After the welcome it can no longer be restricted.
     let rogue = Rogue::welcomed(&node.path);
     rogue.say(&restrict(&[], false).encode(), None);
     assert!(rogue.last_words().contains("after the hello"));

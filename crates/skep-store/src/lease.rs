@@ -27,11 +27,11 @@ pub(crate) fn lengths(wanted: &[Wanted], indices: &[Option<usize>]) -> Vec<u64> 
 /// A right to tensors. Their bytes neither move nor change while the lease, a clone of it or any [bytes](Self::bytes)
 /// from it exist.
 ///
-/// Indices are those of what was asked for.
+/// Indices are those of the request.
 #[derive(Clone)]
-pub struct Lease(Arc<Inner>);
+pub struct Lease(Arc<LeaseInner>);
 
-struct Inner {
+struct LeaseInner {
     parts: Vec<LeasedTensor>,
     /// For each tensor, its index in `parts`.
     distinct: Vec<usize>,
@@ -54,7 +54,7 @@ pub struct FileRange<'a> {
     pub descriptor: BorrowedFd<'a>,
     /// Where the tensor begins, in bytes; a multiple of the page size.
     pub offset: u64,
-    /// Bytes of the tensor. What follows up to the next page is zero.
+    /// The tensor's length in bytes. The rest of its last page is zero.
     pub length: u64,
 }
 
@@ -85,7 +85,7 @@ impl Lease {
                 length,
             });
         }
-        Ok(Self(Arc::new(Inner {
+        Ok(Self(Arc::new(LeaseInner {
             parts,
             distinct: got.distinct,
             figures: got.figures,
@@ -108,7 +108,7 @@ impl Lease {
     /// A tensor's bytes, without a copy; they begin at a page. They keep the lease alive.
     ///
     /// # Panics
-    /// If there is no tensor of this index, as a slice does.
+    /// If the index is out of bounds.
     #[must_use]
     pub fn bytes(&self, index: usize) -> Bytes {
         Bytes::from_owner(LeasedBytes {
@@ -120,7 +120,7 @@ impl Lease {
     /// The range of the file that holds a tensor.
     ///
     /// # Panics
-    /// If there is no tensor of this index, as a slice does.
+    /// If the index is out of bounds.
     #[must_use]
     pub fn file_range(&self, index: usize) -> FileRange<'_> {
         let part = &self.0.parts[self.0.distinct[index]];
@@ -131,7 +131,7 @@ impl Lease {
         }
     }
 
-    /// How the tensors were got.
+    /// How the tensors were acquired.
     #[must_use]
     pub fn figures(&self) -> Acquired {
         self.0.figures

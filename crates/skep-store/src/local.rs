@@ -18,7 +18,7 @@ use crate::{
     tenant_store::{StoreClock, TenantStore, sweep_while_there},
 };
 
-/// Tenants that a process may have stores for.
+/// The tenants that a process may have stores for.
 const MAX_TENANTS: u64 = 1024;
 
 /// The stores of all tenants.

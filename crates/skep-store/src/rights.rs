@@ -16,10 +16,10 @@ pub(crate) const MAX_RESTRICTED: usize = 1 << 16;
 /// A memory file of huge pages takes up to one huge page more than its bytes.
 const HUGE_PAGE_BYTES: u64 = 2 << 20;
 
-/// What one connection may ask for.
+/// The rights of a connection.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) enum Rights {
-    /// Everything that the tenant's store answers.
+    /// Every request.
     #[default]
     All,
     /// These tensors alone.

@@ -175,7 +175,7 @@ impl Segment {
                 "expected a memory file of ordinary pages, got one of file system {kind:#x}"
             )));
         }
-        // From here on nothing of it changes: neither its size nor which pages it has.
+        // From here on neither its size nor its pages change.
         let stat = fstat(&file).map_err(|e| StoreError::segment(e.to_string()))?;
         let size = stat.st_size.unsigned_abs();
         let reserved = stat.st_blocks.unsigned_abs().saturating_mul(512);
@@ -316,7 +316,7 @@ mod tests {
         assert!(fallocate(file, punch, 0, 4096).is_err());
         assert!(fallocate(file, FallocateFlags::ZERO_RANGE, 0, 4096).is_err());
         assert!(fcntl_add_seals(file, SealFlags::FUTURE_WRITE).is_err());
-        // SAFETY: a mapping wherever the system likes, which nobody looks at.
+        // SAFETY: a new mapping, which is never accessed.
         let writable = unsafe {
             mmap(
                 std::ptr::null_mut(),
@@ -340,14 +340,14 @@ mod tests {
 
         let map = segment.map().expect("mapped");
         let flags = MprotectFlags::READ | MprotectFlags::WRITE;
-        // SAFETY: the mapping is ours, and nobody writes it even if that were allowed.
+        // SAFETY: the mapping is this test's, and is never written, even if that were allowed.
         assert!(unsafe { mprotect(map.as_ptr().cast_mut().cast(), 4096, flags) }.is_err());
         assert_eq!(&map[..3], b"abc");
     }
 
     #[test]
     fn other_descriptors_are_not_segments() {
-        let refused = |file: OwnedFd| Segment::check(file).expect_err("no segment").to_string();
+        let refused = |file: OwnedFd| Segment::check(file).expect_err("not a segment").to_string();
         let plain = tempfile::tempfile().expect("a file");
         plain.set_len(4096).expect("room");
         assert_eq!(
@@ -404,7 +404,7 @@ mod tests {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let file = memfd_create("busy", flags).expect("memory");
         pwrite(&file, b"x", 0).expect("written");
-        // SAFETY: nobody looks at it.
+        // SAFETY: the mapping is never accessed.
         let map = unsafe { MmapOptions::new().len(1).map_mut(file.as_raw_fd()) }.expect("mapped");
         assert_eq!(fcntl_add_seals(&file, SEALS), Err(Errno::BUSY));
         thread::scope(|scope| {

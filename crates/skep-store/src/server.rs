@@ -193,7 +193,7 @@ fn send_segments(
     Ok(())
 }
 
-/// Serves a connection on a thread of its own.
+/// Serves a connection on a new thread.
 pub(crate) fn serve_apart(
     session: HolderSession,
     stream: UnixStream,

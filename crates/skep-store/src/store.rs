@@ -1,4 +1,4 @@
-//! The handle that users of a store have.
+//! The handle of a store.
 
 use std::{os::unix::net::UnixStream, path::Path, sync::Arc, time::Duration};
 
@@ -15,10 +15,10 @@ use crate::{
 
 /// A tensor store, in this process or a daemon. Clones are handles of the same store.
 #[derive(Debug, Clone)]
-pub struct Store(Inner);
+pub struct Store(StoreKind);
 
 #[derive(Debug, Clone)]
-enum Inner {
+enum StoreKind {
     Local(Arc<LocalStores>),
     Remote(Arc<DaemonClient>),
 }
@@ -35,7 +35,7 @@ impl Store {
     /// Creates a store in this process, which ends with its last handle and lease.
     #[must_use]
     pub fn in_process(options: StoreOptions) -> Self {
-        Self(Inner::Local(LocalStores::new(options, Duration::ZERO)))
+        Self(StoreKind::Local(LocalStores::new(options, Duration::ZERO)))
     }
 
     /// Connects to the node's store: `path` is the daemon's directory, or the socket of one tenant.
@@ -46,7 +46,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Connect`] if `path` is not a directory and no daemon serves there.
     pub fn connect(path: &Path) -> Result<Self, StoreError> {
-        Ok(Self(Inner::Remote(DaemonClient::connect(path)?)))
+        Ok(Self(StoreKind::Remote(DaemonClient::connect(path)?)))
     }
 
     /// Uses a connection from [`Self::stream`] that another process handed to this one. It is bound to one tenant. When
@@ -55,7 +55,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Disconnected`], or the other side's error.
     pub fn over(stream: UnixStream) -> Result<Self, StoreError> {
-        Ok(Self(Inner::Remote(DaemonClient::over(stream)?)))
+        Ok(Self(StoreKind::Remote(DaemonClient::over(stream)?)))
     }
 
     /// Opens a connection to a tenant's store, to hand it to another process for [`Self::over`]. A store of this
@@ -66,8 +66,8 @@ impl Store {
     /// [`StoreError::Inherited`] if this store has itself inherited its connection.
     pub fn stream(&self, tenant: &Tenant) -> Result<UnixStream, StoreError> {
         match &self.0 {
-            Inner::Local(local) => pair(local, tenant, Rights::All),
-            Inner::Remote(client) => client.stream(tenant),
+            StoreKind::Local(local) => pair(local, tenant, Rights::All),
+            StoreKind::Remote(client) => client.stream(tenant),
         }
     }
 
@@ -91,11 +91,11 @@ impl Store {
             });
         }
         match &self.0 {
-            Inner::Local(local) => {
+            StoreKind::Local(local) => {
                 let rights = Rights::These(tensors.iter().copied().collect());
                 pair(local, tenant, rights)
             }
-            Inner::Remote(client) => client.stream_for(tenant, tensors),
+            StoreKind::Remote(client) => client.stream_for(tenant, tensors),
         }
     }
 
@@ -103,8 +103,8 @@ impl Store {
     #[must_use]
     pub fn tenant(&self) -> Option<&Tenant> {
         match &self.0 {
-            Inner::Local(_) => None,
-            Inner::Remote(client) => client.tenant(),
+            StoreKind::Local(_) => None,
+            StoreKind::Remote(client) => client.tenant(),
         }
     }
 
@@ -112,8 +112,8 @@ impl Store {
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         match (&self.0, &other.0) {
-            (Inner::Local(one), Inner::Local(other)) => Arc::ptr_eq(one, other),
-            (Inner::Remote(one), Inner::Remote(other)) => Arc::ptr_eq(one, other),
+            (StoreKind::Local(one), StoreKind::Local(other)) => Arc::ptr_eq(one, other),
+            (StoreKind::Remote(one), StoreKind::Remote(other)) => Arc::ptr_eq(one, other),
             _ => false,
         }
     }
@@ -136,12 +136,12 @@ impl Store {
         fill: Fill<'_>,
     ) -> Result<Lease, StoreError> {
         match &self.0 {
-            Inner::Local(local) => {
+            StoreKind::Local(local) => {
                 let session = local.store(tenant)?.join()?;
                 let got = acquire(&mut &session, wanted, order, fill)?;
                 Lease::new(got, |index| wanted[index].length, Box::new(session))
             }
-            Inner::Remote(client) => client.acquire(tenant, wanted, order, fill),
+            StoreKind::Remote(client) => client.acquire(tenant, wanted, order, fill),
         }
     }
 
@@ -152,14 +152,14 @@ impl Store {
     /// connection.
     pub fn look(&self, tenant: &Tenant, wanted: &[Wanted]) -> Result<Present, StoreError> {
         match &self.0 {
-            Inner::Local(local) => {
+            StoreKind::Local(local) => {
                 let session = local.store(tenant)?.join()?;
                 let (got, indices) = look(&mut &session, wanted)?;
                 let lengths = lengths(wanted, &indices);
                 let lease = Lease::new(got, |index| lengths[index], Box::new(session))?;
                 Ok(Present { lease, indices })
             }
-            Inner::Remote(client) => client.look(tenant, wanted),
+            StoreKind::Remote(client) => client.look(tenant, wanted),
         }
     }
 
@@ -169,19 +169,19 @@ impl Store {
     /// If a daemon's directory cannot be read.
     pub fn tenants(&self) -> Result<Vec<Tenant>, StoreError> {
         match &self.0 {
-            Inner::Local(local) => Ok(local
+            StoreKind::Local(local) => Ok(local
                 .stores()
                 .iter()
                 .map(|store| store.tenant().clone())
                 .collect()),
-            Inner::Remote(client) => client.tenants(),
+            StoreKind::Remote(client) => client.tenants(),
         }
     }
 
     /// The figures of every tenant's store, in order of tenants. `None` for a daemon, which has to be asked.
     #[must_use]
     pub fn own_figures(&self) -> Option<Vec<(Tenant, Stat)>> {
-        let Inner::Local(local) = &self.0 else {
+        let StoreKind::Local(local) = &self.0 else {
             return None;
         };
         let figures = local.stores().into_iter();
@@ -198,8 +198,8 @@ impl Store {
     /// If the daemon does not answer.
     pub fn stat(&self, tenant: &Tenant) -> Result<Stat, StoreError> {
         match &self.0 {
-            Inner::Local(local) => Ok(local.store(tenant)?.stat()),
-            Inner::Remote(client) => client.stat(tenant),
+            StoreKind::Local(local) => Ok(local.store(tenant)?.stat()),
+            StoreKind::Remote(client) => client.stat(tenant),
         }
     }
 
@@ -209,8 +209,8 @@ impl Store {
     /// If the daemon does not answer.
     pub fn ls(&self, tenant: &Tenant) -> Result<Vec<StoredTensor>, StoreError> {
         match &self.0 {
-            Inner::Local(local) => Ok(local.store(tenant)?.list(None, usize::MAX)),
-            Inner::Remote(client) => client.list(tenant),
+            StoreKind::Local(local) => Ok(local.store(tenant)?.list(None, usize::MAX)),
+            StoreKind::Remote(client) => client.list(tenant),
         }
     }
 
@@ -218,8 +218,8 @@ impl Store {
     /// the bytes dropped. Does nothing for a daemon, which watches memory itself.
     pub fn relieve(&self) -> u64 {
         match &self.0 {
-            Inner::Local(local) => local.relieve(),
-            Inner::Remote(_) => 0,
+            StoreKind::Local(local) => local.relieve(),
+            StoreKind::Remote(_) => 0,
         }
     }
 
@@ -229,8 +229,8 @@ impl Store {
     /// If the daemon does not answer.
     pub fn gc(&self, tenant: &Tenant) -> Result<u64, StoreError> {
         match &self.0 {
-            Inner::Local(local) => Ok(local.store(tenant)?.gc()),
-            Inner::Remote(client) => client.gc(tenant),
+            StoreKind::Local(local) => Ok(local.store(tenant)?.gc()),
+            StoreKind::Remote(client) => client.gc(tenant),
         }
     }
 }

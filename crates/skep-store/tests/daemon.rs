@@ -59,7 +59,7 @@ fn what_one_client_fills_others_find() {
     assert_eq!((filled.figures().filled, found.figures().hits), (4, 4));
 
     let stat = first.stat(&general).expect("figures");
-    // Whoever asks is a holder as well.
+    // The connection that asks is a holder as well.
     assert_eq!(
         (stat.segments, stat.tensors, stat.leases, stat.holders),
         (3, 4, 8, 3)
@@ -233,7 +233,7 @@ fn each_tenant_has_its_own_store_and_sees_nothing_of_others() {
         (stat.hits, stat.misses, stat.waits, stat.leases),
         (0, 2, 0, 2)
     );
-    // One socket is one tenant's, whatever is asked for.
+    // A socket belongs to one tenant, whichever is asked for.
     let socket = Store::connect(&named.socket(node.path())).expect("a store");
     assert_eq!(socket.tenant(), Some(&named));
     let refused = socket.acquire(&Tenant::GENERAL, &list, LoadOrder::Fixed, &mut no_fill());

@@ -55,7 +55,7 @@ fn a_look_leases_what_is_there() {
 #[test]
 fn a_second_acquire_finds_what_the_first_filled() {
     let store = Store::in_process(StoreOptions::default());
-    // Small ones, an empty one, one of exactly a page, and one that has a segment of its own.
+    // Small tensors, an empty one, one of exactly a page, and one that fills a segment.
     let (contents, mut list) = tensors(&[10, 0, 4096, 5000, 9 << 20, 3]);
     list.push(list[2].clone());
     let first = get(&store, &contents, &list).expect("a lease");

@@ -58,7 +58,7 @@ fn what_clients_hold_is_handed_back_to_the_next_daemon_once() {
     }
     assert_eq!(inodes(&again), inodes(&all));
     assert_eq!(inodes(&part), inodes(&all)[1..3]);
-    // 4 of the first, 2 of the second, 4 of the third, and who asks has none.
+    // 4 of the first, 2 of the second, 4 of the third, and none of the one that asks.
     let stat = node.wait_for(&GENERAL, |stat| stat.leases == 10);
     assert_eq!((stat.segments, stat.tensors, stat.misses), (3, 4, 0));
     assert_eq!(
@@ -95,7 +95,7 @@ fn an_acquire_outlives_the_daemon() {
         });
         filling.wait();
         let directory = node.stop();
-        // Whoever waits for the window's end would wait for long: what the client fills it has begun before.
+        // The window is long, but the client began its fill before.
         let options = StoreOptions {
             adoption_window: Duration::ZERO,
             ..StoreOptions::default()

@@ -41,7 +41,7 @@ fn a_model_gets_its_own_tensors_through_a_restricted_connection() {
         let filled = inner.acquire(&GENERAL, &list, LoadOrder::Fixed, &mut fill(&contents));
         let filled = filled.expect("a lease");
         assert_eq!(filled.bytes(2), contents[2]);
-        // Whoever trusts nobody finds the same tensors.
+        // An unrestricted holder finds the same tensors.
         let found = store.acquire(&GENERAL, &list, LoadOrder::Fixed, &mut no_fill());
         assert_eq!(found.expect("a lease").bytes(1), contents[1]);
         drop(filled);

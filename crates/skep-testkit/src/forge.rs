@@ -1,4 +1,4 @@
-//! Forged forms: what somebody can put into a cache who may write there. Every digest fits.
+//! Forged forms: what an attacker with write access can put into a cache. Every digest fits.
 #![allow(
     clippy::expect_used,
     clippy::missing_panics_doc,

@@ -70,7 +70,7 @@ impl TestNode {
         stat.expect("figures")
     }
 
-    /// As after a start of its server: the cache as it is on the disk, and a store that has nothing.
+    /// Restarts the node: the cache stays on disk, and the store is empty.
     pub fn restart(&mut self) {
         self.weights.cache = open(&self.root);
         self.weights.store = Store::in_process(StoreOptions::default());

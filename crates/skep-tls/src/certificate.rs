@@ -1,9 +1,9 @@
-//! As much of an X.509 certificate as is read of those of version 1, which `openssl x509 -req` makes without a file of
-//! extensions, and which the library for certificates refuses.
+//! The few fields of an X.509 certificate that Skep needs to verify version 1, which `openssl x509 -req` makes without
+//! a file of extensions and webpki refuses.
 //!
 //! Source: RFC 5280, "Basic Certificate Fields" and "Validity"; X.690, "Distinguished Encoding Rules".
 
-/// The tags of DER that stand in what is read here.
+/// The DER tags that occur in these fields.
 mod tag {
     pub(super) const INTEGER: u8 = 0x02;
     pub(super) const BIT_STRING: u8 = 0x03;
@@ -13,37 +13,37 @@ mod tag {
     pub(super) const VERSION: u8 = 0xa0;
 }
 
-/// The fields of a certificate. All are contents, without tag and length, unless they say otherwise.
+/// The fields of a certificate: contents without tag and length, unless stated otherwise.
 #[derive(Debug)]
 pub struct Certificate<'a> {
-    /// What is signed, tag and length included.
+    /// The signed part, with tag and length.
     pub signed: &'a [u8],
-    /// Whether it is of version 1, the only one that is not named.
+    /// Whether it has version 1, which is the default and not encoded.
     pub is_version_1: bool,
     /// The name of its issuer.
     pub issuer: &'a [u8],
     validity: &'a [u8],
-    /// Tag and length included.
+    /// With tag and length.
     pub public_key_info: &'a [u8],
-    /// The same, in parts.
+    /// The same, parsed.
     pub public_key: PublicKey<'a>,
-    /// Of the signature.
+    /// The algorithm of the signature.
     pub algorithm: &'a [u8],
-    /// Of its issuer, over `signed`.
+    /// The issuer's signature over `signed`.
     pub signature: &'a [u8],
 }
 
-/// A public key and what it is for.
+/// A public key and its algorithm.
 #[derive(Debug)]
 pub struct PublicKey<'a> {
-    /// Which kind of key.
+    /// The algorithm of the key.
     pub algorithm: &'a [u8],
     /// The key itself.
     pub bits: &'a [u8],
 }
 
 impl<'a> PublicKey<'a> {
-    /// Out of the contents of a `SubjectPublicKeyInfo`.
+    /// Parses the contents of a `SubjectPublicKeyInfo`.
     #[must_use]
     pub fn parse(info: &'a [u8]) -> Option<Self> {
         let mut info = DerReader(info);
@@ -56,7 +56,7 @@ impl<'a> PublicKey<'a> {
 }
 
 impl<'a> Certificate<'a> {
-    /// Parses a certificate; `None` for malformed DER. Extensions are not looked at.
+    /// Parses a certificate; `None` for malformed DER. Extensions are ignored.
     #[must_use]
     pub fn parse(der: &'a [u8]) -> Option<Self> {
         let mut outer = DerReader(der);
@@ -70,7 +70,7 @@ impl<'a> Certificate<'a> {
         let mut fields = DerReader(fields);
         let version = fields.take(tag::VERSION);
         fields.take(tag::INTEGER)?;
-        // What is signed names the algorithm as well; both must agree.
+        // The signed part names the algorithm too; both must agree.
         if fields.take(tag::SEQUENCE)? != algorithm || !whole.is_empty() {
             return None;
         }
@@ -78,7 +78,7 @@ impl<'a> Certificate<'a> {
         let validity = fields.take(tag::SEQUENCE)?;
         fields.take(tag::SEQUENCE)?;
         let (public_key_info, key) = fields.take_whole(tag::SEQUENCE)?;
-        // Version 1 ends here, and is the one that is not named.
+        // Version 1 ends here, and is not encoded.
         if version.is_none() && !fields.is_empty() {
             return None;
         }
@@ -94,7 +94,7 @@ impl<'a> Certificate<'a> {
         })
     }
 
-    /// From when to when it is valid, in seconds since 1970.
+    /// Its period of validity, in seconds since 1970: first and last second.
     #[must_use]
     pub fn validity(&self) -> Option<(i64, i64)> {
         let mut times = DerReader(self.validity);
@@ -102,7 +102,7 @@ impl<'a> Certificate<'a> {
     }
 }
 
-/// Values of DER, one behind the other.
+/// A sequence of DER values.
 struct DerReader<'a>(&'a [u8]);
 
 impl<'a> DerReader<'a> {
@@ -110,7 +110,7 @@ impl<'a> DerReader<'a> {
         self.0.is_empty()
     }
 
-    /// The contents of the next value; `None`, and nothing is taken, if its tag is another one.
+    /// The contents of the next value. `None`, and the value stays, if it has another tag.
     fn take(&mut self, tag: u8) -> Option<&'a [u8]> {
         self.take_whole(tag).map(|(_, contents)| contents)
     }
@@ -124,7 +124,7 @@ impl<'a> DerReader<'a> {
         let (&short, rest) = rest.split_first()?;
         let (length, contents) = match short {
             0..=0x7f => (usize::from(short), rest),
-            // Longer ones are not found in certificates.
+            // Certificates have no longer values.
             0x81..=0x83 => {
                 let (bytes, rest) = rest.split_at_checked(usize::from(short - 0x80))?;
                 let length = bytes
@@ -140,7 +140,7 @@ impl<'a> DerReader<'a> {
         Some((whole, contents))
     }
 
-    /// A string of bits that is one of bytes.
+    /// A bit string of whole bytes.
     fn bits(&mut self) -> Option<&'a [u8]> {
         match self.take(tag::BIT_STRING)?.split_first()? {
             (0, bytes) => Some(bytes),
@@ -184,7 +184,7 @@ fn seconds(year: i64, rest: &[u8]) -> Option<i64> {
     };
     let (month, day) = (field(1..=12)?, field(1..=31)?);
     let (hour, minute, second) = (field(0..=23)?, field(0..=59)?, field(0..=59)?);
-    // Years that begin in March end with the day that not every one has.
+    // A year that begins in March ends with the leap day.
     let (year, month) = if month > 2 {
         (year, month - 3)
     } else {

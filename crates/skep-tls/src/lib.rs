@@ -1,7 +1,7 @@
-//! Certificates and keys in files, as server and client both read them: PEM, with errors that name the file.
+//! Certificates and keys in PEM files, as server and client both read them; errors name the file.
 //!
-//! [`identity`] reads what one side shows of itself, [`roots`] whom it trusts. [`certificate`] reads the few fields of a
-//! certificate that the library for certificates does not tell, of X.509 version 1 too.
+//! [`identity`] reads the certificate and key that one side presents, [`roots`] the certificates that it trusts.
+//! [`certificate`] reads the few fields of a certificate that webpki does not expose, of X.509 version 1 too.
 
 pub mod certificate;
 
@@ -24,13 +24,13 @@ use rustls::{
 
 use crate::certificate::Certificate;
 
-/// The roots of all public authorities have a quarter of a mebibyte.
+/// The roots of all public authorities take a quarter of a mebibyte.
 const MAX_FILE_BYTES: u64 = 16 << 20;
 
-/// Which of the files.
+/// The role of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TlsFile {
-    /// One's own certificate.
+    /// The own certificate.
     Certificate,
     /// Its key.
     Key,
@@ -38,7 +38,7 @@ pub enum TlsFile {
     Roots,
 }
 
-/// A file that encryption cannot be set up with.
+/// A file that cannot be used for encryption.
 #[derive(Debug, thiserror::Error)]
 #[error("`{}`: {reason}", path.display())]
 pub struct TlsError {
@@ -66,13 +66,13 @@ enum TlsErrorReason {
 }
 
 impl TlsError {
-    /// Which of the files it is about.
+    /// The role of the file.
     #[must_use]
     pub const fn file(&self) -> TlsFile {
         self.file
     }
 
-    /// Roots that no verifier can be made of.
+    /// An error about roots that no verifier accepts.
     #[must_use]
     pub fn of_roots(path: &Path, error: VerifierBuilderError) -> Self {
         Self::new(TlsFile::Roots, path, TlsErrorReason::Roots(error))
@@ -87,13 +87,13 @@ impl TlsError {
     }
 }
 
-/// What one side shows of itself.
+/// The certificate and key that one side presents.
 pub struct TlsIdentity {
-    /// The certificate, those between it and the root, and the key.
+    /// The certificate, intermediate ones, and the key.
     pub key: CertifiedKey,
     /// Whether the certificate is of X.509 version 1, which names no hosts.
     pub is_version_1: bool,
-    /// From when to when the certificate is valid, in seconds since 1970; `None` where that cannot be read.
+    /// The certificate's period of validity, in seconds since 1970; `None` if it cannot be read.
     pub validity: Option<(i64, i64)>,
 }
 
@@ -105,10 +105,10 @@ impl fmt::Debug for TlsIdentity {
 
 /// Reads a certificate and its key, both PEM, the key not encrypted.
 ///
-/// The library's own check that they fit refuses certificates of X.509 version 1, and blames the key.
+/// The check that they fit is done here: rustls's own refuses certificates of X.509 version 1, and blames the key.
 ///
 /// # Errors
-/// [`TlsError`] names the file that cannot be used, which is the key's where the two do not fit.
+/// [`TlsError`] names the file that cannot be used; if the two do not fit, the key's.
 pub fn identity(
     certificate: &Path,
     key: &Path,
@@ -136,19 +136,19 @@ pub fn identity(
     })
 }
 
-/// Whom one side trusts.
+/// The roots that one side trusts.
 #[derive(Debug)]
 pub struct Roots {
-    /// As they stand in the file.
+    /// The certificates in the file.
     pub certificates: Vec<CertificateDer<'static>>,
-    /// The same, as certificates are verified against them.
+    /// The same, as trust anchors.
     pub anchors: Arc<RootCertStore>,
 }
 
 /// Reads the roots in a PEM file.
 ///
 /// # Errors
-/// When the file cannot be read, or one of its certificates cannot be a root.
+/// If the file cannot be read, or one of its certificates cannot be a root.
 pub fn roots(path: &Path) -> Result<Roots, TlsError> {
     let certificates = certificates(path, TlsFile::Roots)?;
     let mut anchors = RootCertStore::empty();
@@ -163,13 +163,14 @@ pub fn roots(path: &Path) -> Result<Roots, TlsError> {
     })
 }
 
-/// Whether the library refuses a certificate only because it is a CA certificate. It checks the time before that.
+/// Whether webpki refuses a certificate only because it is a CA certificate. It checks the period of validity before
+/// that.
 #[must_use]
 pub fn is_authority(error: &rustls::Error) -> bool {
     is_refused_as(error, &webpki::Error::CaUsedAsEndEntity)
 }
 
-/// Whether the library refuses a chain because one of its certificates is not of X.509 version 3.
+/// Whether webpki refuses a chain because one of its certificates does not have X.509 version 3.
 #[must_use]
 pub fn is_of_other_version(error: &rustls::Error) -> bool {
     is_refused_as(error, &webpki::Error::UnsupportedCertVersion)

@@ -8,7 +8,7 @@ use prost_reflect::{
 use serde_json::{Map, Value};
 use skep_proto::inference::ModelConfig;
 
-/// A configuration in protobuf's text format, as `config.pbtxt` has it; what has its default is left out.
+/// A configuration in protobuf's text format, as `config.pbtxt` has it; fields with their default are left out.
 ///
 /// # Panics
 /// Never in practice, as [`to_json`].
@@ -30,7 +30,7 @@ fn message(config: &ModelConfig) -> DynamicMessage {
 /// the configuration file and in the order in which `model_config.proto` declares them, defaults present.
 ///
 /// # Panics
-/// Never in practice: the descriptors are of the same source as the message.
+/// Never in practice: descriptors and messages are generated from the same source.
 #[must_use]
 pub fn to_json(config: &ModelConfig) -> Vec<u8> {
     let options = SerializeOptions::new()
@@ -48,7 +48,7 @@ pub fn to_json(config: &ModelConfig) -> Vec<u8> {
         .into_bytes()
 }
 
-/// The members of a message, which come by their fields' numbers, in the order of their declaration.
+/// Sorts the members of a message, which arrive by field number, into the order of declaration.
 fn declared(value: Value, message: &MessageDescriptor) -> Value {
     let Value::Object(mut members) = value else {
         return value;

@@ -7,7 +7,7 @@ pub const MAX_DEPTH: usize = 100;
 
 /// Why tensor data cannot be read or written in a form.
 ///
-/// The texts say what is wrong. What to do about it depends on who sends and who receives, and is said by them.
+/// The texts say what is wrong. The caller adds what to do about it, since that depends on its role.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WireError {
@@ -17,10 +17,10 @@ pub enum WireError {
     /// A datatype that typed contents do not carry.
     #[error("{0} has no typed contents")]
     NoTypedForm(DataType),
-    /// A value that is none of the datatype, or beyond its range.
+    /// A value that does not belong to the datatype, or is out of its range.
     #[error("{value} is not a valid {datatype}")]
     Value {
-        /// The value as it was sent, cut short where it is long.
+        /// The value as it was sent, truncated if it is long.
         value: String,
         /// The datatype it should have.
         datatype: DataType,
@@ -30,9 +30,9 @@ pub enum WireError {
         "Shape does not match true shape of 'data' field: expected {expected} elements, got {got}"
     )]
     Count {
-        /// Elements that the shape demands.
+        /// Elements that the shape needs.
         expected: usize,
-        /// Values there are.
+        /// Values that were sent.
         got: usize,
     },
     /// Arrays within arrays beyond [`MAX_DEPTH`].
@@ -41,15 +41,15 @@ pub enum WireError {
     /// An object among the values.
     #[error("expected arrays and values, got an object")]
     Object,
-    /// A `BYTES` element that no JSON string can hold as it is.
+    /// A `BYTES` element that a JSON string cannot hold.
     #[error("holds bytes that are not UTF-8")]
     NotUtf8,
-    /// There is no memory for more text.
+    /// There is not enough memory for more text.
     #[error("there is not enough memory for its text")]
     NoRoom,
 }
 
-/// Values longer than this, in bytes, are cut short in errors, which would repeat a request to its sender otherwise.
+/// Values longer than this, in bytes, are truncated in errors, which would otherwise repeat a whole request.
 const MAX_SHOWN_BYTES: usize = 64;
 
 impl WireError {

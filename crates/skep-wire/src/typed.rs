@@ -1,4 +1,4 @@
-//! Tensor data in typed contents, both ways. Small integers travel in wider fields; FP16 and BF16 have none.
+//! Tensor data in typed contents, both ways. Small integers travel in wider fields; FP16 and BF16 have no field.
 
 use bytes::Bytes;
 use skep_proto::inference::InferTensorContents;
@@ -43,8 +43,8 @@ pub fn write(tensor: TensorView<'_>) -> Result<InferTensorContents, WireError> {
     Ok(contents)
 }
 
-/// The bytes of a tensor whose elements came in the field of its datatype; other fields are not looked at. How many
-/// elements there must be is for [`skep_tensor::Tensor::new`] to check.
+/// The bytes of a tensor, from the field of its datatype; other fields are ignored. [`skep_tensor::Tensor::new`] checks
+/// the number of elements.
 ///
 /// # Errors
 /// [`WireError::Value`] for a number that its datatype does not hold, [`WireError::NoTypedForm`] for FP16 and BF16.
@@ -76,7 +76,7 @@ pub fn read(contents: &InferTensorContents, datatype: DataType) -> Result<Bytes,
         DataType::Uint64 => collect!(uint64_contents, u64),
         DataType::Fp32 => collect!(fp32_contents, f32),
         DataType::Fp64 => collect!(fp64_contents, f64),
-        // Each element came within one message, whose length is a u32.
+        // Each element was part of a message, whose length is a u32.
         DataType::Bytes => encode_strings(contents.bytes_contents.iter().map(AsRef::as_ref)),
         DataType::Fp16 | DataType::Bf16 => return Err(WireError::NoTypedForm(datatype)),
     }))
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_beyond_their_datatype_are_refused() {
+    fn numbers_out_of_range_are_refused() {
         let contents = InferTensorContents {
             int_contents: vec![-1, 128],
             uint_contents: vec![255, 65_536],
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn contents_in_another_field_are_none() {
+    fn contents_in_another_field_are_ignored() {
         let contents = InferTensorContents {
             int_contents: vec![1, 2],
             ..Default::default()

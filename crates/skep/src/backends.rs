@@ -38,7 +38,8 @@ pub(crate) fn search(library: Option<PathBuf>) -> LibrarySearch {
     LibrarySearch::from_environment().with_flag(library)
 }
 
-/// Starts ONNX Runtime if somebody named its library: another one, or the embedded engine, is not what they asked for.
+/// Starts ONNX Runtime if its library was named: another one, or the embedded engine, would not be what the user asked
+/// for.
 ///
 /// # Errors
 /// When the library cannot be used.

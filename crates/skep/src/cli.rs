@@ -33,8 +33,8 @@ impl Cli {
     }
 }
 
-/// The same command, whose flags take `-1` as their value, and lists `-1,2`: what is wrong with it is said of the
-/// number then, not of a flag that nobody gave.
+/// The same command, whose flags take `-1` as their value, and lists `-1,2`: errors are then about the
+/// number, not about a flag that was not given.
 fn with_negative_numbers(command: clap::Command) -> clap::Command {
     let command = command.mut_args(|arg| {
         let takes_values = arg.get_action().takes_values() && !arg.is_positional();
@@ -101,15 +101,6 @@ pub(crate) enum Command {
     Store(StoreArgs),
 }
 
-/// Triton's booleans: true, false, 1, 0, in any case.
-pub(crate) fn boolean(text: &str) -> Result<bool, String> {
-    match text.to_ascii_lowercase().as_str() {
-        "true" | "1" | "on" => Ok(true),
-        "false" | "0" | "off" => Ok(false),
-        _ => Err(format!("expected true or false, got `{text}`")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fmt::Write;
@@ -123,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_wrong_number_the_error_is_about_the_number() {
+    fn an_error_about_a_number_names_the_number() {
         for (flags, why) in [
             ("serve m --http-port -1", "-1 is not in 0..=65535"),
             ("simulate batching --load -1,2", "expected"),
@@ -181,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_flag_is_no_value() {
+    fn an_unknown_flag_is_not_a_value() {
         for flags in ["infer m --nosuch 1", "infer m -1", "serve m --nosuch"] {
             let text = refused(&format!("skep {flags}"));
             assert!(text.contains("unexpected argument '-"), "{flags}: {text}");
@@ -227,14 +218,5 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn tritons_spellings_of_booleans() {
-        for text in ["true", "True", "1", "TRUE"] {
-            assert_eq!(boolean(text), Ok(true));
-        }
-        assert_eq!(boolean("false"), Ok(false));
-        assert!(boolean("yes please").is_err());
     }
 }

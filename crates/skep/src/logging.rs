@@ -32,7 +32,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use crate::{cli::boolean, progress::ErrorOutput};
+use crate::{flag_values::boolean, progress::ErrorOutput};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
@@ -106,8 +106,8 @@ impl Logs {
         }
     }
 
-    /// Opens the log file again by its name, for those who have moved it away; whether there is one. A file that cannot
-    /// be opened leaves the log where it was.
+    /// Opens the log file again by its name, after it was moved away. Returns whether there is a log file. If it cannot
+    /// be opened, the log stays in the old file.
     pub(crate) fn reopen(&self) -> anyhow::Result<bool> {
         let path = self.options().file.clone();
         let (Some(path), Some(file)) = (path, &self.file) else {
@@ -183,7 +183,7 @@ pub(crate) fn start(options: LogOptions) -> anyhow::Result<Arc<Logs>> {
     let filter = filter_fn(move |metadata| filtered.enabled(metadata));
     let layer = tracing_subscriber::fmt::layer()
         .event_format(LogLines(Arc::clone(&logs)))
-        // It would write of them to standard error, and panic where nobody reads that.
+        // It would report them on standard error, and panic if that has no reader.
         .log_internal_errors(false);
     let written = Arc::clone(&logs);
     let layer = layer.with_writer(move || written.writer());

@@ -1,5 +1,5 @@
 //! The Skep inference server and its tools: one binary, a module per subcommand.
-// They panic where nobody reads; `output` has others.
+// They panic without a reader; `output` has others.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod axis;
@@ -9,6 +9,7 @@ mod colour;
 mod commands;
 mod cores;
 mod descriptors;
+mod flag_values;
 mod logging;
 mod origin;
 mod output;

@@ -1,9 +1,9 @@
 //! What commands print, and files that they write beside it.
 //!
 //! Everything for standard output goes through [`out!`] and [`outln!`], everything for standard error through
-//! [`errln!`]; the library's own macros panic where nobody reads. Whoever reads may stop, as `head` does: the command
-//! then ends where it is, without a word and with the exit code that shells have for it ([`CLOSED`]). A disk that is
-//! full is an error.
+//! [`errln!`]; the library's own macros panic if the reader has gone. A reader may stop, as `head` does: the command
+//! then ends at once, without a message and with the exit code that shells use for that ([`CLOSED`]). A full disk is an
+//! error.
 
 use std::{
     fmt, fs,
@@ -16,7 +16,7 @@ use anyhow::{Context, bail};
 
 use crate::progress;
 
-/// The exit code of a command whose output nobody reads any more: what a shell says of one that SIGPIPE ended.
+/// The exit code of a command whose output has no reader any more: the code of a process that SIGPIPE ended.
 pub(crate) const CLOSED: u8 = 141;
 
 /// Prints to standard output, formatted.
@@ -32,7 +32,7 @@ macro_rules! outln {
     };
 }
 
-/// Prints a line to standard error, formatted. Nobody is left to tell if that cannot be written.
+/// Prints a line to standard error, formatted. If that fails, there is no place to report it.
 macro_rules! errln {
     ($($format:tt)*) => { $crate::output::say(format_args!($($format)*)) };
 }
@@ -44,7 +44,7 @@ pub(crate) use {errln, out, outln};
 pub(crate) struct OutputError(io::Error);
 
 impl OutputError {
-    /// Says what is wrong, unless whoever read has merely seen enough; how the process ends.
+    /// Reports the error, unless the reader has merely stopped. Returns the process's exit code.
     pub(crate) fn report(&self) -> ExitCode {
         if self.0.kind() == ErrorKind::BrokenPipe {
             return ExitCode::from(CLOSED);
@@ -72,8 +72,7 @@ pub(crate) fn print(text: fmt::Arguments<'_>) -> Result<(), OutputError> {
     progress::beside(|| {
         let mut out = io::stdout().lock();
         out.write_fmt(text)?;
-        // What does not end with a line's end would otherwise be written at the process's end, where nobody learns of a
-        // failure.
+        // A last line without its end would otherwise be written at the process's end, where a failure goes unnoticed.
         out.flush()
     })?;
     Ok(())

@@ -62,7 +62,7 @@ pub(crate) fn watch_store(reliever: Reliever) -> Option<PressureWatch> {
         }
         let bytes = reliever.relieve();
         if bytes > 0 {
-            // Whoever read that may be gone.
+            // The reader may be gone.
             let _ = writeln!(io::stdout(), "memory is short: {}", gave_up(0, bytes));
         }
     })

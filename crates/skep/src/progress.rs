@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, IsTerminal as _, Write},
-    sync::{Mutex, PoisonError},
+    sync::Mutex,
     time::Duration,
 };
 
@@ -61,7 +61,7 @@ impl Drop for Progress {
 
 fn shown() -> std::sync::MutexGuard<'static, Option<ProgressBar>> {
     // Each change is an assignment of a whole value.
-    SHOWN.lock().unwrap_or_else(PoisonError::into_inner)
+    skep_host::lock(&SHOWN)
 }
 
 /// Prints something with the bar out of the way, if there is one.

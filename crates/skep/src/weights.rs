@@ -27,12 +27,13 @@ enum LoadOrderFlag {
 /// When the form of a model that has none is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum BakeMode {
-    /// Behind the model, which is loaded as it is and answers meanwhile: in a process of the lowest priority, one at a
+    /// In the background, while the model answers from its own files: in a process of the lowest priority, one at a
     /// time
     Background,
     /// By the load, which the model's first request waits for
     Foreground,
-    /// Not by loads: models that `skep bake` or another server baked are loaded by their forms, others as they are
+    /// Never while loading: models that `skep bake` or another server baked load from their forms, others from their
+    /// files
     Off,
 }
 
@@ -178,7 +179,7 @@ pub(crate) fn in_process(cache: Cache) -> WeightSource {
     }
 }
 
-/// Where baked models lie unless somebody says otherwise.
+/// The default directory of baked models.
 fn default_directory() -> Option<PathBuf> {
     let absolute = |name| {
         let path = PathBuf::from(env::var_os(name)?);

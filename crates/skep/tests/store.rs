@@ -19,7 +19,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    /// One that lets nobody fill for so many seconds.
+    /// A daemon that lets no process fill tensors for so many seconds.
     fn start(directory: &Path, window: &str) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_skep"))
             .args(["store", "serve", "--tenant", "a", "--tenant", "a"])

@@ -8,7 +8,7 @@ use syn::{
 
 /// Statements and functions of some files.
 #[derive(Default)]
-pub(super) struct Counts {
+pub(super) struct StatementCounts {
     pub(super) lets: usize,
     /// Closures bound to a name with `let`.
     pub(super) closures: usize,
@@ -16,7 +16,7 @@ pub(super) struct Counts {
     pub(super) function_lines: Vec<usize>,
 }
 
-impl Counts {
+impl StatementCounts {
     pub(super) fn add(&mut self, file: &syn::File) {
         self.visit_file(file);
     }
@@ -28,7 +28,7 @@ impl Counts {
     }
 }
 
-impl<'a> Visit<'a> for Counts {
+impl<'a> Visit<'a> for StatementCounts {
     fn visit_local(&mut self, local: &'a syn::Local) {
         self.lets += 1;
         let value = local.init.as_ref().map(|init| init.expr.as_ref());
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn closures_are_counted_where_a_let_binds_them() {
-        let mut counts = Counts::default();
+        let mut counts = StatementCounts::default();
         counts.add(&file(
             "fn a() { let f = |x| x; let g = &mut move || 1; let h = (1..2).map(|x| x); if let Some(_) = h {} }",
         ));
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn a_function_has_the_lines_from_its_signature_to_its_end() {
-        let mut counts = Counts::default();
+        let mut counts = StatementCounts::default();
         counts.add(&file(
             "/// Doc.\nfn a(\n    x: u8,\n) {\n}\n\ntrait T {\n    fn b();\n    fn c() {}\n}\n",
         ));

@@ -19,7 +19,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::rust_source::{self, RustSource};
 use arrows::CrateMap;
-use counts::Counts;
+use counts::StatementCounts;
 pub(crate) use counts::type_names;
 
 /// A function longer than this does more than one thing.
@@ -238,7 +238,7 @@ fn shared_names(page: &mut String, crates: &[CrateFiles], names: bool) -> Result
 }
 
 fn statements(page: &mut String, crates: &[CrateFiles]) -> Result<()> {
-    let mut counts = Counts::default();
+    let mut counts = StatementCounts::default();
     for (_, source) in crates.iter().flat_map(|krate| &krate.files) {
         counts.add(&source.syntax);
     }

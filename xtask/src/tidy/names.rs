@@ -38,34 +38,12 @@ const OWNERS: &[(&str, &str)] = &[
     ("Estimate", "skep-estimate"),
 ];
 
-/// Types that still carry a word of another crate, until they are renamed.
-const NOT_YET_RENAMED: &[(&str, &str)] = &[
-    ("Dims", "skep-onnx"),
-    ("Batch", "skep-onnx"),
-    ("Scheduler", "skep-config"),
-    ("Tensor", "skep-config"),
-    ("Tensor", "skep-store"),
-    ("Plan", "skep-backend"),
-    ("Tensor", "skep-backend-onnxruntime"),
-    ("Tenant", "skep-runtime"),
-    ("Worker", "skep-runtime"),
-    ("Plan", "skep-runtime"),
-    ("Ticket", "skep-runtime"),
-    ("Recording", "skep-runtime"),
-    ("Model", "skep-sim"),
-    ("Recording", "skep-sim"),
-    ("Tensor", "skep-records"),
-    ("Form", "skep-records"),
-];
-
 /// The types of a file that have a word of another crate for their name, with that crate.
 pub(super) fn check(crate_name: &str, file: &syn::File) -> Vec<(&'static str, &'static str)> {
     let mut found = Vec::new();
     for name in type_names(file) {
         let owner = OWNERS.iter().find(|(word, _)| *word == name);
-        found.extend(owner.filter(|(word, owner)| {
-            *owner != crate_name && !NOT_YET_RENAMED.contains(&(word, crate_name))
-        }));
+        found.extend(owner.filter(|(_, owner)| *owner != crate_name));
     }
     found
 }

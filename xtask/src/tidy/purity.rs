@@ -54,7 +54,7 @@ pub(super) fn impure(source: &RustSource, in_module: bool) -> BTreeSet<String> {
             }
         }
     }
-    Names(&mut found).visit_file(&source.syntax);
+    ImpureNames(&mut found).visit_file(&source.syntax);
     found
 }
 
@@ -69,9 +69,9 @@ fn reaches(path: &[&str], forbidden: &[&str]) -> bool {
 }
 
 /// Collects what is not a path: other names of crates, and macros.
-struct Names<'a>(&'a mut BTreeSet<String>);
+struct ImpureNames<'a>(&'a mut BTreeSet<String>);
 
-impl<'a> Visit<'a> for Names<'_> {
+impl<'a> Visit<'a> for ImpureNames<'_> {
     fn visit_item_use(&mut self, item: &'a syn::ItemUse) {
         if let syn::UseTree::Rename(tree) = &item.tree {
             self.note_root(&tree.ident.to_string());
@@ -95,7 +95,7 @@ impl<'a> Visit<'a> for Names<'_> {
     }
 }
 
-impl Names<'_> {
+impl ImpureNames<'_> {
     fn note_root(&mut self, name: &str) {
         if IMPURE_ROOTS.contains(&name) {
             self.0.insert(format!("{name} as another name"));

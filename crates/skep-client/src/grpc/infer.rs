@@ -1,4 +1,4 @@
-//! Inference requests into messages, and messages into answers. Nothing in an answer is trusted.
+//! Encodes inference requests into messages, and decodes answers. Nothing in an answer is trusted.
 
 use std::collections::BTreeMap;
 
@@ -76,7 +76,7 @@ fn parameter(value: &ParameterValue) -> InferParameter {
     }
 }
 
-/// Decodes an answer. Triton's data is always raw; other servers of the protocol send typed contents as well.
+/// Decodes an answer. Triton's data is always raw; other servers of the protocol may send typed contents.
 pub(super) fn decode(message: ModelInferResponse) -> Result<InferResponse, String> {
     let raw_count = message.raw_output_contents.len();
     if raw_count != 0 && raw_count != message.outputs.len() {

@@ -26,23 +26,23 @@ use crate::{
     infer::{InferRequest, InferResponse},
 };
 
-/// How the library's own words begin where an answer could not be read; it gives them the form of a server's status.
+/// The beginnings of tonic's own texts for unreadable answers, which look like a server's status.
 const UNREADABLE: [&str; 2] = [
     "failed to decode Protobuf message",
     "Missing response message",
 ];
 
-/// As [`UNREADABLE`], for an answer above the limit.
+/// As [`UNREADABLE`], for an answer over the limit.
 const TOO_LARGE: &str = "Error, decoded message length too large";
 
-/// What the server may send of one answer before it is read: with HTTP/2's 64 KiB a large tensor would take many round
-/// trips.
+/// Bytes of one answer that the server may send before they are read: with HTTP/2's default of 64 KiB a large tensor
+/// would take many round trips.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 
 /// The same over all answers of a connection.
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
-/// The calls, each with the client's headers.
+/// The generated client, which adds the headers to each call.
 type GrpcService = GrpcInferenceServiceClient<InterceptedService<Channel, Headers>>;
 
 /// A client over gRPC.
@@ -54,17 +54,16 @@ pub struct GrpcClient {
 }
 
 impl GrpcClient {
-    /// A client connected to the server at `grpc://host[:8001]` or `grpcs://host[:8001]`. A connection that is lost later
-    /// is made again by the next call.
+    /// A client connected to the server at `grpc://host[:8001]` or `grpcs://host[:8001]`. If the connection is lost
+    /// later, the next call connects again.
     ///
     /// # Errors
-    /// Of kind `InvalidArgument` for any other URL, of kind `Connect` or `Handshake` where the server cannot be
-    /// reached.
+    /// Of kind `InvalidArgument` for any other URL, of kind `Connect` or `Handshake` if the server cannot be reached.
     pub async fn connect(url: &str) -> Result<Self, Error> {
         Self::connect_with(url, &ClientOptions::default()).await
     }
 
-    /// As [`GrpcClient::connect`], with options of the caller's.
+    /// As [`GrpcClient::connect`], with the given options.
     ///
     /// # Errors
     /// As [`GrpcClient::connect`].
@@ -264,7 +263,7 @@ impl GrpcClient {
             .map_err(|status| self.failure(&status))
     }
 
-    /// Sorts statuses: the server's own, and those that the library makes where no answer came.
+    /// Sorts statuses: the server's own, and those that tonic makes if no answer arrives.
     fn failure(&self, status: &Status) -> Error {
         if let Some(source) = status.source() {
             if chain(source).any(|error| error.is::<tonic::ConnectError>()) {
@@ -286,7 +285,7 @@ impl GrpcClient {
     }
 }
 
-/// Name and version as messages hold them.
+/// Name and version in the form of messages.
 fn named(model: &str, version: Option<ModelVersion>) -> Result<(String, String), Error> {
     check_model(model)?;
     let version = version.map_or_else(String::new, |version| version.to_string());

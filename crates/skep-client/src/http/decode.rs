@@ -1,4 +1,4 @@
-//! An inference answer out of its JSON and binary parts. Nothing in it is trusted.
+//! Decodes an inference answer from its JSON and binary parts. Nothing in it is trusted.
 
 use bytes::Bytes;
 use http::HeaderValue;

@@ -1,4 +1,4 @@
-//! An inference request as a body: JSON, and binary tensor data behind it.
+//! Encodes an inference request as a body: JSON, followed by binary tensor data.
 //!
 //! Source: Open Inference Protocol, "Inference Request JSON Object"; Triton's "Binary Tensor Data Extension".
 
@@ -13,7 +13,7 @@ use crate::{
     infer::{Encoding, InferRequest, ParameterValue, WantedOutput},
 };
 
-/// The request's parameter by which outputs come as binary data.
+/// The request's parameter that asks for outputs as binary data.
 const BINARY_OUTPUT: &str = "binary_data_output";
 
 /// A request's body and the headers that describe it.
@@ -77,7 +77,7 @@ pub(super) fn encode(request: &InferRequest) -> Result<EncodedRequest, Error> {
     })
 }
 
-/// An output that is named says itself how it travels: the request's parameter is for those that are not.
+/// A named output needs its own parameter: the request's parameter applies only if no output is named.
 fn output(wanted: &WantedOutput, encoding: Encoding) -> Value {
     let mut parameters = Map::new();
     if encoding == Encoding::Binary {
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn classes_are_asked_for_by_their_output() {
+    fn an_outputs_parameter_asks_for_classes() {
         let mut request = request(Encoding::Typed);
         request.outputs[0].classes = NonZeroU32::new(3);
         let json: Value =
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_json_cannot_say_is_refused() {
+    fn values_without_a_json_form_are_refused() {
         let mut half = request(Encoding::Typed);
         let shape = Shape::new(&[1]).expect("shape");
         let tensor = Tensor::new(DataType::Fp16, shape, Bytes::from_static(&[0, 0]));

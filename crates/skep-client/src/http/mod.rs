@@ -1,4 +1,4 @@
-//! HTTP: the calls, each a method and a path.
+//! HTTP: each call is a method and a path.
 
 mod decode;
 mod encode;
@@ -40,7 +40,7 @@ impl HttpClient {
         Self::with_options(url, &ClientOptions::default())
     }
 
-    /// As [`HttpClient::new`], with options of the caller's.
+    /// As [`HttpClient::new`], with the given options.
     ///
     /// # Errors
     /// As [`HttpClient::new`].
@@ -70,7 +70,7 @@ impl HttpClient {
     async fn health(&self, path: &str) -> Result<bool, Error> {
         let answer = self.get(path).await?;
         match answer.status {
-            // Triton says 400 where something is not ready; proxies and other servers say 503.
+            // Triton answers 400 if something is not ready; proxies and other servers answer 503.
             StatusCode::BAD_REQUEST | StatusCode::SERVICE_UNAVAILABLE => Ok(false),
             _ => answer.checked().map(|_| true),
         }

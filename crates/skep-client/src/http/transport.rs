@@ -23,10 +23,10 @@ use crate::{
     headers::{HEADER_LENGTH, Headers},
 };
 
-/// The memory that an answer may claim by its announced length, before its bytes are there.
+/// The memory that is reserved for an answer by its declared length, before its bytes arrive.
 const TRUSTED_BYTES: usize = 16 << 20;
 
-/// How much of an error's text is kept where it is not Triton's JSON: enough for a proxy's one line, no whole page.
+/// How much of an error's body is kept if it is not Triton's JSON: enough for a proxy's line, not for a whole page.
 const MAX_ERROR_TEXT_BYTES: usize = 512;
 
 /// A pool of connections to one server.
@@ -34,13 +34,13 @@ const MAX_ERROR_TEXT_BYTES: usize = 512;
 pub(super) struct HttpTransport {
     client: legacy::Client<Connector, Chunks>,
     authority: Arc<str>,
-    /// What paths are appended to.
+    /// The URL that paths are appended to.
     base: Arc<str>,
     headers: Headers,
     max_answer_bytes: usize,
 }
 
-/// An answer that has come in whole.
+/// A complete answer.
 pub(super) struct HttpReply {
     pub(super) status: StatusCode,
     pub(super) header_length: Option<HeaderValue>,
@@ -96,7 +96,7 @@ impl HttpTransport {
         })
     }
 
-    /// Reads a body up to the limit; one that comes in a single piece is not copied.
+    /// Reads a body up to the limit; one that arrives in a single piece is not copied.
     async fn read(&self, mut body: Incoming) -> Result<Bytes, Error> {
         let limit = self.max_answer_bytes;
         let too_large = || Error::too_large(&self.authority, limit);
@@ -123,7 +123,7 @@ impl HttpTransport {
         Ok(whole.freeze())
     }
 
-    /// Sorts the libraries' errors into ours.
+    /// Maps the libraries' errors to this crate's.
     fn failure(&self, error: &(dyn std::error::Error + 'static)) -> Error {
         let connect = error
             .downcast_ref::<legacy::Error>()
@@ -144,7 +144,7 @@ impl HttpTransport {
 }
 
 impl HttpReply {
-    /// The body, where the status is one of success.
+    /// The body, if the status is a success.
     pub(super) fn checked(self) -> Result<Bytes, Error> {
         if self.status.is_success() {
             return Ok(self.body);
@@ -156,7 +156,7 @@ impl HttpReply {
     }
 }
 
-/// What an error's body says: Triton's JSON, a proxy's text, or nothing but the status.
+/// The text of an error: from Triton's JSON, a proxy's text, or the status alone.
 fn error_text(status: StatusCode, body: &[u8]) -> String {
     if let Some(text) = error_body::read(body) {
         return text;
@@ -171,7 +171,7 @@ fn error_text(status: StatusCode, body: &[u8]) -> String {
     }
 }
 
-/// A request's body in pieces, so that tensor data goes to the socket from where it lies.
+/// A request's body in pieces, so that tensor data is not copied on its way to the socket.
 #[derive(Debug, Default)]
 pub(super) struct Chunks(VecDeque<Bytes>);
 

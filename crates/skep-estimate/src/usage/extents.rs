@@ -1,9 +1,9 @@
 //! What ONNX Runtime knows of shapes when it loads a model: sizes, and names of dimensions that a request decides.
 //!
-//! Shapes here are those of one request, in which nothing is open. Which of their sizes are fixed shows in a second
-//! inference, with other sizes for what inputs leave open: what stays is fixed, and what is a named dimension of an
-//! input both times may have its name. ONNX Runtime loses a name where it computes a size from values or from windows,
-//! and where one of two operands lost it; there the file may declare one.
+//! Inferred shapes are those of one request, without open sizes. A second inference, with other sizes for open
+//! dimensions of inputs, shows which are fixed: those that stay. A size that equals a named dimension of an input both
+//! times may carry its name. ONNX Runtime loses a name where it computes a size from values or from windows, and where
+//! one of two operands lost it; there the file may declare one.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -222,7 +222,7 @@ impl<'a> Extents<'a> {
         }
     }
 
-    /// Whether the shapes of what a node makes follow from what it reads.
+    /// Whether the shapes of a node's outputs follow from its inputs.
     fn is_shaped(&self, graph: &MemoryGraph, node: &GraphNode) -> bool {
         let is_shapeless = match &*node.op {
             "ai.onnx.ml:LabelEncoder" => self.ml_version < 2,
@@ -307,7 +307,7 @@ impl<'a> Extents<'a> {
         }
     }
 
-    /// What the file says of a dimension of a tensor, a size too.
+    /// A tensor's dimension as the file declares it, sizes included.
     fn declared_or_fixed(&mut self, tensor: &str, axis: usize) -> Extent {
         let declared = self.declared.get(tensor);
         match declared.and_then(|dims| dims.get(axis).copied().flatten()) {
@@ -318,7 +318,7 @@ impl<'a> Extents<'a> {
         }
     }
 
-    /// What the file says of a dimension of a tensor.
+    /// A tensor's dimension as the file declares it.
     fn declared(&mut self, tensor: &str, axis: usize) -> Extent {
         let declared = self.declared.get(tensor);
         match declared.and_then(|dims| dims.get(axis).copied().flatten()) {

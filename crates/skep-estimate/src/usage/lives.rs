@@ -4,7 +4,7 @@ use skep_planner::Buffer;
 
 use super::graph::{GraphNode, MemoryGraph, NodeId, TensorId};
 
-/// What ONNX Runtime's tensors and those of its planned arena lie at multiples of.
+/// The alignment of tensors in ONNX Runtime and in its planned arena.
 pub(super) const ALIGNMENT: u64 = 64;
 
 /// How far outputs share memory with inputs.
@@ -125,7 +125,7 @@ struct Lives<'a> {
 }
 
 impl Lives<'_> {
-    /// What a node makes and needs for itself.
+    /// Adds a node's outputs and scratch memory.
     fn add(&mut self, step: u64, node: &GraphNode) {
         for (position, tensor) in node.outputs.iter().enumerate() {
             if let Some(tensor) = *tensor {

@@ -1,7 +1,7 @@
-//! What ONNX Runtime's tensors share: its allocation planner, replayed on the predicted graph.
+//! Which memory ONNX Runtime's tensors share: its allocation planner, replayed on the predicted graph.
 //!
 //! The planner walks the nodes in their order. An output lies where a view's input lies, or over an input that nothing
-//! reads afterwards, if the operator's kernel allows that; else it takes over the block that was given up last by a
+//! reads afterwards, if the operator's kernel allows that; else it takes over the block that was released last by a
 //! tensor of the same element size and the same shape; else it gets a block. It decides when the model is loaded, on
 //! what it knows of shapes then: sizes and names of dimensions. A block that is taken over later is not freed in
 //! between, so memory that no tensor lives in stays in use.
@@ -46,7 +46,7 @@ struct ReusedBlock {
     buffer: Buffer,
     /// The tensor that it was allocated for, whose shape it has.
     tensor: TensorId,
-    /// Reads that are still to come.
+    /// Reads still to come.
     uses: usize,
 }
 
@@ -60,7 +60,7 @@ struct Reuse<'a> {
     free: HashMap<BlockForm<'a>, Vec<usize>>,
 }
 
-/// What two tensors have in common of which one can take over the other's block.
+/// What two tensors must have in common for one to take over the other's block.
 type BlockForm<'a> = (u64, &'a [Extent]);
 
 /// The form of a tensor; `None` where its shape is not known when the model is loaded.
@@ -163,7 +163,7 @@ impl Reuse<'_> {
         self.free.get_mut(&form)?.pop()
     }
 
-    /// One read less to come.
+    /// Counts one read as done.
     fn release(&mut self, step: u64, tensor: TensorId) {
         let Some(number) = self.places[tensor] else {
             return;

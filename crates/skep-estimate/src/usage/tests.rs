@@ -33,7 +33,7 @@ fn records(model: &OnnxModel, batch: usize, level: RewriteLevel) -> GraphUsage {
             .collect(),
         ..GivenShapes::default()
     };
-    let inferred = infer_shapes(&model, &given).expect("shapes");
+    let inferred = infer_shapes(model, &given).expect("shapes");
     graph_usage(model, &inferred, level, AVX_512).expect("records")
 }
 
@@ -373,7 +373,7 @@ fn model(nodes: Vec<NodeProto>, initializers: Vec<TensorProto>) -> OnnxModel {
 
 /// Name, size and live range of each record, and what it may lie over.
 fn lines(model: &OnnxModel, level: RewriteLevel) -> Vec<String> {
-    let inferred = infer_shapes(&model, &GivenShapes::default()).expect("shapes");
+    let inferred = infer_shapes(model, &GivenShapes::default()).expect("shapes");
     let usage = graph_usage(model, &inferred, level, AVX_512).expect("records");
     let names = usage.records.names();
     let line = |(name, b): (&String, &skep_planner::Buffer)| {

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use crate::{budget::Budget, objects::Filling, offsets, plan::ObjectPlan, problem::Problem};
 
 /// Welsh and Powell's order: buffers come by their number of conflicts, then by size, and take the first colour that no
-/// neighbour has. A colour is an object as large as its largest buffer. `None` if the caller ended it.
+/// neighbour has. A colour is an object as large as its largest buffer. `None` if the caller stopped it.
 pub fn coloring(problem: &Problem, budget: &Budget<'_>) -> Option<ObjectPlan> {
     let conflicts = offsets::conflicts(problem);
     let size = |buffer: usize| problem.buffers()[buffer].size;

@@ -13,7 +13,7 @@ struct SharedBlock {
 
 /// Tensors come by size. Each goes to the bottom of the first object in which nothing is live with it; else, above all
 /// that is, into the first object that has room there; else into a new one. Objects lie one behind the other. `None`
-/// if the caller ended it.
+/// if the caller stopped it.
 pub fn executorch_greedy(problem: &Problem, budget: &Budget<'_>) -> Option<OffsetPlan> {
     let buffers = problem.buffers();
     // Sizes are rounded up to the alignment, which is one for all there.

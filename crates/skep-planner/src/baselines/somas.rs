@@ -17,7 +17,7 @@ struct Slab {
 }
 
 /// Tensors come by size, then by live range. Each goes into the first slab with a gap for it, there into the gap that
-/// it fills best (the lowest of several); else it opens a slab of its size on top. `None` if the caller ended it.
+/// it fills best (the lowest of several); else it opens a slab of its size on top. `None` if the caller stopped it.
 ///
 /// The published solver tries several orders; this is its first.
 pub fn somas_best_fit(problem: &Problem, budget: &Budget<'_>) -> Option<OffsetPlan> {

@@ -1,6 +1,6 @@
 //! TVM's unified static memory planner: its algorithms over a conflict graph and memory pools.
 //!
-//! What conflicts is a list here, not a matter of live ranges: each buffer's own list counts, as it is written.
+//! Conflicts are lists here, not derived from live ranges: each buffer's own list counts as given.
 
 use std::cmp::Reverse;
 
@@ -76,11 +76,11 @@ pub fn plan(
 /// Why no plan was found.
 enum TvmFailure {
     Pools(PoolsExceeded),
-    /// The budget is over.
+    /// The budget is spent.
     Stopped,
 }
 
-/// [`plan`] under a budget of time. A hill climb that ends early is not TVM's, so there is no plan of it.
+/// [`plan`] under a budget of time. A hill climb that ends early is not TVM's, so there is no plan then.
 fn plan_within(
     algorithm: Algorithm,
     buffers: &[TvmBuffer],

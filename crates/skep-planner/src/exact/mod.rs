@@ -1,4 +1,4 @@
-//! Exact planning of one piece: the smallest plan, or how far from it the budget has brought us.
+//! Exact planning of one piece: the smallest plan, or the best one that the budget allowed, with a bound.
 
 mod piece;
 mod portfolio;
@@ -31,7 +31,7 @@ pub(crate) struct BoundedPiece {
     pub(crate) order: Option<PlacementOrder>,
 }
 
-/// Improves what is known of a piece until its plan needs at most `goal` bytes, is the smallest, or the budget is
+/// Improves a piece's plan and bound until its plan needs at most `goal` bytes, is the smallest, or the budget is
 /// spent.
 ///
 /// Returns the nodes that it took.

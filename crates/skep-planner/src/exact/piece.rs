@@ -1,4 +1,4 @@
-//! One piece of a problem as the search wants it: few sections, neighbours listed, sizes in units.
+//! One piece of a problem, prepared for the search: few sections, neighbours listed, sizes in units.
 
 use std::ops::Range;
 
@@ -36,7 +36,7 @@ impl PieceBuffer {
         self.start as usize..self.end as usize
     }
 
-    /// Where it can begin at most.
+    /// The highest address at which it can begin.
     pub(crate) fn highest(&self, capacity: i64) -> i64 {
         let highest = capacity - self.bare;
         self.fixed.map_or(highest, |fixed| fixed.min(highest))
@@ -182,8 +182,8 @@ impl Piece {
         }
     }
 
-    /// What no plan of the piece can be smaller than, and in which steps plans differ: a capacity that is no multiple
-    /// of the second is no better than the next smaller one that is.
+    /// A lower bound of the piece's plans, and the step in which their sizes differ: a capacity between two multiples
+    /// of the step is no better than the lower one.
     pub(crate) fn bound(&self) -> (i64, i64) {
         let sizes = |of: fn(&PieceBuffer) -> i64| {
             let items = self.items.iter();

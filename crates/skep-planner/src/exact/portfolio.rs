@@ -93,7 +93,7 @@ const PREFERENCES: [(bool, [BufferMeasure; 3]); 7] = [
     ),
 ];
 
-/// What of the old weights remains after a round, in tenths.
+/// The share of the old weights that remains after a round, in tenths.
 const MEMORY: u64 = 8;
 /// A round's failures are weighed in parts of this.
 const ROUND: u64 = 1 << 32;

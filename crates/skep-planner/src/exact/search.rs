@@ -5,10 +5,10 @@
 //! still begin (`low`), and for each section the bytes that have yet to be placed in it (`rest`).
 //!
 //! One decision is: buffer `b` is below everything without a place that it meets, so it lies at its `low`; or it is
-//! not, then it is *blocked* and rests on something that has no place yet, which raises its `low`. Each decision that
-//! is taken back so tightens what follows, and no arrangement is visited twice.
+//! not, then it is *blocked* and rests on something that has no place yet, which raises its `low`. So each decision
+//! that is taken back tightens the next ones, and no arrangement is visited twice.
 //!
-//! What follows from a decision, until nothing more does:
+//! Conclusions are drawn from a decision until nothing more follows:
 //! - a buffer lies above what it meets and is already placed;
 //! - in a section whose rest fills the capacity from some address on, whatever cannot begin by then is not the lowest
 //!   of the section, so it lies above the end of one that can; if none can, the decision was wrong;
@@ -89,7 +89,7 @@ pub(crate) struct PieceSearch<'a> {
     nodes: u64,
 }
 
-/// The caller is asked so often, in nodes.
+/// Nodes between two questions to the caller.
 const STOP_INTERVAL: u64 = 64;
 
 impl<'a> PieceSearch<'a> {
@@ -121,7 +121,7 @@ impl<'a> PieceSearch<'a> {
         }
     }
 
-    /// Searches until a plan is found, there is none, or a limit is reached. To be called once.
+    /// Searches until a plan is found, all are ruled out, or a limit is reached. Call it once.
     pub(crate) fn run(&mut self, node_limit: u64, should_stop: &dyn Fn() -> bool) -> SearchEnd {
         let count = self.piece.items.len();
         self.parts = (0..).take(count).collect();
@@ -372,7 +372,7 @@ impl<'a> PieceSearch<'a> {
         }
     }
 
-    /// Which can be the lowest in a section, and what that means for the others.
+    /// Finds which buffers can be the lowest in a section, and raises the others.
     fn first_of(&mut self, section: usize) -> bool {
         let piece = self.piece;
         let rest = self.rest[section];

@@ -7,7 +7,7 @@ use crate::{budget::Budget, plan::ObjectPlan, problem::Problem, timeline};
 
 /// Visits tasks by the sum of their tensors' sizes, largest first and of equal ones the earliest, and in each its
 /// tensors, largest first. A tensor takes the smallest object that holds it, else the largest one, which grows; new
-/// ones where all are in use while it is live. `None` if the caller ended it.
+/// ones where all are in use while it is live. `None` if the caller stopped it.
 pub fn greedy_by_breadth(problem: &Problem, budget: &Budget<'_>) -> Option<ObjectPlan> {
     let sizes = problem.buffers().iter().map(|buffer| buffer.size);
     let spans = problem.timeline().spans();

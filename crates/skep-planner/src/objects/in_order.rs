@@ -39,7 +39,7 @@ trait IdleObjects {
     /// Takes out the object for a tensor.
     fn take(&mut self, tensor: usize, size: u64) -> Option<usize>;
 
-    /// Learns which object a tensor has got.
+    /// Notes which object a tensor got.
     fn assigned(&mut self, _tensor: usize, _object: usize) {}
 }
 
@@ -111,7 +111,7 @@ impl IdleObjects for Allowed<'_> {
     }
 }
 
-/// The common frame. Tensors come by their start, as records of a graph do; of those that start together, in their
+/// The common procedure. Tensors come by their start, as records of a graph do; of those that start together, in their
 /// order. Objects are released by the end of their tensor, then by number.
 fn in_order(problem: &Problem, pool: &mut impl IdleObjects) -> ObjectPlan {
     let mut order: Vec<usize> = (0..problem.len()).collect();

@@ -6,7 +6,7 @@ use crate::{budget::Budget, plan::ObjectPlan, problem::Problem};
 
 /// Each tensor either begins an object, at the cost of its size, or follows one that has ended, at the cost of what it
 /// is larger; the cheapest choice of all. (The cost of a chain is not the size of its object, so the sum is not the
-/// smallest.) `None` if the caller ended it.
+/// smallest.) `None` if the caller stopped it.
 ///
 /// There is an edge for each pair of tensors that could follow each other, and as many shortest paths as tensors.
 pub fn min_cost_flow(problem: &Problem, budget: &Budget<'_>) -> Option<ObjectPlan> {

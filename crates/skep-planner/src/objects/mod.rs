@@ -58,7 +58,7 @@ pub fn positional_maximums(problem: &Problem, budget: &Budget<'_>) -> Option<Vec
     Some(maximums)
 }
 
-/// What is live, from section to section.
+/// The live buffers, from section to section.
 struct Live<'p> {
     problem: &'p Problem,
     by_start: Vec<usize>,
@@ -85,7 +85,7 @@ impl<'p> Live<'p> {
         }
     }
 
-    /// Goes on to `section`, which is later than the last one.
+    /// Advances to `section`, which is later than the last one.
     fn advance(&mut self, section: usize) {
         let key = |buffer: usize| (Reverse(self.problem.buffers()[buffer].size), buffer);
         while let Some(&buffer) = self.by_start.get(self.begun)
@@ -132,7 +132,7 @@ impl<'p> Filling<'p> {
         &self.tenants
     }
 
-    /// Lets a buffer live in an object, which grows if it has to, or in a new one; which it is.
+    /// Puts a buffer into an object, which grows if it has to, or into a new one; returns the object.
     pub(crate) fn join(&mut self, buffer: usize, object: Option<usize>) -> usize {
         let object = object.unwrap_or_else(|| {
             self.plan.sizes.push(0);

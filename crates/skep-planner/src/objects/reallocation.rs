@@ -29,7 +29,7 @@ pub fn reallocation_graph(children: &[Vec<usize>]) -> Vec<Vec<usize>> {
     lists.map(|list| list.into_iter().collect()).collect()
 }
 
-/// What depends on `start`, itself left out.
+/// The tensors that depend on `start`, without itself.
 fn reach(children: &[Vec<usize>], start: usize) -> Vec<usize> {
     let mut seen = vec![false; children.len()];
     seen[start] = true;

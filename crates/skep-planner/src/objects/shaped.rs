@@ -1,11 +1,11 @@
-//! Objects with several dimensions, such as textures: what holds a tensor holds it in every dimension.
+//! Objects with several dimensions, such as textures: an object holds a tensor if it is as large in every dimension.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
 /// A tensor whose object has a shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShapedBuffer<const N: usize> {
-    /// Elements a dimension.
+    /// Elements per dimension.
     pub shape: [u64; N],
     /// First step at which it is live.
     pub start: u64,
@@ -16,9 +16,9 @@ pub struct ShapedBuffer<const N: usize> {
 /// Each tensor's object, and the objects' shapes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShapedPlan<const N: usize> {
-    /// An index into `shapes`, a tensor.
+    /// For each tensor, an index into `shapes`.
     pub objects: Vec<usize>,
-    /// Elements a dimension, an object.
+    /// For each object, its elements per dimension.
     pub shapes: Vec<[u64; N]>,
 }
 

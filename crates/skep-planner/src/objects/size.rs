@@ -10,7 +10,7 @@ type NearestObject = Option<(u64, usize)>;
 
 /// Tensors come by the class of their size (the last positional maximum that is no smaller), then by their distance in
 /// time from the nearest object without an overlap, then by size. Each joins that object, or a new one. `None` if the
-/// caller ended it.
+/// caller stopped it.
 pub fn greedy_by_size(problem: &Problem, budget: &Budget<'_>) -> Option<ObjectPlan> {
     let maximums = positional_maximums(problem, budget)?;
     let buffers = problem.buffers();

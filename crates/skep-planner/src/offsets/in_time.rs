@@ -1,4 +1,4 @@
-//! Placement in the order of time, as an allocator sees it: a buffer does not know what comes later.
+//! Placement in the order of time, as an allocator sees it: without knowledge of later buffers.
 
 use std::collections::{BTreeMap, BTreeSet};
 

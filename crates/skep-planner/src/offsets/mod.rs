@@ -16,7 +16,7 @@ use crate::{
 use placed::PlacedBuffers;
 
 /// Places buffers in the given order, each into the smallest gap that holds it (the lowest of several, and on top where
-/// none does), fixed ones first. `None` if the caller ended it.
+/// none does), fixed ones first. `None` if the caller stopped it.
 ///
 /// With the sizes' descending order this is TFLite's greedy by size and, with other tie breaks, XLA's heap simulator.
 pub fn best_fit(

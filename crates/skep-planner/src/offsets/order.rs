@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use crate::{problem::Problem, timeline};
 
-/// What comes first; ties end with the lowest number.
+/// Which buffer comes first; of equal ones, the lowest number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PlacementOrder {
     /// The largest: TFLite's greedy by size.
@@ -19,7 +19,7 @@ pub enum PlacementOrder {
     ConflictsSize,
     /// The earliest, then the largest: XLA's order for phases.
     StartSize,
-    /// The one that lives where most is live, then the longest-lived: MiniMalloc's first choice.
+    /// The one in the fullest section, then the longest-lived: MiniMalloc's first choice.
     LoadWidth,
 }
 

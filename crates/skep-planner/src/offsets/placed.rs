@@ -1,7 +1,7 @@
-//! What has been placed, arranged so that a short-lived buffer looks only at what it can meet.
+//! The placed buffers, arranged so that a short-lived buffer looks only at those that it can meet.
 //!
 //! The time axis is covered by windows, each half over the next, a quarter as wide from level to level. A window lists
-//! by offset what is live in it; a buffer asks the narrowest window that contains it. What lives long is in many
+//! its live buffers by offset; a buffer asks the narrowest window that contains it. What lives long is in many
 //! windows, so there are only widths that some buffer asks for, and only as many as entries can be afforded.
 
 use crate::{

@@ -1,13 +1,13 @@
 //! Load, reload, unload: what requests, the start and a poll do to the models of a runtime.
 //!
-//! A reload replaces only what changed. A version keeps its weights and its statistics if its files are the same and its
-//! configuration differs only in instances and version policy; instances are then added and removed. If a reload fails, the
-//! version that serves stays.
+//! A reload replaces only what changed. A version keeps its weights and its statistics if its files are the same and
+//! its configuration differs only in instances and version policy; instances are then added and removed. If a reload
+//! fails, the version that serves stays.
 //!
 //! Source of the texts: Triton, model repository extension and `ModelRepositoryManager`.
 
 use std::{
-    sync::{Arc, PoisonError, Weak, atomic::Ordering},
+    sync::{Arc, Weak, atomic::Ordering},
     time::Instant,
 };
 
@@ -16,14 +16,15 @@ use skep_host::lock;
 use skep_types::ModelVersion;
 
 use crate::{
-    ErrorKind, LoadOverrides, LoadedVersion, Runtime, RuntimeError,
+    error::{ErrorKind, RuntimeError},
     loading::{Draft, LoadPlan},
     models::{
         records::{ModelRecord, VersionState},
-        routes::{Routes, VersionMap},
+        routes::{RoutesByName, VersionMap},
+        runtime::Runtime,
     },
-    repository::{ModelId, locate::ConfigText, not_polled, source::ModelSource},
-    serving::origin::OnGone,
+    repository::{LoadOverrides, ModelId, locate::ConfigText, not_polled, source::ModelSource},
+    serving::{LoadedVersion, origin::OnGone},
 };
 
 /// The state, in the log, of a version whose reload failed.
@@ -34,7 +35,7 @@ impl Runtime {
         let Some(turn) = self.with_record(id, |record| Arc::clone(&record.turn)) else {
             return;
         };
-        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = lock(&turn);
         self.with_record(id, |record| {
             record.wanted = false;
             record.failure = None;
@@ -69,7 +70,7 @@ impl Runtime {
             self.find(id)?;
         }
         let turn = Arc::clone(&self.records().entry(id.clone()).or_default().turn);
-        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = lock(&turn);
         self.with_record(id, |record| record.wanted = true);
         let began = Instant::now();
         let outcome = self
@@ -149,16 +150,13 @@ impl Runtime {
         let source = Arc::new(source);
         self.remember_sent(&source);
         let options = &self.options.load;
-        let locate = |error, config: Option<&ModelConfig>| {
-            ConfigText::of(&source, options.config_choice()).locate(error, config)
-        };
         let proto = Draft::read_config(&id.name, &source, options).map_err(|error| {
-            let error = locate(error, None);
+            let error = self.locate(&source, error, None);
             let failure = not_polled(id.name.as_str(), &error.to_string());
             self.failed_before(id, failure.at_place_of(&error))
         })?;
         let draft = Draft::new(&id.name, Arc::clone(&source), proto).map_err(|error| {
-            let error = locate(error, None);
+            let error = self.locate(&source, error, None);
             let text = format!("load failed for model '{}': {error}\n", id.name);
             self.failed_before(id, RuntimeError::invalid(text).at_place_of(&error))
         })?;
@@ -167,20 +165,34 @@ impl Runtime {
         // Before the memory is taken: if the system then kills the process, the log names the model.
         let bytes = source.versions_bytes(&versions);
         tracing::info!("loading model `{id}`, {}", mebibytes(bytes));
-        let outcome = draft.plan(options, &self.backends).map(|plan| {
-            let load = |&version| {
-                let loaded = self.load_version(id, &plan, version);
-                let loaded = loaded.map_err(|error| locate(error, Some(plan.config())));
-                (version, loaded)
-            };
-            versions.iter().map(load).collect::<Vec<_>>()
-        });
-        let outcomes = outcome.unwrap_or_else(|error| {
-            let error = locate(error, None);
-            let fail = |&version| (version, Err(error.clone()));
-            versions.iter().map(fail).collect()
-        });
+        let mut outcomes = Vec::new();
+        match draft.plan(options, &self.backends) {
+            Ok(plan) => {
+                for version in versions {
+                    let loaded = self.load_version(id, &plan, version);
+                    let loaded =
+                        loaded.map_err(|error| self.locate(&source, error, Some(plan.config())));
+                    outcomes.push((version, loaded));
+                }
+            }
+            Err(error) => {
+                let error = self.locate(&source, error, None);
+                let failed = versions.into_iter();
+                outcomes.extend(failed.map(|version| (version, Err(error.clone()))));
+            }
+        }
         self.commit(id, source, outcomes)
+    }
+
+    /// Adds the place in the configuration file that an error is about.
+    fn locate(
+        &self,
+        source: &ModelSource,
+        error: RuntimeError,
+        config: Option<&ModelConfig>,
+    ) -> RuntimeError {
+        let choice = self.options.load.config_choice();
+        ConfigText::of(source, choice).locate(error, config)
     }
 
     /// Loads a version, or keeps it and changes its instances if nothing else changed.
@@ -273,7 +285,12 @@ impl Runtime {
     }
 
     /// Puts `next` into the routing table. The old table comes back, to be dropped without the lock.
-    fn replace(&self, record: &mut ModelRecord, id: &ModelId, next: VersionMap) -> Arc<Routes> {
+    fn replace(
+        &self,
+        record: &mut ModelRecord,
+        id: &ModelId,
+        next: VersionMap,
+    ) -> Arc<RoutesByName> {
         for (version, loaded) in self.serving(id) {
             let next = next.get(&version);
             if next.is_none() {

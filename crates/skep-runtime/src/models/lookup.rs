@@ -5,20 +5,22 @@ use std::sync::Arc;
 use skep_types::{ModelName, ModelVersion};
 
 use crate::{
-    ErrorKind, IndexEntry, LoadedVersion, Runtime, RuntimeError,
+    error::{ErrorKind, RuntimeError},
     models::{
-        records,
+        records::{self, IndexEntry},
         routes::{RequestedVersion, VersionMap, requested_version},
+        runtime::Runtime,
     },
     repository::ModelId,
+    serving::LoadedVersion,
 };
 
 impl Runtime {
     /// Finds the version that a request goes to: the requested one, or the latest.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] for an unknown model or version, [`ErrorKind::Unavailable`] for a version that is not ready or
-    /// that the start has yet to load.
+    /// [`ErrorKind::NotFound`] for an unknown model or version, [`ErrorKind::Unavailable`] for a version that is not
+    /// ready or that the start has yet to load.
     pub fn resolve(
         &self,
         name: &str,
@@ -76,14 +78,17 @@ impl Runtime {
     /// Every known model: those that were loaded or tried, and those in the repository.
     #[must_use]
     pub fn index(&self, ready_only: bool) -> Vec<IndexEntry> {
-        let why_not = |id: &ModelId, version: ModelVersion| {
-            let found = self
-                .routes
-                .with_versions_of(id, |versions| versions.get(&version).cloned());
-            found.flatten()?.why_unhealthy()
-        };
         let repository = &self.options.repository;
+        let why_not = |id: &ModelId, version| self.why_unhealthy(id, version);
         records::index(&self.records(), repository, &why_not, ready_only)
+    }
+
+    /// Why a version that takes requests cannot run them now.
+    fn why_unhealthy(&self, id: &ModelId, version: ModelVersion) -> Option<String> {
+        let found = self
+            .routes
+            .with_versions_of(id, |versions| versions.get(&version).cloned());
+        found.flatten()?.why_unhealthy()
     }
 
     /// The models with a name; if there are none, one that will fail under its name alone.

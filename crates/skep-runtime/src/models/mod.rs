@@ -6,8 +6,8 @@
 //! requests --> lookup --> routes  <----------------------------+--> routes    the versions that take requests
 //! ```
 //!
-//! [`runtime`] holds the state; the other files act on it. Residency (loading a model on its first request, unloading idle
-//! ones) belongs here too: as another source of the queue's calls, asked by [`lookup`] when a request finds no route.
+//! [`runtime`] holds the state; the other files act on it. Whatever else decides which models are loaded (residency: on
+//! the first request, until they are idle) is one more source of the queue's calls, beside [`poll`].
 
 mod changes;
 mod lookup;

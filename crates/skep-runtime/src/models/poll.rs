@@ -1,8 +1,8 @@
 //! Control mode poll: the repository is scanned at an interval, and models that changed are loaded or unloaded.
 //!
-//! Models that cannot be read for a while stay loaded, with a warning when that begins; see [`RepositoryScan`]. A load that
-//! fails is not tried again until the model's files change. The thread ends when a stop begins; the load that it then waits
-//! for is abandoned.
+//! Models that cannot be read for a while stay loaded, with a warning when that begins; see [`RepositoryScan`]. A load
+//! that fails is not tried again until the model's files change. The thread ends when a stop begins; the load that it
+//! then waits for is abandoned.
 
 use std::{
     sync::{Arc, Weak},
@@ -11,9 +11,13 @@ use std::{
 };
 
 use crate::{
-    Control, LoadOverrides, Runtime, RuntimeError,
-    models::stop_signal::StopSignal,
+    error::RuntimeError,
+    models::{
+        runtime::{Control, Runtime},
+        stop_signal::StopSignal,
+    },
     repository::{
+        LoadOverrides,
         model_files::UnreadPaths,
         scan::{RepositoryScan, changes},
     },
@@ -40,7 +44,7 @@ fn poll(runtime: &Weak<Runtime>, stop: &StopSignal, interval: Duration, mut know
             return;
         };
         let repository = &runtime.options.repository;
-        let found = known.again(repository);
+        let found = known.rescan(repository);
         log_unread(&known.unread, &found.unread);
         runtime.poll_failures.count(repository, &found.unread);
         let changes = changes(&known.files, &found.files);

@@ -8,7 +8,7 @@ use std::{
 
 use skep_host::lock;
 
-use crate::{Repository, repository::model_files::UnreadPaths};
+use crate::repository::{Repository, model_files::UnreadPaths};
 
 /// How many polls could not read each repository, or an entry in it.
 #[derive(Debug, Default)]

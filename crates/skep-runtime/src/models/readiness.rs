@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::Ordering};
 use skep_host::lock;
 use skep_types::ModelName;
 
-use crate::{Runtime, repository::ModelId};
+use crate::{models::runtime::Runtime, repository::ModelId};
 
 impl Runtime {
     /// Whether the node takes requests: started, not stopping, and, if strict, with every requested model ready.
@@ -29,8 +29,8 @@ impl Runtime {
         healthy.unwrap_or(false)
     }
 
-    /// Logs each change of readiness once, after a load or an unload. `failed` is a model whose load failed; one that is still
-    /// being loaded is not a reason to log yet.
+    /// Logs each change of readiness once, after a load or an unload. `failed` is a model whose load failed; one that
+    /// is still being loaded is not a reason to log yet.
     pub(super) fn log_readiness(&self, failed: Option<&ModelId>) {
         let mut logged_ready = lock(&self.logged_ready);
         if !self.started.load(Ordering::Acquire) || self.is_stopping() {

@@ -1,7 +1,7 @@
-//! What a runtime remembers of its models: the states of their versions, and why they are in them.
+//! The records of a runtime's models: the states of their versions, and the reasons.
 //!
 //! ```text
-//!   load ok                 unload, or another load took over
+//!   load ok                 unload, or another load replaced it
 //! LOADING ----> READY  ----------------> UNLOADING ----> UNAVAILABLE (reason `unloaded`)
 //!    |                        the last request is answered, instances and weights are gone
 //!    +--> UNAVAILABLE (reason: why the load failed)
@@ -23,7 +23,7 @@ pub enum VersionState {
     Loading,
     /// Ready for requests.
     Ready,
-    /// No new requests; the last ones are being answered.
+    /// Takes no new requests; the last ones are being answered.
     Unloading,
     /// Not loaded.
     Unavailable,
@@ -51,23 +51,23 @@ pub struct IndexEntry {
     pub version: Option<ModelVersion>,
     /// The state; `None` for a model that was never loaded.
     pub state: Option<VersionState>,
-    /// Why it is in this state, empty if there is nothing to say.
+    /// Why it is in this state; may be empty.
     pub reason: String,
 }
 
-/// What is known of one model.
+/// The record of one model.
 #[derive(Debug, Default)]
 pub(crate) struct ModelRecord {
     pub(crate) versions: BTreeMap<ModelVersion, VersionStatus>,
-    /// Why the model as a whole could not be loaded, when no version was reached.
+    /// Why the last load failed before any version was tried.
     pub(crate) failure: Option<String>,
-    /// Whether it was asked for and should be ready.
+    /// Whether the model was requested and should be ready.
     pub(crate) wanted: bool,
-    /// How many loads were begun.
+    /// How many loads of versions have begun.
     loads: u64,
     /// How many loads failed.
     pub(crate) failed_loads: u64,
-    /// What it was last loaded from; `None` once it is unloaded.
+    /// The source of the last load; `None` once the model is unloaded.
     pub(crate) source: Option<Arc<ModelSource>>,
     /// Serialises loads and unloads of this model.
     pub(crate) turn: Arc<Mutex<()>>,
@@ -78,12 +78,12 @@ pub(crate) struct ModelRecord {
 pub(crate) struct VersionStatus {
     pub(crate) state: VersionState,
     pub(crate) reason: String,
-    /// The load that this is about, among all loads of the model.
+    /// The number of the load that this state is about, among all loads of the model.
     pub(crate) generation: u64,
 }
 
 impl ModelRecord {
-    /// Notes that a version is being loaded and gives the load a number. A version that serves stays READY meanwhile.
+    /// Notes that a version is being loaded, and numbers the load. A version that serves stays READY meanwhile.
     pub(crate) fn loading(&mut self, version: ModelVersion) -> u64 {
         self.loads += 1;
         let status = self.versions.get(&version);
@@ -93,14 +93,14 @@ impl ModelRecord {
         self.loads
     }
 
-    /// Notes that a version takes requests, from the load of this number, or still from the one before.
+    /// Notes that a version takes requests, from the load with this number, or still from the previous one.
     pub(crate) fn ready(&mut self, version: ModelVersion, generation: Option<u64>) {
         let before = self.versions.get(&version).map(|status| status.generation);
         let generation = generation.or(before).unwrap_or_default();
         self.set(version, VersionState::Ready, "", generation);
     }
 
-    /// Notes why a version could not be loaded; one that was to be replaced goes on serving.
+    /// Notes why a version could not be loaded. A version that serves keeps serving.
     pub(crate) fn failed(&mut self, version: ModelVersion, reason: &str) {
         let serving = self
             .versions
@@ -121,7 +121,7 @@ impl ModelRecord {
         }
     }
 
-    /// Notes that the last trace of a load is gone; whether that made the version unavailable.
+    /// Notes that the instances and weights of a load are gone. Returns whether that made the version unavailable.
     pub(crate) fn gone(&mut self, version: ModelVersion, generation: u64) -> bool {
         let status = self.versions.get_mut(&version).filter(|status| {
             status.generation == generation && status.state == VersionState::Unloading
@@ -151,8 +151,8 @@ impl ModelRecord {
     }
 }
 
-/// Every model seen: those loaded or tried, and those that lie in the repository. `why_not` says why a version that is
-/// loaded cannot run.
+/// Every known model: those that were loaded or tried, and those in the repository. `why_not` says why a loaded version
+/// cannot run.
 pub(crate) fn index(
     records: &BTreeMap<ModelId, ModelRecord>,
     repository: &Repository,
@@ -163,26 +163,22 @@ pub(crate) fn index(
     let ids: BTreeSet<&ModelId> = records.keys().chain(on_disk.keys()).collect();
     let mut rows = Vec::new();
     for id in ids {
-        let row = |version, state, reason: &str| IndexEntry {
-            name: id.name.clone(),
-            version,
-            state,
-            reason: reason.to_owned(),
-        };
         let ambiguous = on_disk.get(id).is_some_and(|places| places.len() > 1);
         match records.get(id) {
             Some(record) if !record.versions.is_empty() => {
                 rows.extend(record.versions.iter().map(|(version, status)| {
                     let is_ready = status.state == VersionState::Ready;
                     let why_not = is_ready.then(|| why_not(id, *version)).flatten();
-                    match why_not {
-                        Some(why) => row(Some(*version), Some(VersionState::Unavailable), &why),
-                        None => row(Some(*version), Some(status.state), &status.reason),
-                    }
+                    let (state, reason) = match &why_not {
+                        Some(why) => (VersionState::Unavailable, why),
+                        None => (status.state, &status.reason),
+                    };
+                    row(id, Some(*version), Some(state), reason)
                 }))
             }
             // Triton's words.
             _ if ambiguous => rows.push(row(
+                id,
                 None,
                 Some(VersionState::Unavailable),
                 "model appears in two or more repositories",
@@ -191,11 +187,25 @@ pub(crate) fn index(
                 failure: Some(reason),
                 ..
             }) => {
-                rows.push(row(None, Some(VersionState::Unavailable), reason));
+                rows.push(row(id, None, Some(VersionState::Unavailable), reason));
             }
-            _ => rows.push(row(None, None, "")),
+            _ => rows.push(row(id, None, None, "")),
         }
     }
     rows.retain(|row| !ready_only || row.state == Some(VersionState::Ready));
     rows
+}
+
+fn row(
+    id: &ModelId,
+    version: Option<ModelVersion>,
+    state: Option<VersionState>,
+    reason: &str,
+) -> IndexEntry {
+    IndexEntry {
+        name: id.name.clone(),
+        version,
+        state,
+        reason: reason.to_owned(),
+    }
 }

@@ -8,13 +8,13 @@ use std::{
 use arc_swap::ArcSwap;
 use skep_types::{ModelName, ModelVersion};
 
-use crate::{LoadedVersion, RuntimeError, repository::ModelId};
+use crate::{error::RuntimeError, repository::ModelId, serving::LoadedVersion};
 
 /// The versions of one model that take requests, ascending.
 pub(super) type VersionMap = BTreeMap<ModelVersion, Arc<LoadedVersion>>;
 
 /// By name, the models that have it: one, unless names need not be unique.
-pub(super) type Routes = HashMap<ModelName, Vec<Route>>;
+pub(super) type RoutesByName = HashMap<ModelName, Vec<Route>>;
 
 /// A model that takes requests.
 #[derive(Debug, Clone)]
@@ -25,7 +25,7 @@ pub(super) struct Route {
 
 /// The versions of all models that take requests.
 #[derive(Debug, Default)]
-pub(super) struct RoutingTable(ArcSwap<Routes>);
+pub(super) struct RoutingTable(ArcSwap<RoutesByName>);
 
 impl RoutingTable {
     /// The version that a request names, or the latest one; `None` if it is not there.
@@ -102,10 +102,10 @@ impl RoutingTable {
         all
     }
 
-    /// Replaces the versions of a model. The old table comes back, to be dropped without a lock. Call it only under the lock
-    /// of the records, so that changes do not overtake each other.
-    pub(super) fn replace(&self, id: &ModelId, versions: VersionMap) -> Arc<Routes> {
-        let mut routes = Routes::clone(&self.0.load());
+    /// Replaces the versions of a model. The old table comes back, to be dropped without a lock. Call it only under the
+    /// lock of the records, so that changes do not overtake each other.
+    pub(super) fn replace(&self, id: &ModelId, versions: VersionMap) -> Arc<RoutesByName> {
+        let mut routes = RoutesByName::clone(&self.0.load());
         let models = routes.entry(id.name.clone()).or_default();
         models.retain(|route| route.namespace != id.namespace);
         if !versions.is_empty() {
@@ -120,7 +120,7 @@ impl RoutingTable {
     }
 }
 
-fn route<'a>(routes: &'a Routes, id: &ModelId) -> Option<&'a Route> {
+fn route<'a>(routes: &'a RoutesByName, id: &ModelId) -> Option<&'a Route> {
     let mut models = routes.get(&id.name)?.iter();
     models.find(|route| route.namespace == id.namespace)
 }
@@ -134,8 +134,8 @@ pub(super) enum RequestedVersion {
     Number(u64),
 }
 
-/// Reads a version as C's `stol` does, and therefore Triton: white space, a sign, digits. Further characters are ignored, so
-/// that `1.0.0` is 1.
+/// Reads a version as C's `stol` does, and therefore Triton: white space, a sign, digits. Further characters are
+/// ignored, so that `1.0.0` is 1.
 pub(super) fn requested_version(text: &str) -> Result<RequestedVersion, RuntimeError> {
     let number = text.trim_start_matches(|c| matches!(c, ' ' | '\t'..='\r'));
     let digits = number.strip_prefix(['-', '+']).unwrap_or(number);

@@ -2,20 +2,21 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicBool},
+    sync::{Arc, Condvar, Mutex, MutexGuard, Weak, atomic::AtomicBool},
     time::Duration,
 };
 
+use skep_host::lock;
 use skep_store::{Stat, Tenant};
 use tokio::sync::Notify;
 
 use crate::{
-    Backends, LayoutFinding, LoadOptions, Repository,
+    loading::{Backends, LoadOptions},
     models::{
         management::Management, poll_failures::PollFailures, records::ModelRecord,
         routes::RoutingTable, start_phase::StartPhase, stop_signal::StopSignal,
     },
-    repository::{ModelId, source::ModelSource},
+    repository::{LayoutFinding, ModelId, Repository, source::ModelSource},
 };
 
 /// The options of a runtime.
@@ -95,8 +96,8 @@ impl Runtime {
         })
     }
 
-    /// The figures of this process's tensor store, by tenant. Empty if models share no weights, or share them through the
-    /// node's store.
+    /// The figures of this process's tensor store, by tenant. Empty if models share no weights, or share them through
+    /// the node's store.
     #[must_use]
     pub fn stores(&self) -> Vec<(Tenant, Stat)> {
         let weights = self.options.load.weights.as_ref();
@@ -120,7 +121,6 @@ impl Runtime {
     }
 
     pub(super) fn records(&self) -> MutexGuard<'_, BTreeMap<ModelId, ModelRecord>> {
-        // Each change is a few assignments that cannot panic halfway.
-        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.records)
     }
 }

@@ -6,20 +6,22 @@ use skep_host::lock;
 use skep_types::ModelName;
 
 use crate::{
-    Control, LoadOverrides, Runtime, RuntimeError,
+    error::RuntimeError,
     models::{
         management::{CallTarget, ManagementCall},
         poll,
+        runtime::{Control, Runtime},
         start_phase::StartPhase,
     },
-    repository::{ModelId, scan::RepositoryScan},
+    repository::{LoadOverrides, ModelId, scan::RepositoryScan},
 };
 
 /// The outcome of the start for each requested model.
 pub type StartReport = Vec<(ModelName, Result<(), RuntimeError>)>;
 
 impl Runtime {
-    /// Announces that [`start`](Self::start) comes next: until the start knows its models, every name may be one of them.
+    /// Announces that [`start`](Self::start) comes next: until the start knows its models, every name may be one of
+    /// them.
     pub fn announce_start(&self) {
         *lock(&self.start_phase) = StartPhase::Announced;
     }
@@ -34,7 +36,7 @@ impl Runtime {
         let polling = match self.options.control {
             Control::Poll(interval) => Some((
                 interval,
-                RepositoryScan::default().again(&self.options.repository),
+                RepositoryScan::default().rescan(&self.options.repository),
             )),
             _ => None,
         };

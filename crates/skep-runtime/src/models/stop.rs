@@ -9,8 +9,11 @@ use std::{
 use skep_host::lock;
 
 use crate::{
-    Runtime, VersionState, baking,
-    models::records::ModelRecord,
+    baking,
+    models::{
+        records::{ModelRecord, VersionState},
+        runtime::Runtime,
+    },
     repository::{ModelId, source::ModelSource},
 };
 
@@ -18,8 +21,8 @@ use crate::{
 const BAKERY_LIMIT: Duration = Duration::from_secs(5);
 
 impl Runtime {
-    /// Makes the node not ready; requests are still served. Waiting loads are cancelled, and the callers of running loads are
-    /// answered: those loads are abandoned.
+    /// Makes the node not ready; requests are still served. Waiting loads are cancelled, and the callers of running
+    /// loads are answered: those loads are abandoned.
     pub fn begin_stop(&self) {
         self.stopping.store(true, Ordering::Release);
         self.management.close();
@@ -45,7 +48,8 @@ impl Runtime {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// Refuses new requests and waits, at most `timeout`, until every model is gone. Returns how many versions still run.
+    /// Refuses new requests and waits, at most `timeout`, until every model is gone. Returns how many versions still
+    /// run.
     pub fn stop(&self, timeout: Duration) -> usize {
         self.begin_stop();
         // A deadline that cannot be represented means no deadline.
@@ -66,8 +70,8 @@ impl Runtime {
         alive
     }
 
-    /// Removes files that clients sent, although models may still be loaded from them: the process is about to end without
-    /// dropping their owners.
+    /// Removes files that clients sent, although models may still be loaded from them: the process is about to end
+    /// without dropping their owners.
     pub fn remove_temporary_files(&self) {
         let sent = std::mem::take(&mut *lock(&self.sent));
         for source in sent.iter().filter_map(Weak::upgrade) {

@@ -44,8 +44,8 @@ pub(crate) fn model_names(root: &Path, directories: &[String]) -> Vec<ModelName>
     names
 }
 
-/// Whether an entry is a directory, or a link to one. An entry that cannot be examined counts as a directory: reading it
-/// reports the error.
+/// Whether an entry is a directory, or a link to one. An entry that cannot be examined counts as a directory: reading
+/// it reports the error.
 pub(crate) fn is_directory(entry: &DirEntry) -> bool {
     if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
         return true;
@@ -53,8 +53,8 @@ pub(crate) fn is_directory(entry: &DirEntry) -> bool {
     fs::metadata(entry.path()).map_or_else(|error| !is_absent(&error), |found| found.is_dir())
 }
 
-/// Whether an error means that the entry does not exist, as opposed to one that cannot be read. A dangling link does not
-/// exist.
+/// Whether an error means that the entry does not exist, as opposed to one that cannot be read. A dangling link does
+/// not exist.
 pub(crate) fn is_absent(error: &io::Error) -> bool {
     const TOO_MANY_LINKS: i32 = 40;
     matches!(

@@ -8,8 +8,8 @@ use std::{
 use skep_types::ModelVersion;
 
 use crate::repository::{
-    Repository,
     entries::{CONFIG_FILE, is_model, subdirectories},
+    roots::Repository,
 };
 
 /// Something odd about a repository as a whole.
@@ -22,8 +22,8 @@ pub struct LayoutFinding {
 }
 
 impl Repository {
-    /// What looks odd about the repositories as a whole, and how to correct it: no models, a model file in the wrong place,
-    /// a level too deep or too high. Models are served nevertheless.
+    /// What looks odd about the repositories as a whole, and how to correct it: no models, a model file in the wrong
+    /// place, a level too deep or too high. Models are served nevertheless.
     #[must_use]
     pub fn layout(&self) -> Vec<LayoutFinding> {
         self.roots().iter().filter_map(|root| look(root)).collect()
@@ -34,12 +34,12 @@ fn look(root: &Path) -> Option<LayoutFinding> {
     let mut directories: Vec<String> = subdirectories(root).ok()?;
     directories.retain(|name| !name.starts_with('.'));
     directories.sort();
+    let has_models = directories.iter().any(|name| is_model(&root.join(name)));
     let shown = root.display();
-    let has_models = || directories.iter().any(|name| is_model(&root.join(name)));
     let (text, is_wrong) = if let Some(file) = onnx_file(root) {
-        match version_of(root).filter(|_| !has_models()) {
+        match version_of(root).filter(|_| !has_models) {
             Some(above) => (a_version(root, &file, &above), true),
-            None => (beside_models(root, &file), !has_models()),
+            None => (beside_models(root, &file), !has_models),
         }
     } else if root.join(CONFIG_FILE).is_file() || has_version(root) {
         (a_model(root), true)
@@ -49,7 +49,7 @@ fn look(root: &Path) -> Option<LayoutFinding> {
              of its versions"
         );
         (text, false)
-    } else if has_models() {
+    } else if has_models {
         return None;
     } else {
         let repository = directories
@@ -86,7 +86,7 @@ fn beside_models(root: &Path, file: &str) -> String {
     let shown = root.display();
     let name = file.strip_suffix(".onnx").unwrap_or(file);
     format!(
-        "`{shown}/{file}` is not served: a model's file lies in a version's directory of a model's directory\n  try: mkdir -p \
+        "`{shown}/{file}` is not served: a model's file belongs in a version's directory, inside the model's directory\n  try: mkdir -p \
          {shown}/{name}/1 && mv {shown}/{file} {shown}/{name}/1/model.onnx"
     )
 }
@@ -124,8 +124,8 @@ fn has_version(directory: &Path) -> bool {
     let names = subdirectories(directory).unwrap_or_default();
     names.iter().any(|name| {
         let version = directory.join(name);
-        let has_file = || onnx_file(&version).is_some() || version.join("model.onnx").is_dir();
-        ModelVersion::parse(name).is_ok() && has_file()
+        ModelVersion::parse(name).is_ok()
+            && (onnx_file(&version).is_some() || version.join("model.onnx").is_dir())
     })
 }
 

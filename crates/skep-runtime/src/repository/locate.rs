@@ -5,7 +5,7 @@ use std::fs;
 use skep_config::{ConfigError, FieldPositions, ModelConfig, Notice, Position, TensorConfig};
 
 use crate::{
-    RuntimeError,
+    error::RuntimeError,
     repository::source::{ConfigChoice, ModelSource},
 };
 

@@ -172,7 +172,6 @@ mod tests {
 
     /// A model whose files are of these sizes: its configuration, its versions' files, its labels.
     fn model(config: u64, versions: &[(u64, u64)], labels: Option<u64>) -> ModelFiles {
-        let tree = |path: &str, bytes: u64| FileTree::from([(path.into(), file(bytes))]);
         let versions = versions.iter();
         ModelFiles {
             configuration: tree("config.pbtxt", config),
@@ -183,13 +182,14 @@ mod tests {
         }
     }
 
-    fn file(bytes: u64) -> FileStamp {
-        FileStamp::File {
+    fn tree(path: &str, bytes: u64) -> FileTree {
+        let stamp = FileStamp::File {
             bytes,
             changed_s: 0,
             changed_ns: 0,
             inode: 1,
-        }
+        };
+        FileTree::from([(path.into(), stamp)])
     }
 
     #[test]

@@ -11,7 +11,7 @@ use skep_host::lock;
 use skep_types::ModelName;
 
 use crate::{
-    RuntimeError,
+    error::RuntimeError,
     repository::entries::{model_names, subdirectories},
 };
 
@@ -46,8 +46,8 @@ pub struct Repository {
 }
 
 impl Repository {
-    /// A repository over these directories, in which names must be unique. A path given twice counts once, as in Triton;
-    /// two paths that lead to the same directory do not.
+    /// A repository over these directories, in which names must be unique. A path given twice counts once, as in
+    /// Triton; two paths that lead to the same directory do not.
     ///
     /// # Errors
     /// A text that names the directory that cannot be read.

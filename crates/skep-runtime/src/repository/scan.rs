@@ -1,7 +1,7 @@
 //! Everything in the repositories at one moment, and what changed between two moments.
 //!
-//! An entry that cannot be read is not gone: a scan takes over what the previous one found there, so that a network file
-//! system that fails for a moment unloads nothing.
+//! An entry that cannot be read is not gone: a scan takes over what the previous one found there, so that a network
+//! file system that fails for a moment unloads nothing.
 
 use std::{
     collections::BTreeMap,
@@ -41,7 +41,7 @@ struct RootScan {
 
 impl RepositoryScan {
     /// Scans the repositories again.
-    pub(crate) fn again(&self, repository: &Repository) -> Self {
+    pub(crate) fn rescan(&self, repository: &Repository) -> Self {
         let mut next = Self::default();
         for root in repository.roots() {
             match self.read_root(repository, root) {
@@ -83,7 +83,7 @@ impl RepositoryScan {
         };
         for name in names {
             let path = root.join(name.as_str());
-            let known = self.known(&repository.id(root, name.clone()), &path);
+            let known = self.found_in(&repository.id(root, name.clone()), &path);
             let files = match ModelFiles::read_again(&path, &known, &mut scan.unread) {
                 Ok(files) => files,
                 // It was removed since the root was read.
@@ -104,7 +104,7 @@ impl RepositoryScan {
     }
 
     /// What this scan found in a model's directory.
-    fn known(&self, id: &ModelId, path: &Path) -> ModelFiles {
+    fn found_in(&self, id: &ModelId, path: &Path) -> ModelFiles {
         let mut places = self.files.get(id).into_iter().flatten();
         let known = places.find(|(place, _)| place == path);
         known.map(|(_, files)| files.clone()).unwrap_or_default()
@@ -273,10 +273,10 @@ mod tests {
         fs::create_dir_all(root.join("m/1")).expect("version");
         let roots = vec![root.clone(), root.join("."), root.clone()];
         let repository = Repository::open(roots).expect("opens");
-        let first = RepositoryScan::default().again(&repository);
+        let first = RepositoryScan::default().rescan(&repository);
         fs::rename(&root, top.path().join("b")).expect("renamed");
-        let mut last = first.again(&repository);
-        last = last.again(&repository);
+        let mut last = first.rescan(&repository);
+        last = last.rescan(&repository);
         assert_eq!(
             changes(&first.files, &last.files),
             RepositoryChanges::default()

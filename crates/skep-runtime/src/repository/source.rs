@@ -1,8 +1,8 @@
 //! Where a model is loaded from: a directory of the repository, perhaps under another configuration, or files that a
 //! client sent.
 //!
-//! A client's files are kept in their own directory under the system's temporary directory, as long as anything is loaded
-//! from them. No path that a client gives may lead outside of that directory.
+//! A client's files are kept in their own directory under the system's temporary directory, as long as anything is
+//! loaded from them. No path that a client gives may lead outside of that directory.
 //!
 //! Source: Triton, model repository extension, load parameters `config` and `file:<path>`.
 
@@ -22,7 +22,7 @@ use skep_types::{ModelName, ModelVersion};
 use tempfile::TempDir;
 
 use crate::{
-    RuntimeError,
+    error::RuntimeError,
     repository::{
         entries::{CONFIG_FILE, CUSTOM_CONFIG_DIRECTORY},
         model_files::ModelFiles,
@@ -37,8 +37,8 @@ const CONFIG_PARAMETER: &str = "parameter `config`";
 pub struct LoadOverrides {
     /// The model's configuration as JSON, instead of `config.pbtxt`.
     pub config: Option<String>,
-    /// The model's files, by their path in the model's directory (`1/model.onnx`), instead of all files there. They require
-    /// a `config`.
+    /// The model's files, by their path in the model's directory (`1/model.onnx`), instead of all files there. They
+    /// require a `config`.
     pub files: Vec<(String, Bytes)>,
     /// Their share of the node's memory, held until the load is over. `None` if memory is not counted.
     pub charge: Option<Arc<Charge>>,
@@ -51,8 +51,8 @@ const MAX_CONFIG_BYTES: u64 = 2 << 20;
 const COMPARED_BYTES: usize = 1 << 20;
 
 impl LoadOverrides {
-    /// Whether a load with these is the same as one with `other`. Large overrides count as different, since the comparison
-    /// runs under a lock.
+    /// Whether a load with these is the same as one with `other`. Large overrides count as different, since the
+    /// comparison runs under a lock.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         let files = self
             .files
@@ -137,7 +137,8 @@ impl ModelSource {
         &self.directory
     }
 
-    /// The size of the files in the directories of these versions. Nested directories and unreadable files do not count.
+    /// The size of the files in the directories of these versions. Nested directories and unreadable files do not
+    /// count.
     pub(crate) fn versions_bytes(&self, versions: &BTreeSet<ModelVersion>) -> u64 {
         let directories = versions
             .iter()

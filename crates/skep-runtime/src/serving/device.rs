@@ -1,8 +1,8 @@
-//! A device of the node at run time: the lock around its slots, and who waits for them.
+//! A device of the node at run time: its slots behind a lock, and the models that wait for them.
 //!
-//! A driver asks under its own lock, so that a slot that is free is taken at once. Slots for other models are said to
-//! their drivers when no lock is held any more: a driver's lock may be held while the device's is taken, never the other
-//! way round, and never two drivers'.
+//! A driver asks for a slot under its own lock, so that it takes a free slot at once. Other drivers are told of their
+//! slots when no lock is held: a driver's lock may be held while the device's is taken, but never the other way round,
+//! and never two drivers' locks at once.
 
 use std::{
     collections::VecDeque,
@@ -20,13 +20,13 @@ use crate::{
     timer::{Alarm, Appointment, Timer},
 };
 
-/// Whoever asked for a slot.
+/// Asks for slots, and is told when it gets one.
 pub(crate) trait SlotHolder: Send + Sync {
-    /// The slot is there. What follows for others is appended to `grants`.
+    /// A slot was granted. Grants to others that follow are appended to `grants`.
     fn granted(&self, grants: &mut PendingGrants);
 }
 
-/// Slots that were granted to others than the one who called, and have not been said to them.
+/// Slots that were granted to others than the caller, who have not been told yet.
 #[derive(Default)]
 pub(crate) struct PendingGrants(VecDeque<Arc<dyn SlotHolder>>);
 
@@ -35,10 +35,10 @@ impl PendingGrants {
         self.0.append(&mut others.0);
     }
 
-    /// Says them, and what follows from them. No lock may be held.
+    /// Tells the holders of their slots, and of those that follow. No lock may be held.
     pub(crate) fn deliver(mut self) {
-        while let Some(tenant) = self.0.pop_front() {
-            tenant.granted(&mut self);
+        while let Some(holder) = self.0.pop_front() {
+            holder.granted(&mut self);
         }
     }
 }
@@ -46,27 +46,28 @@ impl PendingGrants {
 /// A device whose slots the models of a node share.
 pub struct Device {
     id: DeviceId,
-    state: Mutex<State>,
+    state: Mutex<DeviceState>,
 }
 
-struct State {
+struct DeviceState {
     share: DeviceShare,
-    /// By number.
-    tenants: Vec<Weak<dyn SlotHolder>>,
-    /// Where the share may want to be called; without a timer it lends when something else happens.
+    /// The holders, by their number at the share.
+    holders: Vec<Weak<dyn SlotHolder>>,
+    /// Set if the share may want to be called. Without a timer, it lends slots when something else happens.
     appointment: Option<Appointment>,
-    /// The latest moment that the share was told: moments are taken before the lock, and it must not see time go back.
+    /// The latest moment that the share was told. Moments are read before the lock is taken, and the share must not see
+    /// time go back.
     now: Time,
 }
 
-impl State {
-    /// It is `now`, or later.
+impl DeviceState {
+    /// Advances to `now`, unless that lies in the past. Returns the present moment.
     fn advance(&mut self, now: Time) -> Time {
         self.now = self.now.max(now);
         self.now
     }
 
-    /// Lets the share be called when it wants to.
+    /// Makes the appointment that the share wants.
     fn appoint(&mut self, now: Time) {
         if let Some(appointment) = &mut self.appointment
             && let Some(moment) = self.share.next_timeout(now)
@@ -77,7 +78,7 @@ impl State {
 }
 
 impl Device {
-    /// A device with this many slots, at least one: for a CPU the cores that the process may use.
+    /// A device with this many slots, at least one. A CPU has as many as the cores that the process may use.
     #[must_use]
     pub fn new(id: DeviceId, slots: u32) -> Arc<Self> {
         Self::with_min_turn(id, slots, MIN_TURN)
@@ -89,7 +90,8 @@ impl Device {
         self.id
     }
 
-    /// The same; an execution keeps its slots for `min_turn` at least, however short those are that wait.
+    /// A device on which an execution keeps its slots for at least `min_turn`, however short the waiting executions
+    /// are.
     #[must_use]
     pub fn with_min_turn(id: DeviceId, slots: u32, min_turn: Duration) -> Arc<Self> {
         let timer = Timer::started().inspect_err(|error| tracing::warn!("{error}"));
@@ -97,9 +99,9 @@ impl Device {
             let alarm: Weak<dyn Alarm> = this.clone();
             Self {
                 id,
-                state: Mutex::new(State {
+                state: Mutex::new(DeviceState {
                     share: DeviceShare::new(slots).with_min_turn(min_turn),
-                    tenants: Vec::new(),
+                    holders: Vec::new(),
                     appointment: timer.ok().map(|timer| Appointment::new(timer, alarm)),
                     now: Time::ZERO,
                 }),
@@ -107,9 +109,8 @@ impl Device {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // No call of the share panics.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, DeviceState> {
+        lock(&self.state)
     }
 }
 
@@ -125,8 +126,8 @@ impl Alarm for Device {
         state.share.handle_timeout(now, &mut grants);
         state.appoint(now);
         for id in &grants {
-            if let Some(tenant) = state.tenants[index(*id)].upgrade() {
-                pending.0.push_back(tenant);
+            if let Some(holder) = state.holders[index(*id)].upgrade() {
+                pending.0.push_back(holder);
             }
         }
         drop(state);
@@ -144,7 +145,7 @@ impl fmt::Debug for Device {
     }
 }
 
-/// A model's place at a device; given up with it.
+/// A model's place at a device, given up on drop.
 pub(crate) struct DeviceSeat {
     device: Arc<Device>,
     id: ModelShareId,
@@ -152,40 +153,40 @@ pub(crate) struct DeviceSeat {
     threads: u32,
 }
 
-/// What a driver tells its device at once.
+/// News for a device, told in one call.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct SlotNews {
-    /// An execution is over, after this long.
+    /// An execution is over, after this duration.
     pub(crate) released: Option<Duration>,
     /// A granted slot is not needed.
     pub(crate) returned: bool,
     /// A slot is wanted.
     pub(crate) wanted: bool,
-    /// Slots that each further execution keeps busy, where that has changed.
+    /// Slots that each further execution keeps busy, if that has changed.
     pub(crate) threads: Option<u32>,
 }
 
 impl SlotNews {
-    pub(crate) fn is_none(self) -> bool {
+    pub(crate) fn is_empty(self) -> bool {
         self.released.is_none() && !self.returned && !self.wanted
     }
 }
 
 impl DeviceSeat {
-    /// A place for `tenant`, each of whose executions keeps `threads` slots busy.
+    /// A place for `holder`, each of whose executions keeps `threads` slots busy.
     pub(crate) fn new(
         device: Arc<Device>,
         weight: f64,
         threads: u32,
-        tenant: Weak<dyn SlotHolder>,
+        holder: Weak<dyn SlotHolder>,
     ) -> Self {
         let mut state = device.lock();
         let id = state.share.join(weight, threads);
         let index = index(id);
-        if index < state.tenants.len() {
-            state.tenants[index] = tenant;
+        if index < state.holders.len() {
+            state.holders[index] = holder;
         } else {
-            state.tenants.push(tenant);
+            state.holders.push(holder);
         }
         drop(state);
         Self {
@@ -196,12 +197,13 @@ impl DeviceSeat {
         }
     }
 
-    /// Waits until the device has slots for one more execution of this model, besides those that its scheduler asks for.
+    /// Waits until the device has slots for one more execution of this model, besides those that its scheduler asks
+    /// for.
     pub(crate) fn occupy(&self) -> OccupiedSlots {
-        let visitor = Arc::new(SlotWaiter::default());
-        let tenant: Weak<dyn SlotHolder> =
-            Arc::downgrade(&(Arc::clone(&visitor) as Arc<dyn SlotHolder>));
-        let seat = Self::new(Arc::clone(&self.device), self.weight, self.threads, tenant);
+        let waiter = Arc::new(SlotWaiter::default());
+        let holder: Weak<dyn SlotHolder> =
+            Arc::downgrade(&(Arc::clone(&waiter) as Arc<dyn SlotHolder>));
+        let seat = Self::new(Arc::clone(&self.device), self.weight, self.threads, holder);
         let mut pending = PendingGrants::default();
         let news = SlotNews {
             wanted: true,
@@ -210,7 +212,7 @@ impl DeviceSeat {
         let is_there = seat.tell(clock::now(), news, &mut pending);
         pending.deliver();
         if !is_there {
-            visitor.wait();
+            waiter.wait();
         }
         OccupiedSlots {
             seat,
@@ -218,7 +220,7 @@ impl DeviceSeat {
         }
     }
 
-    /// Tells the news of a moment; whether a slot is granted to this very tenant.
+    /// Tells the device the news. Returns whether this holder got a slot.
     pub(crate) fn tell(&self, now: Time, news: SlotNews, pending: &mut PendingGrants) -> bool {
         let mut grants = Grants::new();
         let mut state = self.device.lock();
@@ -239,14 +241,14 @@ impl DeviceSeat {
         self.note(&state, &grants, pending)
     }
 
-    /// Keeps the grants for others; whether there is one for this tenant.
-    fn note(&self, state: &State, grants: &Grants, pending: &mut PendingGrants) -> bool {
+    /// Notes the grants to others. Returns whether one is for this holder.
+    fn note(&self, state: &DeviceState, grants: &Grants, pending: &mut PendingGrants) -> bool {
         let mut own = false;
         for id in grants {
             if *id == self.id {
                 own = true;
-            } else if let Some(tenant) = state.tenants[index(*id)].upgrade() {
-                pending.0.push_back(tenant);
+            } else if let Some(holder) = state.holders[index(*id)].upgrade() {
+                pending.0.push_back(holder);
             }
         }
         own
@@ -267,7 +269,7 @@ impl Drop for DeviceSeat {
     }
 }
 
-/// Slots for an execution that no scheduler decided, such as one while a model loads; given back when dropped.
+/// Slots for an execution outside of a scheduler, such as one during a load. Given back on drop.
 pub(crate) struct OccupiedSlots {
     seat: DeviceSeat,
     since: Time,
@@ -286,7 +288,7 @@ impl Drop for OccupiedSlots {
     }
 }
 
-/// A thread that waits for its slots.
+/// Lets a thread wait for its slots.
 #[derive(Default)]
 struct SlotWaiter {
     is_granted: Mutex<bool>,

@@ -8,7 +8,7 @@ use skep_types::Time;
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
-use crate::{InferResponse, RuntimeError};
+use crate::{error::RuntimeError, serving::request::InferResponse};
 
 /// The outcome of a request.
 pub(crate) type InferOutcome = Result<InferResponse, RuntimeError>;
@@ -22,13 +22,13 @@ pub(crate) type Waiters = SmallVec<[InferWaiter; 4]>;
 /// A request that can join a batch.
 #[derive(Debug)]
 pub(crate) struct PreparedRequest {
-    /// In the order of the loaded model's inputs, without those that are computed for a batch. Each has the shape that the
-    /// model sees, except ragged ones, which the model gets flat.
+    /// In the order of the loaded model's inputs, without those that are computed for a batch. Each has the shape that
+    /// the model sees, except ragged ones, which the model gets flat.
     pub(crate) inputs: SmallVec<[Tensor; 4]>,
     /// Indices of the ragged inputs: their shapes may differ among the requests of a batch.
     pub(crate) ragged: SmallVec<[u16; 4]>,
-    /// Indices of the optional inputs that the request omits, ascending. Requests share a batch only if they omit the same
-    /// inputs: the model gets a default once for the whole batch.
+    /// Indices of the optional inputs that the request omits, ascending. Requests share a batch only if they omit the
+    /// same inputs: the model gets a default once for the whole batch.
     pub(crate) omitted: SmallVec<[u16; 4]>,
     /// Indices into the interface's outputs, in the order that the client wants.
     pub(crate) outputs: SmallVec<[usize; 4]>,

@@ -1,4 +1,4 @@
-//! The class labels of an output: the file that `label_filename` names, a label a line.
+//! The class labels of an output, from the file that `label_filename` names: one label on each line.
 //!
 //! Source: Triton, classification extension.
 
@@ -6,17 +6,18 @@ use std::path::Path;
 
 use skep_config::TensorConfig;
 
-use crate::RuntimeError;
+use crate::error::RuntimeError;
 
-/// Labels of millions of classes.
+/// Enough for labels of millions of classes.
 const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// The labels of one output's classes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Labels(Vec<Box<[u8]>>);
+pub struct ClassLabels(Vec<Box<[u8]>>);
 
-impl Labels {
-    /// The label of the class of this index; `None` where its line is empty or missing. Any bytes, mostly UTF-8.
+impl ClassLabels {
+    /// The label of the class with this index; `None` if its line is empty or missing. Mostly UTF-8, but any bytes may
+    /// occur.
     #[must_use]
     pub fn get(&self, class: usize) -> Option<&[u8]> {
         self.0
@@ -25,7 +26,7 @@ impl Labels {
             .filter(|label| !label.is_empty())
     }
 
-    /// Takes a file's text apart. Lines may end as on Windows.
+    /// Parses a file. Lines may end as on Windows.
     fn parse(text: &[u8]) -> Self {
         let lines = text.split(|byte| *byte == b'\n');
         Self(
@@ -36,11 +37,11 @@ impl Labels {
     }
 }
 
-/// Reads the labels of all outputs that have any; the files lie in the model's directory.
+/// Reads the labels of all outputs that have some. The files are in the model's directory.
 pub(crate) fn read(
     outputs: &[TensorConfig],
     directory: &Path,
-) -> Result<Vec<(String, Labels)>, RuntimeError> {
+) -> Result<Vec<(String, ClassLabels)>, RuntimeError> {
     let mut labels = Vec::new();
     for output in outputs {
         let Some(filename) = &output.label_filename else {
@@ -53,7 +54,7 @@ pub(crate) fn read(
                 path.display()
             ))
         })?;
-        labels.push((output.name.clone(), Labels::parse(&text)));
+        labels.push((output.name.clone(), ClassLabels::parse(&text)));
     }
     Ok(labels)
 }
@@ -63,8 +64,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_label_a_line() {
-        let labels = Labels::parse(b"a\r\n\n b \n\xff\nlast");
+    fn each_line_is_a_label() {
+        let labels = ClassLabels::parse(b"a\r\n\n b \n\xff\nlast");
         let expected: [Option<&[u8]>; 6] = [
             Some(b"a"),
             None,

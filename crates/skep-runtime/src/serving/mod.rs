@@ -1,9 +1,13 @@
-//! A loaded version at work: from a request to its answer.
+//! A loaded version at work: from a request to its response.
 //!
 //! ```text
 //! LoadedVersion::infer -> validate against the Interface -> Responder::submit -> await the answer
-//!   Responder, what answers: today an InstancePool (a scheduler's driver, and the instances that it feeds)
+//!   Responder, one for each version:
+//!     instances/   InstancePool: a scheduler's driver (driver/), and the instances that it feeds
 //! ```
+//!
+//! Further kinds of responder belong beside `instances/`, such as an ensemble, which submits requests to other versions,
+//! or a response cache in front of another responder.
 
 pub(crate) mod device;
 pub(crate) mod driver;
@@ -21,7 +25,7 @@ mod waiting_limit;
 
 pub use device::Device;
 pub use instances::watch::end_longest_run;
-pub use labels::Labels;
+pub use labels::ClassLabels;
 pub use request::{InferRequest, InferResponse, NamedTensor, Parameter, Timing};
 pub use version::LoadedVersion;
 pub use waiting_limit::{DEFAULT_MAX_WAITING, WaitingLimit};

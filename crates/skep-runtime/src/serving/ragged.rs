@@ -1,4 +1,4 @@
-//! Ragged batches at work: inputs joined flat, inputs computed of a batch, outputs given back by an input's shapes.
+//! Ragged batches: inputs joined flat, inputs computed for a batch, outputs split by an input's shapes.
 //!
 //! Source: Triton, user guide, "Ragged Batching"; backend utilities (`backend_input_collector`,
 //! `backend_output_responder`).
@@ -9,40 +9,41 @@ use skep_types::{DataType, Dims, ModelSignature, Shape};
 use smallvec::SmallVec;
 
 use crate::{
-    RuntimeError,
+    error::RuntimeError,
     serving::job::{Job, PreparedRequest},
 };
 
-/// What a model that is not fed and read plainly is fed with, and how it is read.
+/// How a model with ragged or computed inputs is fed, and how its outputs are split.
 #[derive(Debug)]
-pub(crate) struct Ragged {
+pub(crate) struct RaggedFeeds {
     /// The model's inputs, in its order.
     feeds: Vec<Feed>,
-    /// By output of the interface: the input of requests whose shapes it has.
+    /// For each output of the interface: the request's input whose shape it has, if any.
     scatter: Vec<Option<usize>>,
 }
 
-/// What the model gets for an input. Inputs of requests are numbered among themselves, in the model's order.
+/// What the model gets for an input. The inputs of requests are numbered among themselves, in the model's order.
 #[derive(Debug)]
 enum Feed {
-    /// An input of requests, joined along the batch dimension.
+    /// A request's input, joined along the batch dimension.
     Even(usize),
-    /// An input of requests, joined flat.
+    /// A request's input, joined flat.
     Flat(usize),
     Computed {
         kind: BatchInputKind,
         datatype: DataType,
-        /// The input of requests whose shapes it tells of.
+        /// The request's input whose shapes it describes.
         source: usize,
     },
 }
 
-impl Ragged {
-    /// `None` for a model that is fed and read plainly. `numbers` are the names of requests' inputs, in the model's order.
+impl RaggedFeeds {
+    /// `None` for a model without ragged or computed inputs. `names` are those of the requests' inputs, in the model's
+    /// order.
     pub(crate) fn new(
         config: &ModelConfig,
         signature: &ModelSignature,
-        numbers: &[&str],
+        names: &[&str],
     ) -> Option<Self> {
         let plain = config.batch_inputs().is_empty()
             && config.batch_outputs().is_empty()
@@ -50,66 +51,80 @@ impl Ragged {
         if plain {
             return None;
         }
-        let number = |name: &str| numbers.iter().position(|known| *known == name);
-        let feed = |name: &str| {
-            if let Some(number) = number(name) {
-                let ragged = config.input(name).is_some_and(|input| input.ragged);
-                return Some(if ragged {
-                    Feed::Flat(number)
-                } else {
-                    Feed::Even(number)
-                });
-            }
-            let mut computed = config.batch_inputs().iter();
-            let input = computed.find(|input| input.name == name)?;
-            Some(Feed::Computed {
-                kind: input.kind,
-                datatype: input.datatype,
-                source: number(&input.source)?,
-            })
-        };
-        let source = |name: &str| {
-            let mut outputs = config.batch_outputs().iter();
-            number(&outputs.find(|output| output.name == name)?.source)
-        };
         Some(Self {
             feeds: signature
                 .inputs
                 .iter()
-                .filter_map(|spec| feed(&spec.name))
+                .filter_map(|spec| Feed::new(&spec.name, config, names))
                 .collect(),
-            scatter: config.outputs().iter().map(|o| source(&o.name)).collect(),
+            scatter: config
+                .outputs()
+                .iter()
+                .map(|output| scatter_source(&output.name, config, names))
+                .collect(),
         })
     }
 
-    /// The model's inputs of a batch, in its order; `even` joins an input along the batch dimension.
+    /// The model's inputs for a batch, in its order. `even` joins an input along the batch dimension.
     pub(crate) fn feed(
         &self,
         jobs: &[Box<Job>],
         even: impl Fn(usize) -> Result<Tensor, RuntimeError>,
     ) -> Result<SmallVec<[Tensor; 4]>, RuntimeError> {
-        let one = |feed: &Feed| match feed {
-            Feed::Even(input) => even(*input),
-            Feed::Flat(input) => {
-                let parts = jobs.iter().map(|job| flat(&job.prepared.inputs[*input]));
-                gather(&parts.collect::<Result<Vec<_>, _>>()?).map_err(internal)
-            }
-            Feed::Computed {
-                kind,
-                datatype,
-                source,
-            } => {
-                let shapes = jobs.iter().map(|job| shape_of(&job.prepared, *source));
-                computed(*kind, *datatype, &shapes.collect::<Vec<_>>())
-            }
-        };
-        self.feeds.iter().map(one).collect()
+        let feeds = self.feeds.iter();
+        feeds
+            .map(|feed| match feed {
+                Feed::Even(input) => even(*input),
+                Feed::Flat(input) => {
+                    let parts = jobs.iter().map(|job| flat(&job.prepared.inputs[*input]));
+                    gather(&parts.collect::<Result<Vec<_>, _>>()?).map_err(internal)
+                }
+                Feed::Computed {
+                    kind,
+                    datatype,
+                    source,
+                } => {
+                    let shapes = jobs.iter().map(|job| shape_of(&job.prepared, *source));
+                    computed(*kind, *datatype, &shapes.collect::<Vec<_>>())
+                }
+            })
+            .collect()
     }
 
-    /// The input whose shapes an output has.
+    /// The input whose shapes an output has, if any.
     pub(crate) fn scattered_by(&self, output: usize) -> Option<usize> {
         self.scatter[output]
     }
+}
+
+impl Feed {
+    fn new(name: &str, config: &ModelConfig, names: &[&str]) -> Option<Self> {
+        if let Some(number) = number(name, names) {
+            let ragged = config.input(name).is_some_and(|input| input.ragged);
+            return Some(if ragged {
+                Self::Flat(number)
+            } else {
+                Self::Even(number)
+            });
+        }
+        let mut computed = config.batch_inputs().iter();
+        let input = computed.find(|input| input.name == name)?;
+        Some(Self::Computed {
+            kind: input.kind,
+            datatype: input.datatype,
+            source: number(&input.source, names)?,
+        })
+    }
+}
+
+fn number(name: &str, names: &[&str]) -> Option<usize> {
+    names.iter().position(|known| *known == name)
+}
+
+/// The number of the input whose shapes an output has, if any.
+fn scatter_source(output: &str, config: &ModelConfig, names: &[&str]) -> Option<usize> {
+    let mut outputs = config.batch_outputs().iter();
+    number(&outputs.find(|found| found.name == output)?.source, names)
 }
 
 fn shape_of(prepared: &PreparedRequest, input: usize) -> &Shape {
@@ -126,7 +141,7 @@ fn flat(tensor: &Tensor) -> Result<Tensor, RuntimeError> {
     tensor.clone().reshape(shape).map_err(internal)
 }
 
-/// What a batch's computed input holds, of requests whose inputs have these shapes.
+/// The computed input of a batch whose requests have inputs of these shapes.
 fn computed(
     kind: BatchInputKind,
     datatype: DataType,
@@ -164,7 +179,7 @@ fn computed(
     for value in values {
         let whole = i32::try_from(value).map_err(|_| {
             internal(format!(
-                "a batch of {value} elements is more than batch_input can say"
+                "a batch of {value} elements is more than a batch_input can count"
             ))
         })?;
         match datatype {
@@ -175,28 +190,31 @@ fn computed(
     Tensor::new(datatype, shape, data.into()).map_err(internal)
 }
 
-/// Each job's part of an output whose shape is that of an input: `dims`, with the batch dimension, where variable ones are
-/// those of its tensor.
+/// Splits an output by the shapes of an input: each job's part has the output's `dims`, batch dimension included, with
+/// the variable ones taken from the job's input.
 pub(crate) fn scatter(
     output: &Tensor,
     dims: &Dims,
     shapes: &[&Shape],
 ) -> Result<SmallVec<[Tensor; 1]>, String> {
-    let of_job = |shape: &&Shape| -> Result<Shape, String> {
-        let sizes = dims.as_slice().iter().enumerate();
-        let sizes = sizes.map(|(axis, dim)| match dim {
-            -1 => shape.dims().get(axis).copied().unwrap_or(1),
-            fixed => usize::try_from(*fixed).unwrap_or_default(),
-        });
-        Shape::new(&sizes.collect::<Vec<_>>()).map_err(|error| error.to_string())
-    };
-    let wanted: Vec<Shape> = shapes.iter().map(of_job).collect::<Result<_, _>>()?;
+    let wanted = shapes.iter().map(|shape| filled_in(dims, shape));
+    let wanted: Vec<Shape> = wanted.collect::<Result<_, _>>()?;
     let counts: Vec<usize> = wanted.iter().map(Shape::element_count).collect();
     let flat = flat(output).map_err(|error| error.to_string())?;
     let parts = split(&flat, &counts).map_err(|error| error.to_string())?;
     let shaped = parts.into_iter().zip(wanted);
     let shaped = shaped.map(|(part, shape)| part.reshape(shape).map_err(|e| e.to_string()));
     shaped.collect()
+}
+
+/// `dims` with the variable ones taken from `shape`.
+fn filled_in(dims: &Dims, shape: &Shape) -> Result<Shape, String> {
+    let sizes = dims.as_slice().iter().enumerate();
+    let sizes = sizes.map(|(axis, dim)| match dim {
+        -1 => shape.dims().get(axis).copied().unwrap_or(1),
+        fixed => usize::try_from(*fixed).unwrap_or_default(),
+    });
+    Shape::new(&sizes.collect::<Vec<_>>()).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -207,8 +225,8 @@ mod tests {
         Shape::new(dims).expect("a shape")
     }
 
-    /// The shape and the values of what is computed.
-    fn told(kind: BatchInputKind, shapes: &[Shape]) -> (Vec<usize>, Vec<i32>) {
+    /// The shape and the values of a computed input.
+    fn computed_values(kind: BatchInputKind, shapes: &[Shape]) -> (Vec<usize>, Vec<i32>) {
         let shapes: Vec<&Shape> = shapes.iter().collect();
         let tensor = computed(kind, DataType::Int32, &shapes).expect("computed");
         let values = tensor.data().as_chunks().0.iter();
@@ -222,26 +240,38 @@ mod tests {
 
     /// The examples of `model_config.proto` and of the user guide.
     #[test]
-    fn each_kind_tells_what_it_says() {
+    fn each_kind_of_computed_input_has_its_values() {
         use BatchInputKind as Kind;
         let three = [shape(&[1, 3]), shape(&[1, 4]), shape(&[1, 5])];
-        assert_eq!(told(Kind::ElementCount, &three), (vec![3], vec![3, 4, 5]));
-        let sums = told(Kind::AccumulatedElementCount, &three);
+        assert_eq!(
+            computed_values(Kind::ElementCount, &three),
+            (vec![3], vec![3, 4, 5])
+        );
+        let sums = computed_values(Kind::AccumulatedElementCount, &three);
         assert_eq!(sums, (vec![3], vec![3, 7, 12]));
-        let sums = told(Kind::AccumulatedElementCountWithZero, &three);
+        let sums = computed_values(Kind::AccumulatedElementCountWithZero, &three);
         assert_eq!(sums, (vec![4], vec![0, 3, 7, 12]));
-        let largest = told(Kind::MaxElementCountAsShape, &three);
+        let largest = computed_values(Kind::MaxElementCountAsShape, &three);
         assert_eq!(largest, (vec![5], vec![0; 5]));
         let two = [shape(&[2, 3, 1]), shape(&[1, 2, 2])];
         let rows = vec![3, 1, 3, 1, 2, 2];
-        assert_eq!(told(Kind::ItemShape, &two), (vec![3, 2], rows.clone()));
-        assert_eq!(told(Kind::ItemShapeFlatten, &two), (vec![6], rows));
+        assert_eq!(
+            computed_values(Kind::ItemShape, &two),
+            (vec![3, 2], rows.clone())
+        );
+        assert_eq!(
+            computed_values(Kind::ItemShapeFlatten, &two),
+            (vec![6], rows)
+        );
         // The batch dimension counts.
-        assert_eq!(told(Kind::ElementCount, &two), (vec![2], vec![6, 4]));
+        assert_eq!(
+            computed_values(Kind::ElementCount, &two),
+            (vec![2], vec![6, 4])
+        );
     }
 
     #[test]
-    fn an_output_goes_back_by_the_shapes_of_an_input() {
+    fn an_output_is_split_by_the_shapes_of_an_input() {
         let data: Vec<u8> = (0..8).collect();
         let output = Tensor::new(DataType::Uint8, shape(&[8]), data.into()).expect("a tensor");
         let dims = Dims::new(&[-1, -1, 2]).expect("dims");
@@ -250,7 +280,7 @@ mod tests {
         let shapes: Vec<&[usize]> = parts.iter().map(|part| part.shape().dims()).collect();
         assert_eq!(shapes, [&[1, 3, 2][..], &[1, 1, 2]]);
         assert_eq!(parts[1].data().as_ref(), [6, 7]);
-        let error = scatter(&output, &dims, &[&one]).expect_err("two are left");
+        let error = scatter(&output, &dims, &[&one]).expect_err("two elements are left");
         assert!(error.contains('8') && error.contains('6'), "{error}");
     }
 }

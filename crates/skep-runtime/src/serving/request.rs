@@ -1,44 +1,45 @@
-//! A request and its answer, as the edges hand them over.
+//! A request and its response, as the edges see them.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use skep_tensor::{Charge, Tensor};
 use skep_types::{ModelName, ModelVersion};
 
-/// An inference request, decoded. Which model it goes to was settled before (`Runtime::resolve`).
+/// A decoded inference request for a version that `Runtime::resolve` found.
 #[derive(Debug, Clone, Default)]
 pub struct InferRequest {
-    /// The client's id, empty if it gave none; only ever echoed and logged.
+    /// The client's id, which is only echoed and logged; empty if the client gave none.
     pub id: String,
     /// Inputs in the client's order; shapes include the batch dimension.
     pub inputs: Vec<(String, Tensor)>,
     /// Names of the wanted outputs in the client's order; empty for all.
     pub outputs: Vec<String>,
-    /// The priority level that it asks for, from 1, which is served first; 0 for the model's default.
+    /// The priority level, from 1, which is served first; 0 for the model's default.
     pub priority: u64,
-    /// How long it may wait, where the model lets requests say so; none where it does not say.
+    /// How long it may wait, if the model lets requests say so; `None` if it does not say.
     pub timeout: Option<Duration>,
-    /// What the client says about the request, under names of its own; those that the protocol defines are not here.
+    /// The client's parameters, without those that the protocol defines.
     pub parameters: Vec<(String, Parameter)>,
-    /// What the request holds of the node's memory; its run and its answer are added to it. `None` where nobody counts.
+    /// The request's share of the node's memory, to which its run and its response are added. `None` if memory is not
+    /// counted.
     pub charge: Option<Arc<Charge>>,
 }
 
-/// The value of a request's or an answer's parameter.
+/// The value of a request's or response's parameter.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Parameter {
     /// `true` or `false`.
     Bool(bool),
     /// A whole number.
     Int(i64),
-    /// Any other number; never infinite, never not-a-number where it came out of JSON.
+    /// Any other number; finite if it came from JSON.
     Double(f64),
     /// A text.
     String(String),
 }
 
 impl fmt::Display for Parameter {
-    /// The value alone, as text.
+    /// The value as text.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bool(value) => value.fmt(f),
@@ -49,7 +50,7 @@ impl fmt::Display for Parameter {
     }
 }
 
-/// A tensor of an answer.
+/// A tensor of a response.
 #[derive(Debug, Clone)]
 pub struct NamedTensor {
     /// The output's name.
@@ -58,7 +59,7 @@ pub struct NamedTensor {
     pub tensor: Tensor,
 }
 
-/// How a request was executed. The phases are those of its whole batch, as Triton charges them.
+/// How a request was executed. Each phase is that of the whole batch, as Triton charges them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {
     /// From its arrival in the runtime until an instance took its batch.
@@ -71,11 +72,11 @@ pub struct Timing {
     pub compute_output: Duration,
     /// Inferences in the batch.
     pub batch_size: usize,
-    /// Why the batch was not larger: a `reason` of `skep_batch_end_total`.
+    /// Why the batch was closed: a `reason` of `skep_batch_end_total`.
     pub batch_end: &'static str,
 }
 
-/// An answer.
+/// The response to an inference request.
 #[derive(Debug, Clone)]
 pub struct InferResponse {
     /// The model that answered.
@@ -84,11 +85,11 @@ pub struct InferResponse {
     pub version: ModelVersion,
     /// The wanted outputs in the wanted order.
     pub outputs: Vec<NamedTensor>,
-    /// How it came about; `None` where no model was run for it.
+    /// How the request was executed; `None` if no model ran for it.
     pub timing: Option<Timing>,
-    /// What the model says about the answer.
+    /// The response's parameters.
     pub parameters: Vec<(String, Parameter)>,
-    /// What the answer, and the request as far as it is still there, hold of the node's memory: to be kept until the
-    /// answer is written.
+    /// The share of the node's memory that the response, and the request as long as it exists, hold. Keep it until the
+    /// response is written.
     pub charge: Option<Arc<Charge>>,
 }

@@ -1,4 +1,4 @@
-//! The seam of a loaded version: what answers its requests.
+//! The seam between a loaded version and whatever answers its requests.
 
 use std::{fmt, path::Path, time::Duration};
 
@@ -7,7 +7,7 @@ use skep_scheduler::{PolicySnapshot, RequestId};
 use tokio::sync::oneshot;
 
 use crate::{
-    RuntimeError,
+    error::RuntimeError,
     serving::{
         driver::requests::Handover,
         job::{InferOutcome, Job},
@@ -15,22 +15,22 @@ use crate::{
     statistics::recorder::Statistics,
 };
 
-/// What answers the requests of a loaded version.
+/// Answers the requests of a loaded version.
 ///
-/// An [`InstancePool`](super::instances::InstancePool) does so with a scheduler and instances. An ensemble, which passes
-/// requests on to other versions, implements the same trait, and so does a response cache, in front of the responder that
-/// it saves work. [`LoadedVersion`](crate::LoadedVersion), the runtime and the edges know this trait alone.
+/// An [`InstancePool`](super::instances::InstancePool) does so with a scheduler and instances.
+/// [`LoadedVersion`](crate::LoadedVersion), the runtime and the edges know only this trait, so that another kind of
+/// responder can take its place.
 pub(crate) trait Responder: fmt::Debug + Send + Sync {
-    /// Takes a request in. Its answer, or why there is none, goes to the job's reply channel exactly once.
+    /// Takes a request in. Its answer or an error goes to the job's reply channel, exactly once.
     fn submit(&self, job: Box<Job>, priority: u64, timeout: Option<Duration>) -> Submission<'_>;
 
-    /// Takes a request back whose client has left. One that already runs is left alone.
+    /// Cancels a request whose client has left, unless it already runs.
     fn cancel(&self, request: RequestId);
 
-    /// Follows a configuration that differs in nothing but instances and version policy. `directory` is the model's.
+    /// Adopts a configuration that differs only in instances and version policy. `directory` is the model's.
     ///
     /// # Errors
-    /// Why it could not; everything is then as before.
+    /// Why it failed; nothing has then changed.
     fn reconfigure(&self, config: &ModelConfig, directory: &Path) -> Result<(), RuntimeError>;
 
     /// Counts and durations so far.
@@ -42,25 +42,25 @@ pub(crate) trait Responder: fmt::Debug + Send + Sync {
     /// Requests that wait.
     fn pending(&self) -> usize;
 
-    /// Whether it answers requests now.
+    /// Whether it can answer requests now.
     fn is_healthy(&self) -> bool;
 
-    /// Why it cannot answer requests now; `None` where it can, or where the reason is unknown.
+    /// Why it cannot answer requests now; `None` if it can, or if the reason is unknown.
     fn why_unhealthy(&self) -> Option<String>;
 
-    /// Stops waiting for further requests to join a batch; new requests are still taken.
+    /// Stops waiting for further requests to join a batch. New requests are still taken.
     fn hurry(&self);
 
-    /// Takes no new requests; those that wait are still answered.
+    /// Takes no new requests. Those that wait are still answered.
     fn drain(&self);
 }
 
-/// A request that a responder has taken in. Dropping it cancels the request, if that still waits.
+/// A request that a responder has taken in. Dropping it cancels the request if that still waits.
 #[must_use]
 pub(crate) struct Submission<'a> {
     responder: &'a dyn Responder,
     request: Option<RequestId>,
-    /// A batch that an idle instance gets at the end of the reactor's turn.
+    /// The batch that an idle instance gets at the end of the reactor's turn.
     handover: Option<Handover<'a>>,
 }
 

@@ -1,6 +1,6 @@
-//! A request against a model's configuration, in Triton's words.
+//! Checks a request against a model's configuration, with Triton's error texts.
 //!
-//! Source of the texts: Triton Inference Server, `InferenceRequest::Normalize`; its clients' users search for them.
+//! Source of the texts: Triton Inference Server, `InferenceRequest::Normalize`. Users of its clients search for them.
 
 use skep_config::TensorConfig;
 use skep_tensor::Tensor;
@@ -8,14 +8,15 @@ use skep_types::{Dims, Shape};
 use smallvec::SmallVec;
 
 use crate::{
-    InferRequest, RuntimeError,
+    error::RuntimeError,
     serving::{
         interface::{Interface, InterfaceTensor, OmittedInput},
         job::PreparedRequest,
+        request::InferRequest,
     },
 };
 
-/// What Triton adds when a shape is refused that needs a batch dimension.
+/// What Triton adds when it refuses a shape that needs a batch dimension.
 const BATCH_NOTE: &str = "NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension to be prepended to each input shape. If you want to specify the full shape including the batch dim in your input dims config, try setting max_batch_size to zero. See the model configuration docs for more info on max_batch_size.";
 
 /// Checks a request and brings its tensors into the model's order and shape.
@@ -32,28 +33,29 @@ pub(crate) fn prepare(
     let mut ragged = SmallVec::new();
     for (name, tensor) in &request.inputs {
         let index = check.index(name)?;
-        let port = &interface.inputs[index];
-        check.datatype(&port.config, tensor)?;
-        check.batch(&port.config, tensor, &mut batch_size)?;
-        let shaped = check.shape(&port.config, tensor)?;
-        inputs[port.position] = Some(shaped);
-        if port.config.ragged {
-            ragged.push(u16::try_from(port.position).unwrap_or(u16::MAX));
+        let input = &interface.inputs[index];
+        check.datatype(&input.config, tensor)?;
+        check.batch(&input.config, tensor, &mut batch_size)?;
+        let shaped = check.shape(&input.config, tensor)?;
+        inputs[input.position] = Some(shaped);
+        if input.config.ragged {
+            ragged.push(u16::try_from(input.position).unwrap_or(u16::MAX));
         }
     }
     let batch_size = batch_size.unwrap_or(1);
     let mut omitted = SmallVec::new();
     if request.inputs.len() < interface.inputs.len() {
-        for port in &interface.inputs {
-            let slot = &mut inputs[port.position];
+        for input in &interface.inputs {
+            let slot = &mut inputs[input.position];
             if slot.is_none() {
-                *slot = Some(check.absent(port, batch_size)?);
-                omitted.push(u16::try_from(port.position).unwrap_or(u16::MAX));
+                *slot = Some(check.omitted(input, batch_size)?);
+                omitted.push(u16::try_from(input.position).unwrap_or(u16::MAX));
             }
         }
         omitted.sort_unstable();
     }
-    // As many inputs as the model has, or the others were filled in; all known, none twice: so none is missing.
+    // No input is missing: each is known and occurs once, and there are as many as the model has, or the others were
+    // filled in.
     let inputs = inputs.into_iter().flatten().collect();
     Ok(PreparedRequest {
         inputs,
@@ -84,10 +86,11 @@ impl RequestCheck<'_> {
         self.interface.model.as_str()
     }
 
-    /// Refuses an input that is given twice.
+    /// Refuses an input that occurs twice.
     fn twice(&self) -> Result<(), RuntimeError> {
         let inputs = &self.request.inputs;
-        // More inputs than the model has are refused anyway; without them this comparison of all with all stays small.
+        // A request with more inputs than the model has is refused anyway; the bound keeps this quadratic comparison
+        // small.
         let looked_at = self.interface.inputs.len() + 1;
         for (index, (name, _)) in inputs.iter().enumerate().take(looked_at) {
             if inputs[..index].iter().any(|(earlier, _)| earlier == name) {
@@ -97,38 +100,22 @@ impl RequestCheck<'_> {
         Ok(())
     }
 
-    /// Checks the number of inputs, which Triton does before it looks at their names.
+    /// Checks the number of inputs. Triton does so before it checks their names.
     fn count(&self) -> Result<(), RuntimeError> {
         let (expected, got) = (self.interface.inputs.len(), self.request.inputs.len());
         if expected == got {
             return Ok(());
         }
-        let required = || {
-            self.interface
-                .inputs
-                .iter()
-                .filter(|port| port.absent.is_none())
-        };
-        let is_given = |port: &&InterfaceTensor| {
-            self.request
-                .inputs
-                .iter()
-                .any(|(name, _)| **name == *port.name)
-        };
-        if got < expected && required().all(|port| is_given(&port)) {
+        let inputs = self.interface.inputs.iter();
+        let required = inputs.filter(|input| input.when_omitted.is_none());
+        if got < expected && required.clone().all(|input| self.gives(&input.name)) {
             return Ok(());
         }
-        let given: Vec<&str> = self
-            .request
-            .inputs
-            .iter()
-            .map(|(name, _)| name.as_str())
-            .collect();
-        let missing: Vec<&str> = required()
-            .map(|port| port.config.name.as_str())
-            .filter(|name| !given.contains(name))
-            .collect();
-        let least = required().count();
+        let given = self.request.inputs.iter().map(|(name, _)| name.as_str());
+        let given: Vec<&str> = given.collect();
+        let missing = required.clone().map(|input| input.config.name.as_str());
+        let missing: Vec<&str> = missing.filter(|name| !self.gives(name)).collect();
+        let least = required.count();
         let mut text = if least == expected {
             format!("expected {expected} inputs")
         } else {
@@ -147,14 +134,19 @@ impl RequestCheck<'_> {
         Err(self.error(text))
     }
 
-    /// What the model gets for an input that the request left out.
-    fn absent(&self, port: &InterfaceTensor, batch_size: usize) -> Result<Tensor, RuntimeError> {
-        match &port.absent {
+    /// Whether the request has an input of this name.
+    fn gives(&self, input: &str) -> bool {
+        self.request.inputs.iter().any(|(name, _)| name == input)
+    }
+
+    /// The value of an input that the request omits.
+    fn omitted(&self, input: &InterfaceTensor, batch_size: usize) -> Result<Tensor, RuntimeError> {
+        match &input.when_omitted {
             Some(OmittedInput::Default(value)) => Ok(value.clone()),
-            Some(OmittedInput::Zeros) => zeros(&port.config, batch_size)
-                .map_err(|error| self.error(format!("input '{}': {error}", port.name))),
-            // Refused by `count` already.
-            None => Err(self.error(format!("missing required input '{}'", port.name))),
+            Some(OmittedInput::Zeros) => zeros(&input.config, batch_size)
+                .map_err(|error| self.error(format!("input '{}': {error}", input.name))),
+            // `count` has refused this already.
+            None => Err(self.error(format!("missing required input '{}'", input.name))),
         }
     }
 
@@ -163,7 +155,7 @@ impl RequestCheck<'_> {
             .interface
             .inputs
             .iter()
-            .position(|port| port.config.name == name);
+            .position(|input| input.config.name == name);
         // Without the request's id, as on Triton.
         found.ok_or_else(|| {
             RuntimeError::invalid(format!(
@@ -186,7 +178,7 @@ impl RequestCheck<'_> {
         )))
     }
 
-    /// Checks the input's batch size against the model's bound and against the other inputs.
+    /// Checks the input's batch size against the model's limit and the other inputs.
     fn batch(
         &self,
         config: &TensorConfig,
@@ -219,7 +211,7 @@ impl RequestCheck<'_> {
         Ok(())
     }
 
-    /// Checks the shape and gives the tensor the shape that the model sees.
+    /// Checks the shape, and gives the tensor the shape that the model sees.
     fn shape(&self, config: &TensorConfig, tensor: &Tensor) -> Result<Tensor, RuntimeError> {
         let (batch, inner) = tensor
             .shape()
@@ -257,7 +249,7 @@ impl RequestCheck<'_> {
                 .interface
                 .outputs
                 .iter()
-                .position(|port| port.config.name == *name)
+                .position(|input| input.config.name == *name)
                 .ok_or_else(|| {
                     RuntimeError::invalid(format!(
                         "unexpected inference output '{name}' for model '{}'",
@@ -282,8 +274,8 @@ fn zeros(config: &TensorConfig, batch_size: usize) -> Result<Tensor, String> {
     Ok(Tensor::zeros(config.datatype, shape))
 }
 
-/// The shape `[batch.., to..]`, where the variable entries of `to` take, in order, the values that the variable
-/// entries of `from` have in `inner`. `None` when `to` has more variable entries, or the result is too large.
+/// The shape `[batch.., to..]`, where the variable entries of `to` take, in order, the values of `inner` at the
+/// variable entries of `from`. `None` if `to` has more variable entries, or the result is too large.
 pub(crate) fn reshaped(from: &Dims, to: &Dims, batch: &[usize], inner: &[usize]) -> Option<Shape> {
     let mut variable = from
         .as_slice()
@@ -312,10 +304,16 @@ fn quoted(names: &[&str]) -> String {
 mod tests {
     use super::*;
 
+    fn dims(dims: &[i64]) -> Dims {
+        Dims::new(dims).expect("dims")
+    }
+
+    fn shape(dims: &[usize]) -> Option<Shape> {
+        Some(Shape::new(dims).expect("shape"))
+    }
+
     #[test]
     fn variable_dims_keep_their_order_in_a_reshape() {
-        let dims = |d: &[i64]| Dims::new(d).expect("dims");
-        let shape = |d: &[usize]| Some(Shape::new(d).expect("shape"));
         assert_eq!(reshaped(&dims(&[1]), &dims(&[]), &[4], &[1]), shape(&[4]));
         assert_eq!(
             reshaped(&dims(&[-1, 6]), &dims(&[-1, 2, 3]), &[], &[5, 6]),

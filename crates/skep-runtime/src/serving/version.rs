@@ -1,4 +1,4 @@
-//! A loaded model version: what requests are sent to.
+//! A loaded model version, which takes requests.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,31 +8,39 @@ use skep_types::{ModelName, ModelVersion};
 use tokio::sync::oneshot;
 
 use crate::{
-    InferRequest, InferResponse, Labels, Latencies, RuntimeError, StatisticsSnapshot, clock,
+    clock,
+    error::RuntimeError,
     serving::{
-        driver::scheduling, interface::Interface, job::Job, origin::VersionOrigin,
-        responder::Responder, validate,
+        driver::scheduling,
+        interface::Interface,
+        job::Job,
+        labels::ClassLabels,
+        origin::VersionOrigin,
+        request::{InferRequest, InferResponse},
+        responder::Responder,
+        validate,
     },
+    statistics::{Latencies, StatisticsSnapshot},
 };
 
 /// A model version that is ready for requests.
 ///
-/// Whoever holds one may send requests to it; it is unloaded when the last holder lets go.
+/// Every holder may send requests to it. It is unloaded when the last holder drops it.
 #[derive(Debug)]
 pub struct LoadedVersion {
     pub(crate) interface: Arc<Interface>,
     pub(crate) config: Arc<ModelConfig>,
-    /// By output, those that have any.
-    pub(crate) labels: Vec<(String, Labels)>,
+    /// The labels of each output that has some.
+    pub(crate) labels: Vec<(String, ClassLabels)>,
     pub(crate) backend: &'static str,
     pub(crate) load_duration: Duration,
-    /// What answers requests. Dropped before the origin.
+    /// Answers the requests. Dropped before the origin.
     pub(crate) responder: Arc<dyn Responder>,
     pub(crate) origin: Arc<VersionOrigin>,
 }
 
 impl LoadedVersion {
-    /// The same version under a configuration that differs in nothing but instances and version policy.
+    /// The same version under a configuration that differs only in instances and version policy.
     pub(crate) fn with_config(&self, config: Arc<ModelConfig>) -> Self {
         Self {
             interface: Arc::clone(&self.interface),
@@ -51,7 +59,7 @@ impl LoadedVersion {
         &self.interface.model
     }
 
-    /// The path of its repository, where the names of models need not be unique.
+    /// The path of its repository, if the names of models need not be unique.
     #[must_use]
     pub fn namespace(&self) -> Option<&str> {
         self.origin.namespace.as_deref()
@@ -69,26 +77,26 @@ impl LoadedVersion {
         &self.config
     }
 
-    /// The labels of an output's classes, if the configuration names a file of them.
+    /// The labels of an output's classes, if the configuration names a file with labels.
     #[must_use]
-    pub fn labels(&self, output: &str) -> Option<&Labels> {
+    pub fn labels(&self, output: &str) -> Option<&ClassLabels> {
         let found = self.labels.iter().find(|(name, _)| name == output);
         found.map(|(_, labels)| labels)
     }
 
-    /// The backend that runs it; another one than the configuration names under a fallback.
+    /// The backend that runs it, which a fallback may have chosen instead of the configured one.
     #[must_use]
     pub fn backend(&self) -> &'static str {
         self.backend
     }
 
-    /// Whether any instance is alive.
+    /// Whether it can run requests now.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
         self.responder.is_healthy()
     }
 
-    /// Why it cannot run anything now, although it is loaded; `None` where it can, or where nobody knows.
+    /// Why it cannot run requests now, although it is loaded; `None` if it can, or if the reason is unknown.
     #[must_use]
     pub fn why_unhealthy(&self) -> Option<String> {
         self.responder.why_unhealthy()
@@ -112,24 +120,23 @@ impl LoadedVersion {
         self.responder.policy()
     }
 
-    /// Says that the latency objective cannot be kept, where the executions that were measured while the version loaded show
-    /// that: a single inference takes longer by itself. `None` also where nothing was measured, as with variable dimensions.
+    /// A warning that the latency objective cannot be met, if the executions measured during the load show that a
+    /// single inference takes longer. `None` also if nothing was measured, as with variable dimensions.
     #[must_use]
     pub fn objective_warning(&self) -> Option<String> {
         let policy = self.policy();
         let objective = policy.objective?;
         let (_, took) = policy.latencies.iter().find(|(size, _)| *size == 1)?;
-        let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
         (*took + scheduling::margin(objective) > objective).then(|| {
             format!(
                 "`slo_latency_ms` is {}, and an execution of one inference takes {:.3} ms by itself: requests will be late or given up",
-                ms(objective),
-                ms(*took)
+                milliseconds(objective),
+                milliseconds(*took)
             )
         })
     }
 
-    /// How long it took to load: weights, instances, warm-up.
+    /// How long the load took: weights, instances, warm-up.
     #[must_use]
     pub fn load_duration(&self) -> Duration {
         self.load_duration
@@ -141,7 +148,7 @@ impl LoadedVersion {
         self.responder.pending()
     }
 
-    /// Runs a request. Dropping the future cancels it: it does not run if it still waits.
+    /// Runs a request. Dropping the future cancels the request if it still waits.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`] when the request does not fit the model, [`ErrorKind::Unavailable`] when the
@@ -170,4 +177,8 @@ impl LoadedVersion {
         }
         Ok(answer)
     }
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
 }

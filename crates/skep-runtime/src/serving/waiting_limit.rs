@@ -1,12 +1,12 @@
-//! The bound on requests that wait for instances, over all models of a node.
+//! The limit on requests that wait for instances, over all models of a node.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Four models with full queues of the default size: more is a sign that answers will come too late for anybody.
+/// Four models with full queues of the default size. With more, answers would come too late to be useful.
 pub const DEFAULT_MAX_WAITING: usize = 65_536;
 
-/// Counts the requests that wait on a node, up to a limit. Those that find an instance free are never counted: nothing
-/// shared is touched for them.
+/// Counts the requests that wait on a node, up to a limit. Requests that find a free instance are not counted, and so
+/// touch no shared counter.
 #[derive(Debug)]
 pub struct WaitingLimit {
     max: usize,
@@ -14,7 +14,7 @@ pub struct WaitingLimit {
 }
 
 impl WaitingLimit {
-    /// As many requests may wait as `max` says.
+    /// `max` requests may wait.
     #[must_use]
     pub const fn new(max: usize) -> Self {
         Self {
@@ -29,7 +29,7 @@ impl WaitingLimit {
         self.max
     }
 
-    /// Counts from `before` to `after` waiting requests of one model; whether there are more than may be.
+    /// Counts a change from `before` to `after` waiting requests of one model. Returns whether the limit is exceeded.
     pub(crate) fn count(&self, before: usize, after: usize) -> bool {
         if after > before {
             let more = after - before;
@@ -43,7 +43,7 @@ impl WaitingLimit {
 }
 
 impl Default for WaitingLimit {
-    /// The limit of a node that says nothing of it.
+    /// The default limit.
     fn default() -> Self {
         Self::new(DEFAULT_MAX_WAITING)
     }
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_above_the_limit_is_told() {
+    fn exceeding_the_limit_is_reported() {
         let limit = WaitingLimit::new(3);
         assert!(!limit.count(0, 2) && !limit.count(2, 3) && !limit.count(3, 3));
         assert!(limit.count(0, 1), "a fourth");

@@ -1,8 +1,8 @@
 //! How latencies are distributed: quantiles over the last minute, and counts by bucket since the start.
 //!
-//! An instance writes both under the lock that it holds anyway. A [`LatencyWindow`] serves Triton's summaries. It counts in
-//! buckets of a constant relative width, so that recording is two shifts and an addition, and instances can be summed.
-//! Triton itself keeps sorted samples, which costs its users a third of the throughput (server#8561).
+//! An instance writes both under the lock that it holds anyway. A [`LatencyWindow`] serves Triton's summaries. It
+//! counts in buckets of a constant relative width, so that recording is two shifts and an addition, and instances can
+//! be summed. Triton itself keeps sorted samples, which costs its users a third of the throughput (server#8561).
 
 use std::{sync::Arc, time::Duration};
 
@@ -43,8 +43,8 @@ const SUB_BITS: u32 = 6;
 /// Longer durations count as this one; 19 hours.
 const MAX_US: u64 = (1 << 36) - 1;
 
-/// Parts of a window, and the length of each: Triton's figures, 60 s in 5 parts. Quantiles therefore cover the last 48 to
-/// 60 s.
+/// Parts of a window, and the length of each: Triton's figures, 60 s in 5 parts. Quantiles therefore cover the last 48
+/// to 60 s.
 const SLOTS: usize = 5;
 const SLOT: Duration = Duration::from_secs(12);
 

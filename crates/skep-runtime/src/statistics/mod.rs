@@ -165,8 +165,8 @@ pub struct StatisticsSnapshot {
     pub instances: Vec<InstanceStatistics>,
     /// Latency histograms, of the phases that have one.
     pub histograms: Vec<HistogramStatistics>,
-    /// How well the latency objective was met; `None` if the model has no objective. Requests that failed for other reasons do
-    /// not count.
+    /// How well the latency objective was met; `None` if the model has no objective. Requests that failed for other
+    /// reasons do not count.
     pub slo: Option<SloStatistics>,
 }
 

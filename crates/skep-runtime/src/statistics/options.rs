@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use skep_config::{HistogramFamily, ModelConfig};
 
-use crate::Phase;
+use crate::statistics::latency::Phase;
 
 /// What is recorded about requests beyond counts and sums.
 #[derive(Debug, Clone, Copy, Default)]
@@ -15,8 +15,8 @@ pub struct MetricsOptions {
     pub histograms: bool,
 }
 
-/// Bounds of latency histograms in milliseconds, unless the configuration gives others: from an execution of a tiny model
-/// to a request that most clients have given up.
+/// Bounds of latency histograms in milliseconds, unless the configuration gives others: from an execution of a tiny
+/// model to a request that most clients have given up.
 const DEFAULT_BOUNDS_MS: [f64; 14] = [
     0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 5000.0,
 ];

@@ -40,7 +40,9 @@ use skep_weights::{BakingPolicy, WeightSource};
 
 use crate::{
     channel::Channel,
-    message::{BakeTask, FromWorker, LoadTask, LoadedModel, SharedTensor, ToWorker, WeightSources},
+    message::{
+        BakeTask, FromWorker, LoadTask, SharedTensor, ToWorker, WeightLocations, WorkerModel,
+    },
 };
 use outputs::OutputMemory;
 
@@ -113,7 +115,7 @@ pub fn run(
     // Files can no longer be opened.
     drop(held);
     let threads = model.cpu_threads();
-    let answer = FromWorker::Loaded(LoadedModel {
+    let answer = FromWorker::Loaded(WorkerModel {
         signature: model.signature().clone(),
         cpu_threads: threads.map(|threads| u32::try_from(threads.get()).unwrap_or(u32::MAX)),
         echoes_parameters: model.echoes_parameters(),
@@ -212,8 +214,8 @@ fn file_of(
     let file = descriptors.next().map(File::from);
     let file = file.ok_or_else(|| invalid("the model's file is missing".to_owned()))?;
     same_file(path, &file)?;
-    let unreadable = |e| invalid(format!("cannot read `{}`: {e}", path.display()));
-    ModelFile::of(path, &file).map_err(unreadable)
+    ModelFile::of(path, &file)
+        .map_err(|e| invalid(format!("cannot read `{}`: {e}", path.display())))
 }
 
 /// Opens the backend, and builds a request to it from the server's message.
@@ -251,14 +253,16 @@ fn with_request<T>(
 /// The cache and the store to use; `None` if the store is gone by now, which does not keep the model from being loaded.
 fn weights_of(
     load: &LoadTask,
-    kept: &WeightSources,
+    kept: &WeightLocations,
     connection: Option<OwnedFd>,
 ) -> Result<Option<WeightSource>, BackendError> {
-    let failed =
-        |error: &dyn std::error::Error| BackendError::new(ErrorKind::Internal, error.to_string());
     let directory = Path::new(OsStr::from_bytes(&kept.directory));
-    let missing = || failed(&wrong("the connection to the tensor store is missing"));
-    let stream = UnixStream::from(connection.ok_or_else(missing)?);
+    let Some(connection) = connection else {
+        return Err(internal(&wrong(
+            "the connection to the tensor store is missing",
+        )));
+    };
+    let stream = UnixStream::from(connection);
     let store = match Store::over(stream) {
         Ok(store) => store,
         Err(error) => {
@@ -269,8 +273,9 @@ fn weights_of(
             return Ok(None);
         }
     };
-    let missing = || failed(&wrong("the form's key is missing"));
-    let form = kept.form.as_ref().ok_or_else(missing)?;
+    let Some(form) = &kept.form else {
+        return Err(internal(&wrong("the form's key is missing")));
+    };
     Ok(Some(WeightSource {
         cache: Cache::reader(directory, FormKey::from_bytes(form.key)),
         tenant: store.tenant().cloned().unwrap_or_default(),

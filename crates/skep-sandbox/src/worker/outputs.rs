@@ -160,5 +160,5 @@ impl OutputMemory {
 
 /// The run may not have the memory for its outputs. The server refused it, and reports a better reason.
 pub(super) fn no_room() -> BackendError {
-    BackendError::new(ErrorKind::Exhausted, "there is no memory for the outputs")
+    BackendError::new(ErrorKind::Exhausted, "no memory for the outputs")
 }

@@ -1,5 +1,4 @@
-//! What is out of a worker's reach, tried: each on a thread of its own, whose rules end with it. Where the kernel has
-//! no Landlock nothing is refused.
+//! Tries what is out of a worker's reach, each time on a new thread, whose rules end with it. Without Landlock nothing is refused.
 
 use std::{
     fs::{self, File},
@@ -26,7 +25,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    message::{BakeTask, FormFiles, WeightSources},
+    message::{BakeTask, FormFiles, WeightLocations},
     worker::landlock::{restrict, version},
 };
 
@@ -55,11 +54,11 @@ fn refused<T>(outcome: io::Result<T>) -> bool {
 const OWN_FORM: [&str; 2] = ["cache/v1/models/m/graph", "cache/v1/tensors/00/m"];
 
 /// A repository of two models, a cache with a form of each and one of a tenant, and other files.
-struct Node {
+struct Fixture {
     directory: TempDir,
 }
 
-impl Node {
+impl Fixture {
     fn new() -> Self {
         let node = Self {
             directory: tempfile::tempdir().expect("directory"),
@@ -93,7 +92,7 @@ impl Node {
             library: Some(bytes("lib.so")),
             model: "m".to_owned(),
             path: bytes("m/1/model.onnx"),
-            weights: (!bakes).then(|| WeightSources {
+            weights: (!bakes).then(|| WeightLocations {
                 directory: bytes("cache"),
                 form: (!bakes).then(|| FormFiles {
                     key: [0; 32],
@@ -136,7 +135,7 @@ impl Drop for Other {
 
 #[test]
 fn other_processes_cannot_be_seen() {
-    let (node, other) = (Node::new(), Other::start());
+    let (node, other) = (Fixture::new(), Other::start());
     for bakes in [false, true] {
         let reach = node.reach(bakes);
         for name in ["environ", "maps", "status", "cmdline"] {
@@ -153,7 +152,7 @@ fn other_processes_cannot_be_seen() {
 
 #[test]
 fn a_worker_reads_its_model_and_no_other_file_of_the_user() {
-    let node = Node::new();
+    let node = Fixture::new();
     for bakes in [false, true] {
         let reach = node.reach(bakes);
         let read = |name: &str| {
@@ -169,7 +168,7 @@ fn a_worker_reads_its_model_and_no_other_file_of_the_user() {
         ] {
             assert!(read(name).is_ok(), "{name}");
         }
-        // Baking sees no form, its own predecessors included.
+        // A process that bakes sees no form, not even an earlier one of its model.
         for name in OWN_FORM {
             assert_eq!(refused(read(name)), bakes && since(2), "{name}");
         }
@@ -194,7 +193,7 @@ fn a_worker_reads_its_model_and_no_other_file_of_the_user() {
 
 #[test]
 fn libraries_find_what_they_look_up() {
-    let reach = Node::new().reach(false);
+    let reach = Fixture::new().reach(false);
     for path in [
         "/proc/cpuinfo",
         "/proc/meminfo",
@@ -217,7 +216,7 @@ fn libraries_find_what_they_look_up() {
 
 #[test]
 fn a_process_that_bakes_writes_into_its_directory_alone() {
-    let node = Node::new();
+    let node = Fixture::new();
     let reach = node.reach(true);
     let (made, place) = (
         node.path("cache/v1/tmp/bake-m/made"),
@@ -249,7 +248,7 @@ fn a_process_that_bakes_writes_into_its_directory_alone() {
             refused(fs::remove_file(&secret)),
         ]
     });
-    // Without Landlock some of these get into each other's way.
+    // Without Landlock some of these affect each other.
     if since(2) {
         assert_eq!(tried, [true; 10]);
         assert_eq!(fs::read(&secret).expect("there"), b"aside/secret");
@@ -259,7 +258,7 @@ fn a_process_that_bakes_writes_into_its_directory_alone() {
 /// What a hostile model would try, if it knows everything about the cache.
 #[test]
 fn a_worker_reads_only_its_own_form_of_the_cache() {
-    let node = Node::new();
+    let node = Fixture::new();
     let reach = node.reach(false);
     let at = |name: &str| node.path(name);
     let tried = under(&reach, || {
@@ -270,7 +269,7 @@ fn a_worker_reads_only_its_own_form_of_the_cache() {
             read("cache/v1/models/n/graph"),
             read("cache/v1/tensors/00/n"),
             read("cache/v1/tenants/t/v1/models/graph"),
-            // By way of a directory that it may look into.
+            // Through a directory that it may read.
             read("m/1/../../cache/v1/tensors/00/n"),
             refused(File::options().append(true).open(&own)),
             refused(File::options().write(true).truncate(true).open(&own)),
@@ -279,7 +278,7 @@ fn a_worker_reads_only_its_own_form_of_the_cache() {
             fs::hard_link(at("cache/v1/tensors/00/n"), at("m/1/mine")).is_err(),
             refused(symlink(at("cache/v1/tensors/00/n"), at("m/1/mine"))),
             refused(fs::create_dir(at("cache/v1/models/fresh"))),
-            // What others believe without looking: that a tensor was found whole, and what a model's file holds.
+            // Records that others trust: of verified tensors, and of a model file's digest.
             refused(fs::write(at("cache/v1/models/m/seen"), "forged")),
             refused(fs::write(at("cache/v1/stamps/0"), "forged")),
             refused(fs::write(at("cache/v1/secret"), "forged")),
@@ -291,7 +290,7 @@ fn a_worker_reads_only_its_own_form_of_the_cache() {
         let own = OWN_FORM.map(|name| fs::read(at(name)).is_ok());
         (tried, own)
     });
-    // Without Landlock some of these get into each other's way.
+    // Without Landlock some of these affect each other.
     if since(2) {
         assert_eq!(tried, (vec![true; 25], [true; 2]));
     }
@@ -299,7 +298,7 @@ fn a_worker_reads_only_its_own_form_of_the_cache() {
 
 #[test]
 fn a_process_that_loads_writes_nowhere() {
-    let node = Node::new();
+    let node = Fixture::new();
     let reach = node.reach(false);
     for name in [
         "cache/v1/models/m/graph",
@@ -318,7 +317,7 @@ fn a_process_that_loads_writes_nowhere() {
 
 #[test]
 fn other_processes_cannot_be_signalled() {
-    let (reach, other) = (Node::new().reach(false), Other::start());
+    let (reach, other) = (Fixture::new().reach(false), Other::start());
     let pid = Pid::from_child(&other.0);
     assert!(test_kill_process(pid).is_ok());
     let signal = under(&reach, || {

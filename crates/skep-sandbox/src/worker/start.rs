@@ -85,7 +85,7 @@ pub(super) fn bound_memory(bytes: u64) {
         maximum: Some(limit),
     };
     if let Err(error) = setrlimit(Resource::Data, bounded) {
-        tracing::warn!("`max_run_memory` does not bound the process: {error}");
+        tracing::warn!("cannot limit the process to `max_run_memory`: {error}");
     }
 }
 
@@ -120,7 +120,7 @@ pub(super) fn let_others_go_first(seconds: u64) -> io::Result<()> {
     // SAFETY: the kernel reads a structure of the kind that it is told; 0 is this thread, the only one so far, and
     // those that it starts inherit it.
     unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, ptr::from_ref(&idle)) };
-    // SAFETY: the kernel looks at no memory.
+    // SAFETY: the kernel reads no memory.
     unsafe { libc::syscall(libc::SYS_ioprio_set, PROCESS, 0 as libc::c_long, IDLE) };
     let limit = Rlimit {
         current: Some(seconds),

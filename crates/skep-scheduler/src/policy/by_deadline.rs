@@ -41,7 +41,7 @@ pub(crate) trait UrgentQueue {
     /// The inferences of all.
     fn inferences(&self) -> usize;
 
-    /// Deadline in nanoseconds and inferences of those of the first one's level.
+    /// Deadline in nanoseconds and inferences of each request in the first one's level.
     fn urgent(&self) -> impl Iterator<Item = (u64, usize)>;
 }
 
@@ -62,7 +62,7 @@ pub(crate) enum Patience {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Manner {
     pub(crate) patience: Patience,
-    /// Whether a batch is no larger than pays.
+    /// Whether a batch is at most as large as pays.
     pub(crate) thrifty: bool,
     /// Whether to give up requests that keep a batch below the size that the load needs: the backlog that a look ahead
     /// sees ends, the arrivals do not.

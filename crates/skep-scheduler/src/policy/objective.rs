@@ -155,7 +155,7 @@ impl ObjectiveEngine {
         rehearsal.arrived(deadline.as_nanos(), inferences, rate, context, live);
     }
 
-    /// Learns from an execution that served nobody.
+    /// Learns from an execution outside of serving.
     pub(crate) fn measured(&mut self, size: usize, took: Duration) {
         self.latency.measured(size, took);
     }
@@ -181,12 +181,12 @@ impl ObjectiveEngine {
         match self.rule {
             BatchRule::Aimd(_) | BatchRule::Quantile(_) => deadline,
             BatchRule::Edf | BatchRule::Deferred | BatchRule::Auto(_) => {
-                // What nothing keeps is still tried where an instance is free: an estimate of one slow execution, a
-                // cold start, would otherwise refuse all that could correct it.
+                // A request that cannot be in time is still tried if an instance is free. Otherwise the estimate of one
+                // slow execution, a cold start, would refuse every request that could correct it.
                 let takes = self.latency.of(waiter.request.batch_size);
                 let takes = takes.min(self.terms.objective);
-                // The margin is for what nobody foresees, a timer that is late among it; and one that would end at its
-                // very deadline is in time.
+                // The margin is for the unforeseen, such as a late timer. An execution that ends exactly at the
+                // deadline is in time.
                 let latest = deadline.as_nanos().saturating_add(self.terms.margin);
                 Time::from_nanos(latest.saturating_sub(takes).saturating_add(1))
             }

@@ -1,23 +1,23 @@
-//! Rehearsals: the requests that arrive, served in thought in each manner side by side, to find the one that answers
-//! the most in time.
+//! Rehearsals: arriving requests are served in a simulation of each manner, side by side, to find the manner that
+//! answers most in time.
 //!
-//! Which manner is best depends on what comes next: of a burst that has just begun, a batch that leaves at once makes
-//! the rest late; in a stream that is too fast for good, who does not give up some in time loses more; with one
-//! instance it is better not to wait where with four it is. No rate tells these apart. So each manner has a *stage* of
+//! Which manner is best depends on what comes next: at the start of a burst, a batch that leaves at once makes
+//! the rest late; in a stream that stays too fast, giving up some requests early saves more of the others; waiting may
+//! pay with four instances and not with one. No rate tells these apart. So each manner has a *stage* of
 //! its own, with as many instances as there are and the latencies that were learned, and gets the requests that really
-//! arrive; what it would have made of the last ones is its score.
+//! arrive. Its score is how many of the last ones it would have answered in time.
 //!
 //! ```text
-//! past:     [ 1 1 0 1 . . . . . . ]       the last arrivals; who answered which in time
+//! past:     [ 1 1 0 1 . . . . . . ]       the last arrivals, and which manners answered them in time
 //! stages:           ^head  ^seen          each manner has its own: behind the head all is decided
 //! ```
 //!
 //! A request counts when all manners have decided it: they are compared on the same requests, not at the same moment,
-//! when the patient ones are behind. Scores fade, as the load they are of. From time to time all stages begin anew
-//! with what really waits and runs: a backlog that a manner never gets into by itself it may still not get out of.
+//! when the patient ones are behind. Scores fade as the load changes. From time to time all stages begin again
+//! with what really waits and runs: a manner that never builds up a backlog may still be unable to clear one.
 //!
-//! An arrival plays one stage on, in turn, so that it costs some hundred nanoseconds whatever happens. While there is
-//! always a free instance nothing is rehearsed at all.
+//! An arrival advances one stage, in turn, so it always costs some hundred nanoseconds. Nothing is rehearsed while
+//! there is always a free instance.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -56,14 +56,14 @@ const fn manner(patience: Patience, strict: bool) -> Manner {
 const REMEMBERED: f64 = 1024.0;
 const REMEMBERED_OBJECTIVES: f64 = 20.0;
 
-/// Requests, and objectives, until stages begin anew: long enough to show whether a backlog grows.
+/// Requests, and objectives, until stages begin again: long enough to show whether a backlog grows.
 const SCENE_REQUESTS: usize = 1024;
 const SCENE_OBJECTIVES: u64 = 4;
 
 /// Arrivals for which rehearsals go on after the last that found no free instance.
 const ATTENTIVE: usize = 4096;
 
-/// Requests that are remembered until all have decided them; of more, the oldest count as they are.
+/// Requests that are remembered until all stages have decided them. Beyond this, the oldest count undecided.
 const MAX_PAST: usize = 8192;
 
 /// The share of the requests that another manner has to answer more, where everything is asked of the instances, and
@@ -395,3 +395,7 @@ impl UrgentQueue for RehearsedQueue<'_> {
         waiting.map(|past| (past.deadline, past.size))
     }
 }
+
+#[cfg(test)]
+#[path = "rehearsal_tests.rs"]
+mod tests;

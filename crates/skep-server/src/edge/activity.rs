@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_connection_has_the_time_of_a_head_and_an_idle_one_more() {
+    fn a_silent_connection_gets_less_time_than_an_idle_one() {
         let it = activity();
         assert_eq!(at(&it, 110), ConnectionOrder::Serve);
         assert_eq!(at(&it, 111), ConnectionOrder::Abort);
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_sends_nothing_more_gets_an_answer_that_begins_in_time() {
+    fn a_half_closed_client_gets_only_an_answer_that_begins_in_time() {
         let it = activity();
         assert!(!it.ends_sending(), "without a request it is the end");
         it.request_begins();
@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_of_http_2_are_no_heads() {
+    fn http_2_frames_do_not_start_the_limit_on_heads() {
         let it = activity();
         it.multiplexed();
         assert_eq!(
@@ -444,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn writes_must_go_on() {
+    fn stalled_writes_end_the_connection() {
         let it = activity();
         it.request_begins();
         it.blocked();
@@ -456,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn a_few_bytes_are_no_progress() {
+    fn a_few_bytes_do_not_count_as_progress() {
         let it = activity();
         it.request_begins();
         it.blocked();
@@ -473,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn age_ends_with_a_grace_and_a_stop_does_not_wait_for_the_silent() {
+    fn old_connections_get_a_grace_period_and_silent_ones_do_not_delay_a_stop() {
         let it = activity();
         it.request_begins();
         assert_eq!(at(&it, 50_011), ConnectionOrder::Finish);

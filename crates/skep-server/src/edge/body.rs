@@ -31,7 +31,7 @@ pub(crate) enum UnreadBody {
 /// Each frame is copied once and released before the next is read, so that the connection reuses its read buffer; a
 /// large body that arrives in one frame is not copied. `split` gets the first frame and returns the byte of the body at
 /// which tensor data begins, if it knows. In a body assembled here that byte is aligned to 64 bytes, so the data can be
-/// used in place.
+/// used in place, unless the body's length is unknown and its data outgrows the buffer.
 pub(crate) async fn read_body(
     body: Body,
     limit: usize,
@@ -81,8 +81,15 @@ fn make_room(whole: &mut Vec<u8>, more: usize) -> Result<(), UnreadBody> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::{
+        pin::Pin,
+        task::{Context, Poll},
+    };
+
     use futures_util::stream;
+    use http_body::{Frame, SizeHint};
+
+    use super::*;
 
     fn chunked(chunks: &'static [&'static str]) -> Body {
         let chunks = chunks
@@ -92,7 +99,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bodies_are_put_together_within_the_limit() {
+    async fn bodies_are_assembled_within_the_limit() {
         let read = async |body, limit| {
             read_body(body, limit, |_| None)
                 .await
@@ -112,10 +119,38 @@ mod tests {
         assert_eq!(read(chunked(&["abcde"]), 4).await, Err("refused"));
     }
 
+    /// A body that declares its length, as one with `Content-Length` does.
+    struct Declared(Body, u64);
+
+    impl HttpBody for Declared {
+        type Data = Bytes;
+        type Error = axum::Error;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+            Pin::new(&mut self.0).poll_frame(cx)
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            SizeHint::with_exact(self.1)
+        }
+    }
+
     #[tokio::test]
-    async fn data_behind_the_split_is_aligned_in_a_body_put_together() {
-        for split in [0, 1, 3, 5] {
-            let body = read_body(chunked(&["ab", "c", "de"]), 8, |_| Some(split)).await;
+    async fn data_after_the_split_is_aligned_in_an_assembled_body() {
+        let chunks = &["ab", "c", "de"];
+        let declared = || Body::new(Declared(chunked(chunks), 5));
+        for (body, split) in [
+            (declared(), 0),
+            (declared(), 1),
+            (declared(), 3),
+            (declared(), 5),
+            // The whole body has room before the split: a gRPC message, which ends there.
+            (chunked(chunks), 5),
+        ] {
+            let body = read_body(body, 8, |_| Some(split)).await;
             let body = body.unwrap_or_else(|error| panic!("{error:?}"));
             assert_eq!(&body[..], b"abcde");
             assert_eq!(

@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn units_and_what_is_none() {
+    fn timeouts_have_units_and_malformed_ones_are_ignored() {
         let read = |text: &str| {
             let mut headers = HeaderMap::new();
             headers.insert("grpc-timeout", text.parse().expect("a header"));

@@ -186,10 +186,9 @@ async fn answer(
     }
     let is_over = body.is_end_stream();
     if !is_over && let Some(length) = body.size_hint().exact() {
-        let length = || HeaderValue::from(length);
         head.headers
             .entry(header::CONTENT_LENGTH)
-            .or_insert_with(length);
+            .or_insert_with(|| HeaderValue::from(length));
     }
     let response = http::Response::from_parts(head, ());
     // Fails where the client has reset the request or is gone.

@@ -296,7 +296,7 @@ mod tests {
     };
 
     #[test]
-    fn messages_are_told_apart_wherever_they_are_cut() {
+    fn message_boundaries_are_found_in_any_pieces() {
         let call = [
             &[0, 0, 0, 0, 3][..],
             b"abc",
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_message_becomes_is_charged_until_the_next_one_begins() {
+    fn the_decoded_form_is_charged_until_the_next_message_begins() {
         let budget = MemoryBudget::new(10_000);
         let charge = budget.charge();
         let mut messages = MessageFraming::new(MessageBounds {
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_refused_by_the_length_that_it_says_it_has() {
+    fn a_message_is_refused_by_its_declared_length() {
         let prefix = [0, 0, 0, 1, 1];
         let mut messages = MessageFraming::new(BOUNDS);
         let free = Charge::unbounded();

@@ -49,23 +49,24 @@ pub struct BindError {
 /// Opens a port.
 pub(crate) fn listen(endpoint: &Endpoint, what: &'static str) -> Result<TcpListener, BindError> {
     let address = SocketAddr::new(endpoint.address, endpoint.port);
-    let open = || {
-        let socket = if address.is_ipv4() {
-            TcpSocket::new_v4()?
-        } else {
-            TcpSocket::new_v6()?
-        };
-        // Lets a new server open the port right after another has stopped.
-        socket.set_reuseaddr(true)?;
-        socket.set_reuseport(endpoint.reuse)?;
-        socket.bind(address)?;
-        socket.listen(LISTEN_BACKLOG)
-    };
-    open().map_err(|reason| BindError {
+    open(address, endpoint.reuse).map_err(|reason| BindError {
         what,
         address,
         reason,
     })
+}
+
+fn open(address: SocketAddr, reuse: bool) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    // Lets a new server open the port right after another has stopped.
+    socket.set_reuseaddr(true)?;
+    socket.set_reuseport(reuse)?;
+    socket.bind(address)?;
+    socket.listen(LISTEN_BACKLOG)
 }
 
 /// Accepts connections forever. If no slot is free, the connection waits for one, and later connections wait in the

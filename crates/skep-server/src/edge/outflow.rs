@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_answer_is_held_until_its_last_piece_is_written() {
+    fn an_answer_keeps_its_charge_until_its_last_piece_is_written() {
         let budget = MemoryBudget::new(100);
         let charge = Arc::new(budget.charge());
         charge.add(10).expect("room");
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn each_piece_of_a_stream_holds_what_is_in_it() {
+    fn each_piece_of_a_stream_keeps_its_own_charge() {
         let budget = MemoryBudget::new(100);
         let (leaving, call) = (Arc::new(budget.charge()), Arc::new(budget.charge()));
         let holding = Holding::Messages {

@@ -28,7 +28,7 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 enum SocketTransport {
     Plain(TcpStream),
     // Boxed: a plain connection does not pay for the state of a TLS session.
-    ServerTls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 /// A connection's bytes.
@@ -64,7 +64,7 @@ impl ConnectionStream {
 
     pub(super) fn tls(stream: TlsStream<TcpStream>, activity: Arc<Activity>) -> Self {
         Self {
-            transport: SocketTransport::ServerTls(Box::new(stream)),
+            transport: SocketTransport::Tls(Box::new(stream)),
             activity,
             closing: Closing::Open,
             ahead: Bytes::new(),
@@ -127,7 +127,7 @@ impl AsyncRead for SocketTransport {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::ServerTls(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
 }
@@ -170,7 +170,7 @@ impl AsyncWrite for ConnectionStream {
         let this = self.get_mut();
         let outcome = match &mut this.transport {
             SocketTransport::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            SocketTransport::ServerTls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            SocketTransport::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         };
         this.note_write(&outcome, bytes.len());
         outcome
@@ -184,7 +184,7 @@ impl AsyncWrite for ConnectionStream {
         let this = self.get_mut();
         let outcome = match &mut this.transport {
             SocketTransport::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
-            SocketTransport::ServerTls(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
+            SocketTransport::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
         };
         this.note_write(&outcome, pieces.iter().map(|piece| piece.len()).sum());
         outcome
@@ -193,7 +193,7 @@ impl AsyncWrite for ConnectionStream {
     fn is_write_vectored(&self) -> bool {
         match &self.transport {
             SocketTransport::Plain(stream) => stream.is_write_vectored(),
-            SocketTransport::ServerTls(stream) => stream.is_write_vectored(),
+            SocketTransport::Tls(stream) => stream.is_write_vectored(),
         }
     }
 
@@ -201,7 +201,7 @@ impl AsyncWrite for ConnectionStream {
         let this = self.get_mut();
         match &mut this.transport {
             SocketTransport::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            SocketTransport::ServerTls(stream) => {
+            SocketTransport::Tls(stream) => {
                 let outcome = Pin::new(stream).poll_flush(cx);
                 match outcome {
                     Poll::Pending => this.activity.blocked(),
@@ -217,7 +217,7 @@ impl AsyncWrite for ConnectionStream {
         if this.closing == Closing::Open {
             ready!(match &mut this.transport {
                 SocketTransport::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-                SocketTransport::ServerTls(stream) => Pin::new(stream).poll_shutdown(cx),
+                SocketTransport::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
             })?;
             if !this.activity.left_unread() {
                 return Poll::Ready(Ok(()));
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_that_takes_the_little_that_is_left_is_not_blocked() {
+    async fn a_socket_that_takes_the_rest_is_not_blocked() {
         let (mut server, mut client, activity) = pair().await;
         let mut sent = 0;
         let chunk = [7; 64 << 10];

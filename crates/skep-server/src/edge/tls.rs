@@ -55,8 +55,8 @@ impl TlsFiles {
 
     /// A file that is not a regular one: reading it again could block forever.
     fn pipe(&self) -> Option<&Path> {
-        let is_other = |path: &&Path| fs::metadata(path).is_ok_and(|found| !found.is_file());
-        self.all().find(is_other)
+        self.all()
+            .find(|path| fs::metadata(path).is_ok_and(|found| !found.is_file()))
     }
 
     /// Their names, for the log.
@@ -195,13 +195,16 @@ impl WatchedTls {
     }
 }
 
-/// What is wrong with a certificate that is valid from `begins` to `ends`; times are seconds since 1970.
-fn not_valid((begins, ends): (i64, i64), now: i64) -> Option<String> {
-    let days = |seconds: i64| match seconds / 86_400 {
+fn days(seconds: i64) -> String {
+    match seconds / 86_400 {
         0 => "less than a day".to_owned(),
         1 => "1 day".to_owned(),
         days => format!("{days} days"),
-    };
+    }
+}
+
+/// What is wrong with a certificate that is valid from `begins` to `ends`; times are seconds since 1970.
+fn not_valid((begins, ends): (i64, i64), now: i64) -> Option<String> {
     if now > ends {
         return Some(format!("expired {} ago", days(now - ends)));
     }
@@ -260,7 +263,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_valid_now_is_said_with_the_time_that_it_is_off() {
+    fn an_expired_or_early_certificate_is_reported_with_the_time() {
         const DAY: i64 = 86_400;
         let times = (10 * DAY, 20 * DAY);
         for (now, expected) in [

@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_root_has_to_have_signed_it() {
+    fn a_root_must_have_signed_it() {
         assert_eq!(verified(LEAF, &roots(), IN_2030), Ok(()));
         let strangers = RootCertStore::empty();
         let unknown = Err(CertificateError::UnknownIssuer.into());
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unsupported_algorithm_is_told_from_an_unknown_issuer() {
+    fn an_unsupported_algorithm_differs_from_an_unknown_issuer() {
         // ECDSA with SHA-256, and an algorithm that does not exist.
         let (used, other) = (
             [0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2],
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn no_byte_of_it_can_be_changed() {
+    fn changing_any_byte_breaks_the_signature() {
         for at in 0..LEAF.len() {
             let mut changed = LEAF.to_vec();
             changed[at] ^= 1;
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn its_time_is_kept() {
+    fn the_period_of_validity_is_checked() {
         let (early, late) = (1_700_000_000, 5_000_000_000);
         let of = |error: CertificateError| Err(error.into());
         assert_eq!(

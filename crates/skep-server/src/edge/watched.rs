@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_is_due_when_it_is_over() {
+    fn a_change_is_read_once_it_is_complete() {
         let directory = tempfile::tempdir().expect("a directory");
         let [one, two, link] = ["one", "two", "link"].map(|name| directory.path().join(name));
         for path in [&one, &two] {

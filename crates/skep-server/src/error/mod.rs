@@ -1,4 +1,4 @@
-//! The one table from kinds of failure to HTTP statuses and gRPC codes, and Triton's error body.
+//! The only table from kinds of failure to HTTP statuses and gRPC codes, and the answer to a failed request.
 
 use std::fmt;
 
@@ -12,23 +12,23 @@ mod body;
 pub(crate) use self::body::{BodyError, MIN_PROGRESS_BYTES};
 use crate::access::RefusalText;
 
-/// What kind of failure it is.
+/// The kind of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FailureKind {
-    /// One that the runtime knows.
+    /// A kind of the runtime's.
     Runtime(ErrorKind),
     /// The client did not send its request in time.
     TooSlow,
-    /// The memory of requests is full; later there is room again.
+    /// The memory of requests is full; a later request may succeed.
     NoMemory,
 }
 
-/// A failure at the edge: what the client is told.
+/// A failure at the edge, and what the client is told.
 #[derive(Debug, Clone)]
 pub(crate) struct ApiError {
     kind: FailureKind,
     message: String,
-    /// Whether its body is labelled plain text instead of JSON, which it is either way.
+    /// Whether its body is labelled plain text instead of JSON; it is JSON in either case.
     plain: bool,
 }
 
@@ -49,8 +49,8 @@ impl ApiError {
         }
     }
 
-    /// The same failure under the label that Triton gives to what fails before a request for inference is read, or once
-    /// its model has run.
+    /// The same failure with the label that Triton uses for failures before an inference request is read, and after its
+    /// model has run.
     pub(crate) fn plain(self) -> Self {
         Self {
             plain: true,
@@ -86,7 +86,7 @@ impl ApiError {
         skep_wire::error_body::write(&self.message)
     }
 
-    /// Its words, for the access log.
+    /// Its text, for the access log.
     pub(crate) fn into_refusal(self) -> RefusalText {
         RefusalText(self.message)
     }
@@ -101,7 +101,7 @@ impl ApiError {
             ErrorKind::NotFound => StatusCode::NOT_FOUND,
             ErrorKind::Unavailable | ErrorKind::Full => StatusCode::SERVICE_UNAVAILABLE,
             ErrorKind::Unsupported => StatusCode::NOT_IMPLEMENTED,
-            // Trying again does not help: not what 503 says.
+            // Not 503, since trying again does not help.
             ErrorKind::Exhausted | ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::BAD_REQUEST,
         }
@@ -137,13 +137,13 @@ impl From<OverBudget> for ApiError {
     }
 }
 
-/// The label of an error that Triton's HTTP library gives, before a request is looked into.
+/// The content type of an error from Triton's HTTP library, before a request is read.
 pub(crate) const PLAIN: &str = "text/plain";
 
-/// The label of an error that Triton itself gives.
+/// The content type of an error from Triton itself.
 pub(crate) const JSON: &str = "application/json";
 
-/// `{"error":"..."}` under a label, with its words for the access log.
+/// An error's answer with a content type, and its text for the access log.
 pub(crate) fn error_response(
     status: StatusCode,
     label: &'static str,
@@ -156,7 +156,7 @@ pub(crate) fn error_response(
     response
 }
 
-/// Says that a request's body could not be read, and why.
+/// The text of an error about a body that could not be read.
 pub(crate) fn unreadable(why: impl fmt::Display) -> String {
     format!("the request's body could not be read: {why}")
 }
@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_that_is_too_slow_is_told_so() {
+    fn a_slow_client_gets_a_timeout() {
         let error = ApiError::from(&BodyError::Stalled(Duration::from_secs(2)));
         assert_eq!(error.http_status(), StatusCode::REQUEST_TIMEOUT);
         assert_eq!(

@@ -1,4 +1,4 @@
-//! What the fuzz targets of both protocols check of a request.
+//! Checks on requests that the fuzz targets of both protocols share.
 
 use skep_runtime::{InferRequest, InferResponse, NamedTensor, Parameter};
 use skep_tensor::Tensor;
@@ -23,7 +23,7 @@ pub(crate) fn echo(request: &InferRequest) -> InferResponse {
     }
 }
 
-/// The data of each input is what its datatype and shape demand, counted here anew.
+/// The data of each input fits its datatype and shape, computed independently here.
 pub(crate) fn assert_consistent(request: &InferRequest) {
     for (name, tensor) in &request.inputs {
         let dims = tensor.shape().dims();
@@ -55,7 +55,7 @@ pub(crate) fn assert_same_inputs(left: &[(String, Tensor)], right: &[(String, Te
     }
 }
 
-/// A tensor's bytes, with one not-a-number for all and one truth for all: text has no others.
+/// A tensor's bytes, with one NaN and one value for true: text cannot tell others apart.
 fn values(tensor: &Tensor) -> Vec<u8> {
     let data = tensor.data();
     match tensor.datatype() {
@@ -78,7 +78,7 @@ fn values(tensor: &Tensor) -> Vec<u8> {
     }
 }
 
-/// The same parameters in any order.
+/// The same parameters, in any order.
 pub(crate) fn assert_same_parameters(left: &[(String, Parameter)], right: &[(String, Parameter)]) {
     let sorted = |given: &[(String, Parameter)]| {
         let mut all: Vec<String> = given.iter().map(|pair| format!("{pair:?}")).collect();

@@ -1,9 +1,9 @@
-//! What the fuzz targets in `fuzz/` run of this crate's private parsers: one function a parser, bytes in, nothing out.
-//! **Not for use elsewhere**: it is here only in tests and with the feature `fuzzing`, and changes as the targets do.
+//! The private parsers of this crate for the fuzz targets in `fuzz/`: a function for each parser, which takes bytes and
+//! returns nothing. **Not for use elsewhere**: it exists only in tests and with the feature `fuzzing`, and changes with
+//! the targets.
 //!
-//! A function fails by panicking. Each checks more than that nothing panics: tensors agree with their shapes, and what
-//! is written of a decoded request is read back as it was. The parsers that are public anyway have theirs in
-//! `fuzz/src`.
+//! A function fails by panicking. Each also checks that tensors agree with their shapes, and that a decoded request
+//! reads back unchanged once written. Public parsers have their functions in `fuzz/src`.
 
 #![allow(
     clippy::missing_panics_doc,
@@ -21,7 +21,7 @@ pub use crate::{
 mod tests {
     use std::{fs, path::Path};
 
-    /// Feeds what fuzzing found worth keeping to a target again.
+    /// Feeds the corpus that fuzzing found to a target again.
     fn feed(name: &str, target: fn(&[u8])) {
         let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");
         let files = fs::read_dir(corpus.join(name)).expect("a committed corpus");

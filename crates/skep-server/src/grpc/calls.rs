@@ -1,7 +1,7 @@
-//! The calls whose messages may be large: inference, streams of it, loads with files. Their messages come undecoded, are
-//! scanned and charged, and decoded where that takes no other call's time.
+//! The calls whose messages may be large: inference, inference streams, loads with files. Their messages arrive
+//! undecoded; they are scanned and charged, and decoded without delaying other calls.
 //!
-//! All other calls are the generated service's; their messages are short ([`message::message_bounds`]).
+//! The generated service answers all other calls; their messages are short ([`message::message_bounds`]).
 
 use std::{
     convert::Infallible,
@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{access::AccessNote, edge::Leaving, state::ServerState};
 
-/// The generated service behind the calls that are answered here.
+/// Answers calls with large messages, and passes the others to the generated service.
 #[derive(Clone)]
 pub(super) struct LargeCalls<S> {
     service: S,
@@ -78,7 +78,7 @@ where
 /// One call.
 struct LargeCall {
     state: Arc<ServerState>,
-    /// What has come of the call and belongs to no message yet.
+    /// The charge for bytes that have arrived and belong to no message yet.
     incoming: Arc<Charge>,
     leaving: Arc<Charge>,
     note: AccessNote,
@@ -167,7 +167,7 @@ impl LargeCall {
         grpc.unary(service_fn(handle), request).await
     }
 
-    /// How often an answer is written before it leaves.
+    /// How many times an answer is encoded before it leaves.
     fn encodings(&self) -> usize {
         1 + usize::from(self.state.inference.grpc_compression)
     }

@@ -1,4 +1,4 @@
-//! The codec of calls whose messages may be large: it gives messages undecoded, and encodes those that go.
+//! The codec of calls whose messages may be large: it passes requests on undecoded, and encodes answers.
 
 use std::{marker::PhantomData, sync::Arc};
 
@@ -12,25 +12,25 @@ use tonic::{
 
 use super::message::PREFIX_BYTES;
 
-/// What a message holds of the memory, of all that has come in of its call.
+/// Splits a message's charge off the charge of all that has arrived of its call.
 pub(super) fn of_message(incoming: &Charge, message: &[u8]) -> Arc<Charge> {
     Arc::new(incoming.split(PREFIX_BYTES + message.len()))
 }
 
-/// A message on its way out, and what it holds of the memory.
+/// An outgoing message and its charge.
 pub(super) struct EncodedMessage<M> {
     pub(super) message: M,
     pub(super) charge: Option<Arc<Charge>>,
 }
 
-/// Gives messages as they came, and encodes those that go.
+/// Passes requests on undecoded, and encodes answers of type `M`.
 pub(super) struct RawCodec<M> {
     leaving: Arc<Charge>,
     message: PhantomData<fn(M)>,
 }
 
 impl<M> RawCodec<M> {
-    /// What is encoded is added to `leaving`.
+    /// The charge of encoded messages is added to `leaving`.
     pub(super) fn new(leaving: &Arc<Charge>) -> Self {
         Self {
             leaving: Arc::clone(leaving),

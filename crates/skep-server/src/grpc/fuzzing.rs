@@ -23,7 +23,7 @@ use crate::{
     fuzzing::checks::{MODEL, assert_consistent, assert_same_inputs, assert_same_parameters, echo},
 };
 
-/// A `ModelInferRequest` as it travels. Whatever the scan lets through has no more entries than it may, and takes no more
+/// An encoded `ModelInferRequest`. A message that the scan accepts has no more entries than allowed, and takes no more
 /// memory decoded than the scan says.
 pub fn grpc_infer(data: &[u8]) {
     let needs = scan::infer_request(data, usize::MAX);
@@ -42,7 +42,7 @@ pub fn grpc_infer(data: &[u8]) {
             assert_within(&message, needs);
             message
         }
-        // What the scan refuses is not decoded; where it sees no message, there is none.
+        // A message that the scan refuses is not decoded; what the scan finds malformed must not decode.
         (Ok(_), Err(fault)) => {
             assert!(matches!(fault, ScanFault::TooMany { .. }), "{fault}");
             return;
@@ -60,7 +60,7 @@ pub fn grpc_infer(data: &[u8]) {
             .iter()
             .all(|(name, count)| { sent.outputs.contains(name) && *count > 0 })
     );
-    // The outputs of an answer are written as the inputs of a request are.
+    // The outputs of an answer are written like the inputs of a request.
     let answer = infer::encode(echo(&sent), sent.id.clone()).encode_to_vec();
     let answer = ModelInferResponse::decode(answer.as_slice()).expect("what was just encoded");
     let inputs = answer.outputs.into_iter().map(|output| InferInputTensor {
@@ -84,7 +84,7 @@ pub fn grpc_infer(data: &[u8]) {
     assert_same_inputs(&read.request.inputs, &sent.inputs);
 }
 
-/// A decoded message is no larger than was said of it.
+/// A decoded message is no larger than the scan said.
 fn assert_within(message: &ModelInferRequest, needs: DecodingNeeds) {
     let tensors = message.inputs.len() + message.outputs.len();
     assert!(tensors <= MAX_TENSORS && message.raw_input_contents.len() <= MAX_TENSORS);
@@ -132,8 +132,8 @@ fn assert_within(message: &ModelInferRequest, needs: DecodingNeeds) {
     );
 }
 
-/// A byte that bounds what a message may become, one that says how long the pieces are in which the rest comes, and the
-/// rest: messages with their prefixes, which may be compressed. The pieces make no difference.
+/// A byte that limits a decompressed message, a byte for the length of the pieces in which the rest arrives, and the
+/// rest: messages with prefixes, possibly compressed. The length of the pieces must make no difference.
 pub fn grpc_messages(data: &[u8]) {
     let [bound, piece, body @ ..] = data else {
         return;
@@ -144,7 +144,7 @@ pub fn grpc_messages(data: &[u8]) {
     let Some(mut rest) = whole.as_deref() else {
         return;
     };
-    // What is cut short passes as it is, at the end.
+    // A truncated message passes unchanged, at the end.
     while let Some(([flag, length @ ..], tail)) = rest.split_first_chunk::<5>() {
         let length = usize::try_from(u32::from_be_bytes(*length)).expect("32 bits");
         let Some((_, next)) = tail.split_at_checked(length) else {
@@ -155,7 +155,7 @@ pub fn grpc_messages(data: &[u8]) {
     }
 }
 
-/// What comes out of a body that comes in pieces; `None` if it is refused.
+/// The output for a body that arrives in pieces; `None` if it is refused.
 fn plain(body: &[u8], piece: usize, limit: usize) -> Option<Vec<u8>> {
     let pieces: Vec<io::Result<Bytes>> = body
         .chunks(piece)

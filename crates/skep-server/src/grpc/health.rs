@@ -10,7 +10,7 @@ use tonic_health::pb::{
 
 use crate::state::ServerState;
 
-/// How often a watcher looks; readiness is a question to the runtime, not an event.
+/// How often a watch polls: the runtime answers whether it is ready, but sends no events.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
 pub(super) struct Health {
@@ -44,7 +44,7 @@ impl health_server::Health for Health {
         }))
     }
 
-    /// The status now, and again each time it has changed.
+    /// Sends the status now, and again each time it changes.
     async fn watch(
         &self,
         _: Request<HealthCheckRequest>,
@@ -59,7 +59,7 @@ impl health_server::Health for Health {
                         (state, Some(now)),
                     ));
                 }
-                // A stop does not wait for those who watch it.
+                // A stop does not wait for watchers.
                 if state.runtime.is_stopping() {
                     return None;
                 }

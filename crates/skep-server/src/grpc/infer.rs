@@ -1,4 +1,4 @@
-//! `ModelInfer`: messages into requests and answers into messages.
+//! `ModelInfer`: decodes messages into requests, and encodes answers into messages.
 
 use std::sync::Arc;
 
@@ -30,14 +30,14 @@ use crate::{
     state::ServerState,
 };
 
-/// Fields and elements of a message that are scanned and decoded where its call is handled: some tens of microseconds.
-/// More goes to another thread, so that no other call waits for it.
+/// Fields and elements of a message that are scanned and decoded on the reactor: some tens of microseconds. More goes
+/// to another thread, so that no other call waits for it.
 const INLINE_STEPS: usize = 8 << 10;
 
-/// What decoding takes that is not worth being charged beside the message.
+/// Memory of decoding that is too small to be charged.
 const UNCHARGED_BYTES: usize = 2 << 10;
 
-/// A message that has been taken apart.
+/// A decoded message.
 pub(super) struct Received {
     pub(super) id: String,
     pub(super) model: String,
@@ -45,7 +45,7 @@ pub(super) struct Received {
     decoded: Result<DecodedMessage, ApiError>,
 }
 
-/// Takes a message apart, once it is known that what it becomes fits into the memory; all of that is added to `charge`.
+/// Decodes a message, once its decoded form is known to fit into the memory; that form is added to `charge`.
 pub(super) async fn receive(message: Bytes, charge: &Arc<Charge>) -> Result<Received, Status> {
     match scan::infer_request(&message, INLINE_STEPS) {
         Err(ScanFault::Long) => {
@@ -93,7 +93,7 @@ fn refused(fault: ScanFault, message: &Bytes) -> Status {
     match fault {
         ScanFault::TooMany { .. } => Status::invalid_argument(fault.to_string()),
         ScanFault::Long | ScanFault::Malformed => {
-            // The decoder says more; it allocates nothing to speak of for a short message.
+            // The decoder's error says more, and decoding a short message costs little memory.
             let short = message.slice(..message.len().min(UNCHARGED_BYTES));
             match ModelInferRequest::decode(short) {
                 Err(error) if message.len() <= UNCHARGED_BYTES => {
@@ -105,7 +105,7 @@ fn refused(fault: ScanFault, message: &Bytes) -> Status {
     }
 }
 
-/// Runs a request, on a call that has one answer; what it comes to hold is added to `charge`.
+/// Runs a request of a call with one answer; the memory it uses is added to `charge`.
 pub(super) async fn infer(
     state: &ServerState,
     metadata: &MetadataMap,
@@ -118,7 +118,7 @@ pub(super) async fn infer(
     run(state, &loaded, metadata, received, charge, note).await
 }
 
-/// Runs a request, on a stream.
+/// Runs a request of a stream.
 pub(super) async fn infer_on_stream(
     state: &ServerState,
     metadata: &MetadataMap,
@@ -148,7 +148,7 @@ async fn run(
         classes,
     } = received.decoded?;
     request.charge = Some(Arc::clone(charge));
-    // Binary metadata is no text.
+    // Binary metadata is not text.
     let headers = metadata.iter().filter_map(|entry| match entry {
         KeyAndValueRef::Ascii(name, value) => Some((name.as_str(), value.as_encoded_bytes())),
         KeyAndValueRef::Binary(..) => None,
@@ -171,7 +171,7 @@ async fn run(
     Ok(encode(answer, id))
 }
 
-/// Charges what an answer takes when it is encoded, `times` over.
+/// Charges the memory of an answer that is encoded `times` times.
 pub(super) fn charge_encoding(
     message: &ModelInferResponse,
     times: usize,
@@ -180,11 +180,11 @@ pub(super) fn charge_encoding(
     Ok(charge.add(message.encoded_len().saturating_mul(times))?)
 }
 
-/// A decoded request, and how its outputs are to be sent.
+/// A decoded request, and the classes that its outputs become.
 #[derive(Default)]
 pub(super) struct DecodedMessage {
     pub(super) request: InferRequest,
-    /// The outputs in whose place classes travel, and how many of them.
+    /// The outputs that are replaced by classes, and how many classes.
     pub(super) classes: Vec<(String, u64)>,
 }
 
@@ -219,7 +219,7 @@ pub(super) fn decode(message: ModelInferRequest, model: &str) -> Result<DecodedM
     Ok(DecodedMessage { request, classes })
 }
 
-/// How many classes travel in the place of an output; 0 for the output as it is.
+/// How many classes replace an output; 0 for the output itself.
 fn output_parameters(output: &InferRequestedOutputTensor) -> Result<u64, ApiError> {
     let mut classes = 0;
     for (key, parameter) in &output.parameters {
@@ -228,7 +228,7 @@ fn output_parameters(output: &InferRequestedOutputTensor) -> Result<u64, ApiErro
             key if key.starts_with("shared_memory_") => {
                 return Err(ApiError::unsupported("shared memory"));
             }
-            // Others mean nothing, as on Triton.
+            // Others are ignored, as on Triton.
             _ => {}
         }
     }
@@ -242,7 +242,6 @@ fn tensor(
     model: &str,
 ) -> Result<Tensor, ApiError> {
     let name = &input.name;
-    let invalid = |what: String| ApiError::invalid(format!("input '{name}': {what}"));
     if input
         .parameters
         .keys()
@@ -250,9 +249,10 @@ fn tensor(
     {
         return Err(ApiError::unsupported("shared memory"));
     }
-    let datatype =
-        DataType::from_protocol_name(&input.datatype).map_err(|e| invalid(e.to_string()))?;
-    let shape = Shape::from_wire(&input.shape).map_err(|e| invalid(e.to_string()))?;
+    let datatype = DataType::from_protocol_name(&input.datatype)
+        .map_err(|error| inference::invalid_input(name, error))?;
+    let shape =
+        Shape::from_wire(&input.shape).map_err(|error| inference::invalid_input(name, error))?;
     let data = match (raw, input.contents.take()) {
         (Some(_), Some(_)) => {
             return Err(ApiError::invalid(format!(
@@ -264,7 +264,7 @@ fn tensor(
             let absent = contents.is_none();
             let contents = contents.unwrap_or_default();
             let data = typed::read(&contents, datatype)
-                .map_err(|error| invalid(contents_error(&error)))?;
+                .map_err(|error| inference::invalid_input(name, contents_error(&error)))?;
             if let Some(got) = foreign_field(&contents, datatype) {
                 return Err(ApiError::invalid(format!(
                     "unexpected explicit tensor data for input tensor '{name}' for model '{model}' of type '{got}', expected datatype '{datatype}'"
@@ -282,7 +282,7 @@ fn tensor(
     inference::input_tensor(id, name, model, datatype, shape, data)
 }
 
-/// The datatype of a field that holds something although it is not the datatype's own.
+/// The datatype of a non-empty field that does not belong to `datatype`.
 fn foreign_field(contents: &InferTensorContents, datatype: DataType) -> Option<DataType> {
     use DataType as D;
     let InferTensorContents {

@@ -1,5 +1,5 @@
-//! Compressed requests, taken apart before the protocol's library sees them: it would decompress a message of a few
-//! kilobytes into as much memory as a message may ever have.
+//! Decompresses requests before tonic sees them: tonic would let a message of a few kilobytes become as large as any
+//! message may be.
 //!
 //! Source: gRPC over HTTP/2, "Length-Prefixed-Message".
 
@@ -23,14 +23,14 @@ use crate::{
     inflate::{InflateError, inflate},
 };
 
-/// Compressed bytes from which decompression tells the reactor that it takes a while.
+/// Compressed messages longer than this are decompressed as blocking work.
 const LONG_BYTES: usize = 4 << 10;
 
 /// A service whose requests may be compressed, with `gzip` or `deflate`.
 #[derive(Debug, Clone)]
 pub(super) struct Inflated<S> {
     service: S,
-    /// What a compressed message may become, in bytes.
+    /// The largest decompressed message, in bytes.
     limit: usize,
 }
 
@@ -76,7 +76,7 @@ where
     }
 }
 
-/// Takes the header away if it names a coding of ours; the service then sees a request that is not compressed.
+/// Removes the header if it names a known coding, so that the service sees a request that is not compressed.
 fn take_coding(headers: &mut HeaderMap) -> bool {
     let ours = headers
         .get("grpc-encoding")
@@ -87,17 +87,17 @@ fn take_coding(headers: &mut HeaderMap) -> bool {
     ours
 }
 
-/// A body of messages, each of which may be compressed, as one of plain messages.
+/// Turns a body of messages, each possibly compressed, into one of plain messages.
 pub(super) struct InflatedMessages<B> {
     body: Pin<Box<B>>,
-    /// Of the next message, what has come so far.
+    /// The part of the next message that has arrived.
     received: BytesMut,
     limit: usize,
-    /// What the request holds of the memory.
+    /// The charge of the request.
     charge: Arc<Charge>,
-    /// A decompressed message, whose prefix has been passed on.
+    /// A decompressed message whose prefix has been passed on.
     plain: Option<Bytes>,
-    /// What the message that is passed on holds besides what the library has copied: until that asks for more.
+    /// The charge of the message that was passed on last, without tonic's copy; given back at the next poll.
     passing: usize,
 }
 
@@ -113,7 +113,7 @@ impl<B> InflatedMessages<B> {
         }
     }
 
-    /// The next message, if it is here as a whole: with its prefix, or the prefix alone where the rest is in `plain`.
+    /// The next message, if it has arrived as a whole: with its prefix, or only the prefix if the rest is in `plain`.
     fn next(&mut self) -> Result<Option<Bytes>, Status> {
         let Some(prefix) = self.received.get(..PREFIX_BYTES) else {
             return Ok(None);
@@ -121,7 +121,7 @@ impl<B> InflatedMessages<B> {
         let compressed = prefix[0] == 1;
         let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]);
         let length = usize::try_from(length).unwrap_or(usize::MAX);
-        // Compressing makes hardly anything longer: what is beyond the limit now is beyond it then.
+        // Compression hardly ever makes data longer: a message over the limit now is over it decompressed too.
         if compressed && length > self.limit {
             return Err(self.too_long());
         }
@@ -144,7 +144,7 @@ impl<B> InflatedMessages<B> {
         })?;
         let plain_length = u32::try_from(plain.len()).map_err(|_| self.too_long())?;
         self.passing = self.charge.bytes().saturating_sub(before) + PREFIX_BYTES + length;
-        // The library copies it.
+        // tonic copies it.
         self.charge
             .add(PREFIX_BYTES + plain.len())
             .map_err(|over| Status::from(ApiError::from(over)))?;
@@ -163,7 +163,7 @@ impl<B> InflatedMessages<B> {
     }
 }
 
-/// Lets the reactor's other tasks go to another thread while this one is busy for long.
+/// Moves the reactor's other tasks to another thread if this one will be busy for long.
 fn off_reactor<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     let several = Handle::try_current()
         .is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread);
@@ -203,7 +203,7 @@ where
                     Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
                 },
                 Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
-                // A message that was cut short is the library's to refuse.
+                // tonic refuses a truncated message.
                 None if !self.received.is_empty() => {
                     let rest = self.received.split().freeze();
                     return Poll::Ready(Some(Ok(Frame::data(rest))));
@@ -234,7 +234,7 @@ mod tests {
         message(1, &encoder.finish().expect("a vector takes all"))
     }
 
-    /// What comes out of a body that comes in pieces of `size` bytes.
+    /// The output for a body that arrives in pieces of `size` bytes.
     async fn passed(body: &[u8], size: usize, limit: usize) -> Result<Vec<u8>, String> {
         let pieces: Vec<_> = body
             .chunks(size)
@@ -266,20 +266,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn too_long_and_broken_ones_are_refused() {
+    async fn too_long_and_damaged_messages_are_refused() {
         let text = passed(&packed(&[7; 100]), 10, 99).await.expect_err("long");
         assert!(
             text.contains("exceeds the maximum allowed value of 99 bytes"),
             "{text}"
         );
-        // Refused by its length, before it has come.
+        // Refused by its declared length, before it has arrived.
         let claimed = &message(1, &[0; 100])[..PREFIX_BYTES];
         assert!(passed(claimed, 5, 99).await.is_err());
         let text = passed(&message(1, b"broken"), 10, 99)
             .await
             .expect_err("broken");
         assert!(text.contains("cannot be decompressed"), "{text}");
-        // Cut short: what is there goes on to who knows what to say.
+        // Truncated: passed on, for tonic to refuse.
         let cut = &message(0, b"plain")[..7];
         assert_eq!(passed(cut, 10, 99).await.as_deref(), Ok(cut));
     }

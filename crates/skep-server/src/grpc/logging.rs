@@ -1,4 +1,4 @@
-//! `LogSettings`: messages into changes and settings into messages.
+//! `LogSettings`: decodes messages into changes, and encodes settings into messages.
 
 use std::collections::BTreeMap;
 

@@ -5,10 +5,11 @@ use crate::{
     edge,
 };
 
-/// The largest message either way: Triton's, which is what an `int` holds. What a server has memory for bounds it first.
+/// The largest message in either direction: Triton's limit, the range of an `int`. The memory of requests limits
+/// messages earlier.
 pub(super) const MAX_MESSAGE_BYTES: usize = i32::MAX.unsigned_abs() as usize;
 
-/// What a message begins with: whether it is compressed, and its length (u32, big-endian).
+/// The prefix of a message: whether it is compressed, and its length (u32, big-endian).
 pub(super) const PREFIX_BYTES: usize = 5;
 
 /// The call of the inference service that a path names.
@@ -16,7 +17,7 @@ pub(super) fn method(path: &str) -> Option<&str> {
     path.strip_prefix("/inference.GRPCInferenceService/")
 }
 
-/// Whether a call's messages are as large as tensors and files are; those of all others are short.
+/// Whether a call's messages may hold tensors or files; those of all other calls are short.
 pub(super) fn is_large(path: &str) -> bool {
     matches!(
         method(path),
@@ -24,8 +25,8 @@ pub(super) fn is_large(path: &str) -> bool {
     )
 }
 
-/// What bounds the messages of a call. Large ones are charged again for what they become, when that is known; short ones
-/// for the worst of it as they come.
+/// The bounds on a call's messages. Large ones are charged for their decoded form when its size is known; short ones
+/// are charged for the worst case as they arrive.
 pub(crate) fn message_bounds(path: &str) -> edge::MessageBounds {
     if is_large(path) {
         edge::MessageBounds {
@@ -42,7 +43,7 @@ pub(crate) fn message_bounds(path: &str) -> edge::MessageBounds {
     }
 }
 
-/// Whether a client may send a call's messages whenever it likes. All other calls take one.
+/// Whether a client may send any number of messages, at any time. All other calls take one message.
 fn is_stream(path: &str) -> bool {
     method(path) == Some("ModelStreamInfer") || path.ends_with("/ServerReflectionInfo")
 }

@@ -32,12 +32,12 @@ use crate::{bounds::MAX_MANAGEMENT_BYTES, edge, restrict::CallGroup, state::Serv
 /// All services.
 ///
 /// # Errors
-/// A descriptor that reflection cannot read, which would be a mistake in the build.
+/// If reflection cannot read a descriptor, which would be a mistake in the build.
 pub(crate) fn routes(
     state: &Arc<ServerState>,
 ) -> Result<edge::PortRoutes, tonic_reflection::server::Error> {
     let all = edge::PortRoutes::from(router(Arc::clone(state))?);
-    // What asks for more than a message in and a message out is the services' business.
+    // The shortcut handles neither restrictions nor compression.
     if state.grpc_restrictions.restricts(CallGroup::Inference) || state.inference.grpc_compression {
         return Ok(all);
     }

@@ -1,6 +1,6 @@
 //! Parameters of requests and answers in messages.
 //!
-//! Source: Triton, "Parameters Extension"; texts of refusals as Triton 2.51 words them.
+//! Source: Triton, "Parameters Extension"; errors as Triton 2.51 words them.
 
 use std::collections::BTreeMap;
 
@@ -9,11 +9,11 @@ use skep_runtime::{InferRequest, Parameter};
 
 use crate::{error::ApiError, inference};
 
-/// The parameter that asks for an empty last answer of a stream. Only models of many answers would give one: an only
-/// answer is the last.
+/// The parameter that asks for an empty final answer on a stream. Only decoupled models send one: a single answer is
+/// the final one.
 const EMPTY_FINAL: &str = "triton_enable_empty_final_response";
 
-/// Puts what a request says of itself into it, under the user's own names and under those that the protocol defines.
+/// Puts a request's parameters into it, the user's own and those that the protocol defines.
 pub(super) fn of_request(
     given: BTreeMap<String, InferParameter>,
     request: &mut InferRequest,
@@ -23,7 +23,7 @@ pub(super) fn of_request(
             return Err(wrong_kind(&key, expected(&key)));
         };
         match (key.as_str(), choice) {
-            // Checked here, without effect: there are no sequences yet.
+            // Checked, but without effect: there are no sequences yet.
             ("sequence_id", ParameterChoice::Int64Param(_) | ParameterChoice::StringParam(_))
             | (EMPTY_FINAL | "sequence_start" | "sequence_end", ParameterChoice::BoolParam(_)) => {}
             ("priority", ParameterChoice::Uint64Param(level)) => request.priority = level,
@@ -82,7 +82,7 @@ fn wrong_kind(key: &str, expected: &str) -> ApiError {
     ))
 }
 
-/// How many classes an output's parameter asks for, at least 1; unlike over HTTP, 0 is refused, in these words.
+/// How many classes an output's parameter asks for, at least 1. Unlike over HTTP, 0 is refused.
 pub(super) fn classes(parameter: &InferParameter) -> Result<u64, ApiError> {
     let Some(ParameterChoice::Int64Param(count)) = parameter.parameter_choice else {
         return Err(ApiError::invalid(
@@ -99,19 +99,22 @@ pub(super) fn classes(parameter: &InferParameter) -> Result<u64, ApiError> {
 
 /// An answer's parameters as a message has them.
 pub(super) fn encode(parameters: Vec<(String, Parameter)>) -> BTreeMap<String, InferParameter> {
-    let encode = |value| match value {
+    parameters
+        .into_iter()
+        .map(|(key, value)| {
+            let parameter_choice = Some(choice(value));
+            (key, InferParameter { parameter_choice })
+        })
+        .collect()
+}
+
+fn choice(value: Parameter) -> ParameterChoice {
+    match value {
         Parameter::Bool(value) => ParameterChoice::BoolParam(value),
         Parameter::Int(value) => ParameterChoice::Int64Param(value),
         Parameter::Double(value) => ParameterChoice::DoubleParam(value),
         Parameter::String(value) => ParameterChoice::StringParam(value),
-    };
-    parameters
-        .into_iter()
-        .map(|(key, value)| {
-            let parameter_choice = Some(encode(value));
-            (key, InferParameter { parameter_choice })
-        })
-        .collect()
+    }
 }
 
 #[cfg(test)]
@@ -134,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_says_how_urgent_it_is() {
+    fn priority_and_timeout_are_read() {
         let of = |key, choice| {
             let request = request(key, Some(choice)).expect("valid");
             (request.priority, request.timeout)

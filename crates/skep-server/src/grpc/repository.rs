@@ -21,7 +21,7 @@ use crate::{
     state::ServerState,
 };
 
-/// Loads a model as a message asks for; `charge` counts what comes in of the call.
+/// Loads a model as a message asks; `charge` counts the bytes of the call.
 pub(super) async fn load(
     state: &ServerState,
     message: Bytes,
@@ -44,7 +44,7 @@ pub(super) async fn load(
     Ok(RepositoryModelLoadResponse {})
 }
 
-/// Refuses a repository's name.
+/// Refuses a request that names a repository.
 pub(super) fn refuse_named(repository: &str) -> Result<(), ApiError> {
     if repository.is_empty() {
         Ok(())
@@ -53,15 +53,16 @@ pub(super) fn refuse_named(repository: &str) -> Result<(), ApiError> {
     }
 }
 
-/// What a load request's parameters say.
+fn wrong_kind(key: &str, expected: &str) -> ApiError {
+    ApiError::invalid(format!(
+        "invalid value type for load parameter '{key}', expected {expected}."
+    ))
+}
+
+/// The overrides in a load request's parameters.
 pub(super) fn overrides(
     parameters: BTreeMap<String, ModelRepositoryParameter>,
 ) -> Result<LoadOverrides, ApiError> {
-    let wrong_kind = |key: &str, expected: &str| {
-        ApiError::invalid(format!(
-            "invalid value type for load parameter '{key}', expected {expected}."
-        ))
-    };
     let mut overrides = LoadOverrides::default();
     for (key, parameter) in parameters {
         let choice = parameter.parameter_choice;
@@ -82,7 +83,7 @@ pub(super) fn overrides(
     Ok(overrides)
 }
 
-/// Refuses what an unload request cannot mean.
+/// Refuses invalid parameters of an unload request.
 pub(super) fn check_unload(
     parameters: &BTreeMap<String, ModelRepositoryParameter>,
 ) -> Result<(), ApiError> {

@@ -1,8 +1,8 @@
-//! What decoding a message takes, found out before anything is decoded.
+//! Finds out how much memory decoding a message takes, before anything is decoded.
 //!
-//! A message says in few bytes what takes many: an empty input is two bytes on the wire and some hundreds in memory, a
-//! truth is one byte and its list grows by doubling. The scan walks over tags and lengths alone, without memory of its
-//! own; it refuses what is beyond the bounds on entries and says what the rest will take.
+//! A few bytes on the wire can become many in memory: an empty input is two bytes on the wire and some hundreds in
+//! memory; a boolean is one byte, and its list grows by doubling. The scan walks over tags and lengths without
+//! allocating; it refuses messages with too many entries, and computes the memory of the others.
 //!
 //! Source: Protocol Buffers, "Encoding"; the fields of `grpc_service.proto`.
 
@@ -14,18 +14,18 @@ use skep_tensor::Tensor;
 
 use crate::bounds::{MAX_DIMS, MAX_PARAMETERS, MAX_TENSORS};
 
-/// A list that grows by doubling has room for twice what is in it, and while it grows there is the old one too.
+/// A list that grows by doubling has up to twice the room that it needs, and the old list exists while it grows.
 const GROWTH: usize = 3;
 
-/// What a parameter takes beside its texts: its place in a map, in nodes that may be half empty, and in a list later.
+/// Memory of a parameter beside its texts: an entry in a map, whose nodes may be half empty, and later in a list.
 const PARAMETER_BYTES: usize = 256;
 
-/// What decoding a message takes.
+/// The memory that decoding a message takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct DecodingNeeds {
-    /// Bytes of the message's decoded form, which is gone once the request is made of it.
+    /// Bytes of the decoded message, which is freed once the request has been made from it.
     pub(super) passing: usize,
-    /// Bytes of the request beside the message itself, whose raw contents it points into.
+    /// Bytes of the request, without the message's bytes that it refers to.
     pub(super) kept: usize,
 }
 
@@ -43,23 +43,23 @@ impl DecodingNeeds {
 /// Why a scan has no result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ScanFault {
-    /// It takes more steps than it was given.
+    /// The scan takes more steps than allowed.
     #[error("the message is long")]
     Long,
-    /// It is no message.
+    /// The bytes are not a message.
     #[error("failed to decode Protobuf message: a field is cut short or has no valid tag")]
     Malformed,
-    /// There are more entries than there may be.
+    /// There are too many entries.
     #[error("the request has more than {limit} {what}")]
     TooMany {
-        /// Of what.
+        /// The kind of entry.
         what: &'static str,
         /// The bound.
         limit: usize,
     },
 }
 
-/// Scans a `ModelInferRequest` in at most `steps`, of which each field and each element of typed contents is one.
+/// Scans a `ModelInferRequest` in at most `steps`; each field and each element of typed contents is a step.
 pub(super) fn infer_request(message: &[u8], steps: usize) -> Result<DecodingNeeds, ScanFault> {
     let mut scan = Scan {
         steps,
@@ -100,7 +100,7 @@ pub(super) fn infer_request(message: &[u8], steps: usize) -> Result<DecodingNeed
     Ok(scan.needs)
 }
 
-/// Scans a `RepositoryModelLoadRequest`; its files stay where they are.
+/// Scans a `RepositoryModelLoadRequest`; its files are not copied.
 pub(super) fn load_request(message: &[u8]) -> Result<DecodingNeeds, ScanFault> {
     let mut scan = Scan {
         steps: usize::MAX,
@@ -121,11 +121,11 @@ const fn too_many(what: &'static str, limit: usize) -> ScanFault {
     ScanFault::TooMany { what, limit }
 }
 
-/// A field: what it holds, if it has a length, and nothing where it is a number.
+/// A field; `data` is empty for a number.
 struct WireField<'a> {
     number: u64,
     data: &'a [u8],
-    /// Whether it has a length.
+    /// Whether the field has a length.
     delimited: bool,
 }
 
@@ -165,7 +165,7 @@ impl Scan {
             }
             1 => 8,
             2 => usize::try_from(varint(rest)?).map_err(|_| ScanFault::Malformed)?,
-            // A group's fields count as if they stood outside of it, which is more than they take.
+            // A group's fields count as if they stood outside it, which overestimates them.
             3 | 4 => 0,
             5 => 4,
             _ => return Err(ScanFault::Malformed),
@@ -279,7 +279,7 @@ impl Scan {
         if !field.delimited {
             return Ok(1);
         }
-        // Counting goes over many bytes at a time.
+        // Counting is vectorised: many bytes a step.
         self.step(field.data.len() / 16)?;
         Ok(field.data.iter().filter(|byte| **byte < 0x80).count())
     }
@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_is_found() {
+    fn malformed_messages_are_found() {
         for broken in [
             &[0x0a][..],
             &[0x0a, 5, 1],

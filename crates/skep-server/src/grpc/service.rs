@@ -1,4 +1,4 @@
-//! The calls of the inference service that manage, as [`crate::management`] answers them.
+//! The management calls of the inference service, answered by [`crate::management`].
 
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ fn status(error: RuntimeError) -> Status {
     ApiError::from(error).into()
 }
 
-/// Of calls that [`super::calls`] answers before they come here.
+/// The answer of calls that [`super::calls`] handles before they get here.
 fn answered_elsewhere() -> Status {
     Status::internal("this call must be answered before it reaches the service")
 }
@@ -67,7 +67,7 @@ impl GrpcInferenceService for InferenceService {
         let request = request.into_inner();
         let ready = match self.resolve(&request.name, &request.version) {
             Ok(loaded) => loaded.is_healthy(),
-            // A version that is none is an error, one that is not there is not ready.
+            // An invalid version is an error; a version that does not exist is not ready.
             Err(error) if error.code() == tonic::Code::InvalidArgument => return Err(error),
             Err(_) => false,
         };

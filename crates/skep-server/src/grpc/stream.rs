@@ -1,10 +1,10 @@
-//! `ModelStreamInfer`: many requests on one call, answered in the order in which they came.
+//! `ModelStreamInfer`: many requests on one call, answered in the order of their arrival.
 //!
-//! Requests run at the same time; an answer waits for those before it. A stream takes its next request only when fewer
-//! than [`MAX_IN_FLIGHT`] are under way, so a client that does not read its answers is slowed down by its own
-//! connection. Dropping the stream drops what it runs, which takes waiting requests out of their queues.
+//! Requests run concurrently; an answer waits for those before it. A stream takes its next request only when fewer than
+//! [`MAX_IN_FLIGHT`] are under way, so flow control slows down a client that does not read its answers. Dropping the
+//! stream drops its requests, which takes waiting ones out of their queues.
 //!
-//! Source: Triton, `grpc_service.proto`; forms of errors as Triton 2.51 answers.
+//! Source: Triton, `grpc_service.proto`; errors as Triton 2.51 answers them.
 
 use std::sync::Arc;
 
@@ -26,23 +26,23 @@ use crate::{
     state::ServerState,
 };
 
-/// Requests of one stream that are under way at once: several of the largest usual batches. What they hold of the memory
-/// each of them is charged for, from its first byte until its answer is written.
+/// Requests of one stream that may be under way at once: several of the largest usual batches. Each is charged for its
+/// memory from its first byte until its answer is written.
 const MAX_IN_FLIGHT: usize = 128;
 
-/// What a client sends to be told of an error by the call's status, which ends the stream, instead of by an answer.
+/// The metadata by which a client asks for errors as the call's status, which ends the stream, instead of as an answer.
 const STATUS_ERRORS: &str = "triton_grpc_error";
 
-/// Says of an answer whether its request has no further ones.
+/// The parameter that marks the final answer to a request.
 const FINAL_RESPONSE: &str = "triton_final_response";
 
 type StreamAnswer = Result<EncodedMessage<ModelStreamInferResponse>, Status>;
 
-/// A request that has come, and what it holds of the memory.
+/// A request that has arrived, and its charge.
 type StreamRequest = Result<(Bytes, Arc<Charge>), Status>;
 
-/// Answers the requests of a stream until the client ends it or the node stops. `incoming` is charged for what has come;
-/// each answer is charged for being written `encodings` times.
+/// Answers the requests of a stream until the client ends it or the node stops. `incoming` is the charge for what has
+/// arrived; each answer is charged for being encoded `encodings` times.
 pub(super) fn answers(
     state: Arc<ServerState>,
     metadata: MetadataMap,
@@ -58,7 +58,7 @@ pub(super) fn answers(
     let answers = until_stop(Arc::clone(&state), requests, incoming)
         .map(move |message| {
             let (state, metadata) = (Arc::clone(&state), Arc::clone(&metadata));
-            // Its time counts from here: the request has come.
+            // The request has arrived: its time counts from here.
             let (note, mut visit) = note.message();
             async move {
                 let answered = async {
@@ -79,7 +79,7 @@ pub(super) fn answers(
     until_error(answers)
 }
 
-/// Tells the access log what a request came to.
+/// Records a request's outcome for the access log.
 fn record(visit: &mut AccessVisit, answered: &Result<(AnswerOrRefusal, Arc<Charge>), Status>) {
     match answered {
         Ok((Ok(_), _)) => visit.succeeded(),
@@ -88,7 +88,7 @@ fn record(visit: &mut AccessVisit, answered: &Result<(AnswerOrRefusal, Arc<Charg
     }
 }
 
-/// A stop takes no further requests; those under way are answered before the client is told.
+/// Takes no more requests after a stop has begun; those under way are answered before the stream ends.
 fn until_stop(
     state: Arc<ServerState>,
     requests: Streaming<Bytes>,
@@ -115,7 +115,7 @@ fn until_stop(
     })
 }
 
-/// Ends a stream behind its first error, which is its call's status; what else is under way is cancelled.
+/// Ends a stream after its first error, which becomes the call's status; other requests are cancelled.
 fn until_error(
     answers: impl Stream<Item = StreamAnswer> + Send + 'static,
 ) -> impl Stream<Item = StreamAnswer> + Send {
@@ -127,14 +127,14 @@ fn until_error(
     })
 }
 
-/// Why a request has no answer, and what is said of it then.
+/// A request that failed, with what its answer says.
 struct RefusedRequest {
     failure: InferenceFailure,
     id: String,
     model: String,
 }
 
-/// What a request came to.
+/// The outcome of a request.
 type AnswerOrRefusal = Result<ModelInferResponse, Box<RefusedRequest>>;
 
 async fn answer(
@@ -157,7 +157,7 @@ async fn answer(
     answer.map_err(|failure| Box::new(RefusedRequest { failure, id, model }))
 }
 
-/// An answer or a refusal as the stream has it.
+/// An answer or an error in the form of the stream.
 fn closed(answer: AnswerOrRefusal, charge: Arc<Charge>, status_errors: bool) -> StreamAnswer {
     let refused = match answer {
         Ok(mut answer) => {
@@ -193,7 +193,7 @@ fn closed(answer: AnswerOrRefusal, charge: Arc<Charge>, status_errors: bool) -> 
     })
 }
 
-/// Each request has one answer, so it is the last.
+/// Marks the answer as final: each request has one answer.
 fn put_final(answer: &mut ModelInferResponse) {
     let parameter = InferParameter {
         parameter_choice: Some(ParameterChoice::BoolParam(true)),

@@ -1,8 +1,8 @@
-//! `ModelInfer` without the machinery that serves all other calls: it is made by the thousand.
+//! `ModelInfer` without the machinery of other calls, since it is by far the most frequent one.
 //!
-//! One message comes, one goes: the body is read in one piece, the message decoded where it lies, and the answer is one
-//! frame and the status. tonic's way through a stream of messages with a buffer a direction costs about as much as the
-//! rest of the call. It still serves this call where compression is asked for.
+//! One message comes in, one goes out: the body is read in one piece, the message is decoded in place, and the answer
+//! is one frame and the status. tonic's stream of messages, with a buffer for each direction, costs about as much as
+//! the rest of the call. tonic still serves this call if compression is used.
 //!
 //! Source: gRPC over HTTP/2, "Length-Prefixed-Message", "Responses".
 
@@ -76,7 +76,7 @@ async fn answer(
     success(&answer)
 }
 
-/// Whether a request is this call, without compression.
+/// Whether a request is a `ModelInfer` call without compression.
 fn is_plain(request: &Request<Body>) -> bool {
     let headers = request.headers();
     let is = |name, accepts: fn(&[u8]) -> bool| headers.get(name).map(|v| accepts(v.as_bytes()));
@@ -88,10 +88,10 @@ fn is_plain(request: &Request<Body>) -> bool {
         && is("grpc-encoding", |value| value == b"identity") != Some(false)
 }
 
-/// The one message of a call.
+/// The only message of a call.
 async fn message(body: Body) -> Result<Bytes, Status> {
-    // Tensor data comes last in a message, and that of most tensors fills whole lines of memory: where a message ends
-    // on a boundary, its tensor begins on one.
+    // Tensor data comes last in a message, and most tensors fill whole cache lines: if a message ends on an aligned
+    // address, its tensor begins on one.
     let end = |first: &[u8]| Some(PREFIX_BYTES + length(first)?);
     let whole = edge::read_body(body, PREFIX_BYTES + MAX_MESSAGE_BYTES, end);
     let mut whole = whole.await.map_err(|unread| match unread {
@@ -124,7 +124,7 @@ async fn message(body: Body) -> Result<Bytes, Status> {
     Ok(whole)
 }
 
-/// The length of a message by its prefix; `None` if that is cut off.
+/// The length of a message by its prefix; `None` if the prefix is incomplete.
 fn length(body: &[u8]) -> Option<usize> {
     let prefix: &[u8; PREFIX_BYTES] = body.first_chunk()?;
     let [_, length @ ..] = *prefix;

@@ -24,18 +24,18 @@ use crate::{
     off_reactor::off_reactor,
 };
 
-/// Compressed bytes that are decompressed at once: what they can become, a thousand times as much, takes milliseconds.
+/// Compressed bytes that are decompressed in place: they can become a thousand times as much, which takes milliseconds.
 /// More goes to another thread, so that no other request waits for it.
 const MAX_INLINE_COMPRESSED_BYTES: usize = 4 << 10;
 
-/// Bytes that are compressed at once: a millisecond at most.
+/// Bytes that are compressed in place: a millisecond at most.
 const MAX_INLINE_PLAIN_BYTES: usize = 32 << 10;
 
 /// A content coding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Coding {
     Gzip,
-    /// In the format of zlib, as HTTP has it.
+    /// In zlib's format, as HTTP defines it.
     Deflate,
 }
 
@@ -59,12 +59,12 @@ impl Coding {
     }
 }
 
-/// A request in a coding that is not known here.
+/// A request in an unknown coding.
 #[derive(Debug)]
 pub(super) struct UnknownCoding;
 
 impl IntoResponse for UnknownCoding {
-    /// As on Triton, with the codings that are known.
+    /// As on Triton, with the known codings.
     fn into_response(self) -> Response {
         let text = "Unsupported compression type";
         let mut response = error_response(StatusCode::NOT_IMPLEMENTED, JSON, text);
@@ -76,7 +76,7 @@ impl IntoResponse for UnknownCoding {
     }
 }
 
-/// The coding of a request's body; `None` if it is as it is.
+/// The coding of a request's body; `None` if it is not compressed.
 pub(super) fn of_request(headers: &HeaderMap) -> Result<Option<Coding>, UnknownCoding> {
     let Some(value) = headers.get(header::CONTENT_ENCODING) else {
         return Ok(None);
@@ -88,7 +88,8 @@ pub(super) fn of_request(headers: &HeaderMap) -> Result<Option<Coding>, UnknownC
     }
 }
 
-/// The coding that a client likes best for its answer; the first of equals. `None` if that is none of ours.
+/// The coding that a client prefers for its answer, the first of equals; `None` if the client prefers no compression or
+/// an unknown coding.
 pub(super) fn of_answer(headers: &HeaderMap) -> Option<Coding> {
     let mut best: (f32, Option<Coding>) = (0.0, None);
     for value in headers.get_all(header::ACCEPT_ENCODING) {
@@ -109,8 +110,8 @@ pub(super) fn of_answer(headers: &HeaderMap) -> Option<Coding> {
     best.1
 }
 
-/// Decompresses a body, to at most `limit` bytes and within the memory of requests: what would become more is refused as
-/// soon as it does.
+/// Decompresses a body to at most `limit` bytes and within the memory of requests. A body that becomes longer is
+/// refused as soon as it does.
 pub(super) async fn decompress(
     body: Bytes,
     limit: usize,
@@ -144,7 +145,7 @@ pub(super) async fn decompress(
     }
 }
 
-/// Compresses an answer; memory is charged before it is taken, and what the plain one held is given back.
+/// Compresses an answer. Memory is charged before it is allocated, and the plain answer's charge is given back.
 pub(super) async fn compress(
     plain: Vec<u8>,
     coding: Coding,
@@ -190,7 +191,7 @@ pub(super) fn deflate(plain: &[u8], coding: Coding, charge: &Charge) -> io::Resu
     Ok(packed.bytes)
 }
 
-/// Bytes whose memory is charged before it is taken.
+/// Bytes whose memory is charged before it is allocated.
 struct Charged<'a> {
     bytes: Vec<u8>,
     charge: &'a Charge,
@@ -214,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_best_liked_coding_is_chosen_as_on_triton() {
+    fn the_preferred_coding_is_chosen_as_on_triton() {
         for (accept, expected) in [
             ("gzip", Some(Coding::Gzip)),
             ("deflate", Some(Coding::Deflate)),
@@ -242,7 +243,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_compressed_comes_back_within_the_limit() {
+    async fn compressed_data_decompresses_within_the_limit() {
         let free = Arc::new(Charge::unbounded());
         for size in [0, 1, 100, MAX_INLINE_PLAIN_BYTES + 1, 1 << 20] {
             let plain: Vec<u8> = (0..size)

@@ -1,4 +1,4 @@
-//! The documentation that belongs to this binary, as pages under `/docs/`: for machines that reach nothing else.
+//! The documentation of this binary, as pages under `/docs/`: for machines without internet access.
 
 use std::sync::LazyLock;
 
@@ -46,10 +46,12 @@ color-scheme:light dark}pre{overflow-x:auto;padding:.75rem;background:#8882;bord
 code{font:.875em/1.5 ui-monospace,Consolas,monospace}table{border-collapse:collapse;display:block;overflow-x:auto}\
 td,th{padding:.3rem .75rem .3rem 0;text-align:left;vertical-align:top;border-top:1px solid #8884}";
 
-/// The pages, rendered when the first one is asked for.
+/// The pages, rendered at the first request for one.
 static PAGES: LazyLock<Vec<(&'static str, String)>> = LazyLock::new(|| {
-    let page = |(name, text): &PageSource| (*name, document(name, &render(text)));
-    SOURCES.iter().map(page).collect()
+    let pages = SOURCES.iter();
+    pages
+        .map(|(name, text)| (*name, document(name, &render(text))))
+        .collect()
 });
 
 /// The page that lists the others.
@@ -60,7 +62,7 @@ pub(super) async fn index(uri: Uri) -> Response {
     if uri.path().ends_with('/') {
         found(INDEX)
     } else {
-        // Relative, so that a proxy may serve all under a prefix.
+        // Relative, so that a proxy may serve everything under a prefix.
         Redirect::permanent("docs/").into_response()
     }
 }
@@ -119,8 +121,11 @@ fn text_of<'a>(event: &'a Event<'_>) -> Option<&'a str> {
 }
 
 fn heading(level: HeadingLevel, words: &str) -> Event<'static> {
-    let kept = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
-    let id: String = words.to_lowercase().chars().filter(kept).collect();
+    let lower = words.to_lowercase();
+    let kept = lower
+        .chars()
+        .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    let id: String = kept.collect();
     Event::Start(Tag::Heading {
         level,
         id: Some(CowStr::from(id.replace(' ', "-"))),
@@ -135,7 +140,7 @@ mod tests {
 
     use super::*;
 
-    /// Where `target` of a link in a page leads, if that is within these pages: the page, and the heading in it.
+    /// The page and the heading that a link's `target` leads to; `None` if it leads out of these pages.
     fn inner<'a>(from: &'a str, target: &'a str) -> Option<(&'a str, &'a str)> {
         if target.contains("://") || target.starts_with("data:") || matches!(target, "../" | "./") {
             return None;
@@ -174,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_heading_has_the_id_that_links_use() {
+    fn headings_have_the_ids_that_links_use() {
         let page = render("## What `auto` rehearses, now\n\n| a | b |\n|---|---|\n| 1 | 2 |\n");
         assert!(
             page.contains("<h2 id=\"what-auto-rehearses-now\">"),

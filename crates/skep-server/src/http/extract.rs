@@ -1,4 +1,4 @@
-//! What handlers take out of a request, with errors in the protocol's form.
+//! What handlers extract from a request, with errors in the protocol's form.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -39,7 +39,7 @@ impl FromRequestParts<Arc<ServerState>> for ModelPath {
             .await
             .map_err(|error| ApiError::invalid(error.body_text()).into_response())?;
         match &path.version {
-            // On Triton the path of a version that is no number is none of its paths.
+            // Triton does not know a path whose version is not a number.
             Some(version) if !version.bytes().all(|byte| byte.is_ascii_digit()) => {
                 Err(super::reply::not_found())
             }
@@ -64,7 +64,7 @@ pub(super) async fn read_body(body: Body, limit: usize) -> Result<Bytes, ApiErro
     read_split_body(body, limit, None).await
 }
 
-/// As [`read_body`]; byte `split`, where the JSON part ends and binary data begins, is aligned where that costs nothing.
+/// As [`read_body`]. Byte `split`, where the JSON part ends and binary data begins, is aligned if that costs nothing.
 pub(super) async fn read_split_body(
     body: Body,
     limit: usize,
@@ -83,7 +83,7 @@ pub(super) async fn read_split_body(
     })
 }
 
-/// What the connection says of a body, or whatever else went wrong.
+/// The connection's reason why a body could not be read, or any other failure.
 fn body_error(error: axum::Error) -> ApiError {
     let error = error.into_inner();
     match error.downcast_ref::<BodyError>() {
@@ -92,7 +92,7 @@ fn body_error(error: axum::Error) -> ApiError {
     }
 }
 
-/// What a request holds of the memory.
+/// The charge of a request.
 pub(super) struct HeldMemory(pub(super) Arc<Charge>);
 
 impl<S: Sync> FromRequestParts<S> for HeldMemory {
@@ -106,7 +106,7 @@ impl<S: Sync> FromRequestParts<S> for HeldMemory {
     }
 }
 
-/// A body that is JSON as a whole: bounded as the JSON part of an inference request is.
+/// A body that is JSON as a whole, with the same limit as the JSON part of an inference request.
 pub(super) struct JsonBody(pub(super) Bytes);
 
 impl FromRequest<Arc<ServerState>> for JsonBody {
@@ -118,7 +118,7 @@ impl FromRequest<Arc<ServerState>> for JsonBody {
     }
 }
 
-/// The JSON body of a call that manages and sends no files.
+/// The JSON body of a management call without files.
 pub(super) struct SmallJsonBody(pub(super) Bytes);
 
 impl FromRequest<Arc<ServerState>> for SmallJsonBody {

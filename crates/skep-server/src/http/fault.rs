@@ -1,13 +1,13 @@
-//! What is wrong with an inference request that is JSON, but not of the protocol's form, in Triton's words.
+//! Finds what is wrong with an inference request that is JSON, but not of the protocol's form; in Triton's words.
 //!
-//! Only requests that cannot be read come here, so this looks at them a second time and at leisure.
+//! Only requests that could not be read come here, so a second, slower look does no harm.
 
 use serde_json::Value;
 use skep_wire::json::Document;
 
 use crate::error::ApiError;
 
-/// A dimension that is no size.
+/// A dimension is negative or not an integer.
 const NEGATIVE_SHAPE: &str =
     "Unable to parse 'shape': attempt to access JSON non-unsigned-integer as unsigned-integer";
 
@@ -20,7 +20,7 @@ pub(super) fn json_error(error: &serde_json::Error) -> ApiError {
     ApiError::invalid(format!("failed to parse the request JSON buffer: {error}"))
 }
 
-/// The fault that Triton would name first; `otherwise` for what is no JSON at all, and where none is found.
+/// The fault that Triton would name first; `otherwise` if the text is not JSON, or no fault is found.
 pub(super) fn find(document: &Document<'_>, otherwise: &serde_json::Error) -> ApiError {
     let parsed = document.parse(super::lean::form);
     match parsed.ok().and_then(|request| of_request(&request)) {
@@ -65,7 +65,7 @@ fn of_input(input: &Value) -> Option<String> {
         })
 }
 
-/// What is wrong with a member that is text.
+/// The fault of a member that has to be text.
 fn text(object: &Value, name: &str, optional: bool) -> Option<String> {
     match object.get(name) {
         None if optional => None,

@@ -27,8 +27,8 @@ use crate::{
     inflate::{InflateError, inflate},
 };
 
-/// Configurations that raw requests and `generate` go by: each kind of input once, then inputs in the way of the
-/// protocol's own members.
+/// Configurations for raw requests and `generate`: each kind of input once, then inputs named like the protocol's own
+/// members.
 const CONFIGS: [&str; 6] = [
     r#"input [ { name: "x" data_type: TYPE_FP32 dims: [-1] }, { name: "s" data_type: TYPE_STRING dims: [1] },
         { name: "i" data_type: TYPE_INT64 dims: [2, 2] }, { name: "b" data_type: TYPE_BOOL dims: [-1] },
@@ -95,7 +95,7 @@ pub fn http_infer(data: &[u8]) {
     }
 }
 
-/// What is written of a request as if it were an answer is read as that request.
+/// A request that is written as an answer reads back as the same request.
 fn assert_read_back(decoded: &DecodedRequest) {
     assert_consistent(&decoded.request);
     let mixed = OutputEncoding {
@@ -110,7 +110,7 @@ fn assert_read_back(decoded: &DecodedRequest) {
     let sent = &decoded.request;
     for wanted in [OutputEncoding::default(), mixed, binary] {
         let answer = response::encode(&echo(sent), &sent.id, &wanted, &Charge::unbounded());
-        // Half precision has no JSON form, and bytes that are no text have none.
+        // Half precision has no JSON form, and neither have bytes that are not UTF-8.
         let Ok(encoded) = answer else {
             assert!(!wanted.all_binary);
             continue;
@@ -120,7 +120,7 @@ fn assert_read_back(decoded: &DecodedRequest) {
             let text = value.to_str().expect("digits");
             text.parse::<usize>().expect("a number")
         });
-        // An answer's outputs are written as a request's inputs are. In strings the quotes would be escaped.
+        // An answer's outputs are written like a request's inputs. Inside strings the quotes would be escaped.
         let (outputs, inputs) = (b"\"outputs\":[".as_slice(), b"\"inputs\":[".as_slice());
         let at = body
             .windows(outputs.len())
@@ -128,7 +128,7 @@ fn assert_read_back(decoded: &DecodedRequest) {
             .expect("outputs");
         let body = [&body[..at], inputs, &body[at + outputs.len()..]].concat();
         let header_length = header_length.map(|length| length - (outputs.len() - inputs.len()));
-        // Tensors without elements are announced as binary data, although none follows.
+        // Tensors without elements are announced as binary data, although no data follows.
         let header_length = header_length.or(wanted.all_binary.then_some(body.len()));
         let Ok(read) = request::decode(&body.into(), header_length, MODEL, &Charge::unbounded())
         else {
@@ -162,7 +162,7 @@ pub fn http_generate(data: &[u8]) {
         let document = Document::new(&json);
         let parsed: serde_json::Result<&RawValue> = document.parse(serde_json::from_slice);
         assert!(parsed.is_ok(), "an answer that is no JSON");
-        // Without the members that an input or a parameter has taken the place of, the answer is a request.
+        // If no input is named `id`, the answer without its parameters is a request.
         if config.input("id").is_some() {
             continue;
         }
@@ -175,7 +175,7 @@ pub fn http_generate(data: &[u8]) {
             panic!("an answer that cannot be read");
         };
         assert_eq!(read.id, request.id);
-        // Of an input that is given twice the answer has the last, in the order of names.
+        // If an input is given twice, the answer has the last one; members are sorted by name.
         let mut sent: Vec<_> = request.inputs.into_iter().rev().collect();
         sent.sort_by(|(left, _), (right, _)| left.cmp(right));
         sent.dedup_by(|(later, _), (kept, _)| later == kept);
@@ -192,12 +192,12 @@ pub fn http_control(data: &[u8]) {
         assert!(files.sum::<usize>() <= data.len());
     }
     if let Ok(body) = lean::parse(data, 1) {
-        // Whether it is one does not matter, as long as it is told.
+        // Either outcome is fine.
         drop(logging::decode(&body));
     }
 }
 
-/// A compressed body behind a byte that bounds what it may become (up to 64 KiB).
+/// A byte that sets the limit (up to 64 KiB), then a compressed body.
 pub fn http_compression(data: &[u8]) {
     let Some((bound, body)) = data.split_first() else {
         return;
@@ -206,7 +206,7 @@ pub fn http_compression(data: &[u8]) {
     let plain = match inflate(body, limit, &Charge::unbounded()) {
         Ok(plain) => plain,
         Err(InflateError::TooLong | InflateError::NoMemory(_)) => return,
-        // No compressed data; something to compress, then.
+        // Not compressed data, so use it as data to compress.
         Err(InflateError::Broken(_)) => body.to_vec(),
     };
     for coding in [Coding::Gzip, Coding::Deflate] {

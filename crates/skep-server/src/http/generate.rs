@@ -1,8 +1,8 @@
 //! `POST /v2/models/{model}[/versions/{version}]/generate` and `.../generate_stream`.
 //!
-//! A request is a JSON object: members that are named like inputs are their data, all others are parameters; so are the
-//! members of `parameters`. An answer is an object of outputs, as an event where a stream was asked for. Members of an
-//! answer are in the order of their names, as on Triton.
+//! A request is a JSON object: members named like inputs hold their data, all others are parameters, and so are the
+//! members of `parameters`. An answer is an object of outputs, sent as an event if a stream was asked for. Members of
+//! an answer are sorted by name, as on Triton.
 //!
 //! Source: Triton, "Generate Extension"; forms as Triton 2.51 answers.
 
@@ -79,7 +79,7 @@ pub(super) async fn generate_stream(
             charge.add(answer.len())?;
             Ok(event(StatusCode::OK, &answer))
         }
-        // The first event decides on the status, as on Triton.
+        // The first event decides the status, as on Triton.
         Err(InferenceFailure { error, ran: true }) => {
             let mut response = event(error.http_status(), error.body().as_bytes());
             response.extensions_mut().insert(error.into_refusal());
@@ -89,7 +89,7 @@ pub(super) async fn generate_stream(
     }
 }
 
-/// Compression is for `infer` alone, as on Triton.
+/// Only `infer` takes compressed requests, as on Triton.
 fn refuse_compressed(headers: &HeaderMap) -> Result<(), ApiError> {
     match compression::of_request(headers) {
         Ok(None) => Ok(()),
@@ -144,7 +144,7 @@ async fn run(
     }
 }
 
-/// The members of an object, in order; a key may come again.
+/// The members of an object, in order; a key may occur several times.
 struct GenerateMembers<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for GenerateMembers<'a> {
@@ -249,7 +249,7 @@ pub(super) fn decode(
     Ok(mapping.request)
 }
 
-/// Members on their way to inputs and parameters.
+/// Turns members into inputs and parameters.
 struct MemberMapping<'a> {
     document: &'a Document<'a>,
     model: &'a str,
@@ -272,7 +272,7 @@ impl<'a> MemberMapping<'a> {
             self.request.parameters.push((key.to_owned(), parameter));
             return Ok(());
         };
-        // Without brackets it is one value, and what kind of value shows where it is read.
+        // Without brackets it is one value, whose kind is checked when it is read.
         let count = if value.get().starts_with('[') {
             serde_json::from_str(value.get()).map(|Length(count)| count)
         } else {
@@ -293,8 +293,8 @@ impl<'a> MemberMapping<'a> {
     }
 }
 
-/// The shape of `count` elements within `dims`: from behind, the first variable dimension takes all that the fixed ones
-/// leave, further ones are 1. `None` if they do not come out even.
+/// The shape of `count` elements within `dims`: the last variable dimension takes all elements that the fixed ones
+/// leave, other variable ones are 1. `None` if the elements do not fill the shape exactly.
 fn fit(count: usize, dims: &[i64]) -> Option<Shape> {
     let mut rest = count;
     for fixed in dims.iter().filter_map(|&dim| usize::try_from(dim).ok()) {
@@ -316,23 +316,29 @@ fn fit(count: usize, dims: &[i64]) -> Option<Shape> {
     }
 }
 
-/// An answer's members: its model, its parameters and its outputs; an output of one element is that element. What is
-/// written is added to `charge` before there is memory for it.
+fn json_bytes(value: &Value) -> Vec<u8> {
+    value.to_string().into_bytes()
+}
+
+/// An answer's members: its model, its parameters and its outputs; an output of one element is a scalar. Memory is
+/// added to `charge` before it is allocated.
 pub(super) fn encode(
     answer: InferResponse,
     id: &str,
     charge: &Charge,
 ) -> Result<Vec<u8>, ApiError> {
     let mut members: BTreeMap<String, Vec<u8>> = BTreeMap::new();
-    let text = |value: Value| value.to_string().into_bytes();
     if !id.is_empty() {
-        members.insert("id".to_owned(), text(json!(id)));
+        members.insert("id".to_owned(), json_bytes(&json!(id)));
     }
-    members.insert("model_name".to_owned(), text(json!(answer.model.as_str())));
+    members.insert(
+        "model_name".to_owned(),
+        json_bytes(&json!(answer.model.as_str())),
+    );
     let version = answer.version.to_string();
-    members.insert("model_version".to_owned(), text(json!(version)));
+    members.insert("model_version".to_owned(), json_bytes(&json!(version)));
     for (key, value) in &answer.parameters {
-        members.insert(key.clone(), text(parameters::value(value)));
+        members.insert(key.clone(), json_bytes(&parameters::value(value)));
     }
     for output in &answer.outputs {
         let mut data = Vec::new();

@@ -26,11 +26,11 @@ use crate::{
     state::ServerState,
 };
 
-/// The largest body that is taken in, in bytes; tensors of 2 GiB and more travel no sane network in one request.
+/// The largest body that is accepted, in bytes; a tensor of 2 GiB or more in one request is a mistake.
 const MAX_BODY_BYTES: usize = 2 << 30;
 
-/// JSON of about this size is read and written where the request is handled: a millisecond at most. More goes to another
-/// thread, so that no other connection waits for it.
+/// JSON up to this size is read and written on the reactor: a millisecond at most. More goes to another thread, so that
+/// no other connection waits for it.
 pub(super) const MAX_INLINE_JSON_BYTES: usize = 128 << 10;
 
 /// Where the JSON part of a body ends and the binary tensor data begins.
@@ -62,7 +62,7 @@ impl Shortcut for DirectInference {
     }
 }
 
-/// The model that a path of this call names; what is unusual about a path is the router's to judge.
+/// The model that a path of this call names; `None` leaves an unusual path to the router.
 fn target(path: &str) -> Option<ModelPath> {
     let rest = path.strip_prefix("/v2/models/")?.strip_suffix("/infer")?;
     let (model, version) = match rest.split_once('/') {
@@ -102,7 +102,7 @@ pub(super) async fn infer(
             state.max_json_bytes
         )));
     }
-    // After the body: a version is held only while a request runs, never while a slow client sends.
+    // Resolved after the body is read: a version is held only while a request runs, never while a slow client sends.
     let loaded = state
         .runtime
         .resolve(&path.model, path.version.as_deref())
@@ -117,7 +117,7 @@ pub(super) async fn infer(
         }
         _ => {
             let decoded = request::decode(&body, header_length, &path.model, &charge)?;
-            // What is decoded holds what it needs of it.
+            // The decoded request keeps the slices that it needs.
             drop(body);
             decoded
         }
@@ -156,8 +156,7 @@ pub(super) async fn infer(
     Ok(encoded.into_response())
 }
 
-/// Where the binary data of a body is going to begin, if the client says so in a way that makes sense; checked with the
-/// body at hand.
+/// Where the binary data of a body begins, if the client declares it; checked later, against the body.
 fn split(headers: &HeaderMap) -> Option<usize> {
     headers
         .get(HEADER_LENGTH)?
@@ -168,7 +167,7 @@ fn split(headers: &HeaderMap) -> Option<usize> {
         .ok()
 }
 
-/// The length of the JSON part if the client says it: 0 for a raw binary request.
+/// The length of the JSON part, if the client declares it; 0 for a raw binary request.
 pub(super) fn header_length(
     headers: &HeaderMap,
     body_bytes: usize,

@@ -1,4 +1,4 @@
-//! An input of an inference request: its tensor, out of its JSON or the binary part of the body.
+//! An input of an inference request: its tensor, from its JSON or from the binary part of the body.
 
 use std::borrow::Cow;
 
@@ -15,7 +15,7 @@ use skep_wire::{
 use super::{fault, members::TensorMembers, parameters, sequence::AtMost};
 use crate::{bounds::MAX_DIMS, error::ApiError, inference};
 
-/// What decoding takes that is not worth being charged beside the body.
+/// Memory of decoding that is too small to be charged.
 pub(super) const UNCHARGED_BYTES: usize = 4 << 10;
 
 /// An input as JSON has it.
@@ -32,7 +32,7 @@ pub(super) struct InputJson<'a> {
     data: Option<&'a RawValue>,
 }
 
-/// Why an input's data in JSON is none.
+/// Why an input's JSON data cannot be read.
 pub(super) fn data_error(input: &str, error: &WireError) -> ApiError {
     ApiError::invalid(match error {
         WireError::NoJsonForm(datatype) => format!(
@@ -42,7 +42,7 @@ pub(super) fn data_error(input: &str, error: &WireError) -> ApiError {
     })
 }
 
-/// The binary part of a body, taken from front to back.
+/// The binary part of a body, consumed from front to back.
 pub(super) struct BinaryPart<'a> {
     pub(super) rest: Bytes,
     /// Whether the request says where its JSON part ends.
@@ -70,7 +70,7 @@ impl BinaryPart<'_> {
     }
 }
 
-/// An input's tensor, out of its JSON or the binary part.
+/// An input's tensor, from its JSON or from the binary part.
 pub(super) fn tensor(
     id: &str,
     input: &InputJson<'_>,
@@ -79,14 +79,14 @@ pub(super) fn tensor(
     charge: &Charge,
 ) -> Result<Tensor, ApiError> {
     let name = &input.name;
-    let invalid = |what: String| ApiError::invalid(format!("input '{name}': {what}"));
     let datatype = DataType::from_protocol_name(&input.datatype).map_err(|error| {
         ApiError::invalid(format!("invalid datatype for input {name}: {error}"))
     })?;
     if input.shape.0.iter().any(|dim| *dim < 0) {
         return Err(fault::negative_shape());
     }
-    let shape = Shape::from_wire(&input.shape.0).map_err(|e| invalid(e.to_string()))?;
+    let shape =
+        Shape::from_wire(&input.shape.0).map_err(|error| inference::invalid_input(name, error))?;
     let binary_size = input_parameters(input)?;
     let bytes = match (input.data, binary_size) {
         (Some(_), Some(_)) => {
@@ -105,7 +105,7 @@ pub(super) fn tensor(
     inference::input_tensor(id, name, binary.model, datatype, shape, bytes)
 }
 
-/// Reads the elements of an input, whose memory is charged before it is taken.
+/// Reads the elements of an input; memory is charged before it is allocated.
 pub(super) fn data(
     input: &str,
     text: &str,
@@ -131,13 +131,13 @@ fn one_field_only(but: &str) -> ApiError {
     ))
 }
 
-/// The size of an input's binary data, if its parameters announce any.
+/// The size of an input's binary data, if its parameters declare it.
 fn input_parameters(input: &InputJson<'_>) -> Result<Option<usize>, ApiError> {
     let mut binary_size = None;
     for (key, value) in input.parameters.iter().flat_map(TensorMembers::iter) {
         match key {
             "binary_data_size" => {
-                // What cannot be addressed is more than any body holds.
+                // A size that cannot be addressed is larger than any body.
                 let size = parameters::unsigned(key, value)?;
                 binary_size = Some(usize::try_from(size).unwrap_or(usize::MAX));
             }

@@ -1,8 +1,8 @@
-//! JSON values of which no more is kept than anybody looks at: what a client nests, repeats or calls by names that mean
-//! nothing takes no memory.
+//! JSON values that keep only the parts that the server uses: nested values, repetitions and unknown names take no
+//! memory.
 //!
-//! A value of eight bytes of text can take six hundred in memory, so these come before `serde_json::Value` wherever a
-//! client writes the text.
+//! A value of eight bytes of text can take six hundred bytes in memory, so text from a client is read with these and
+//! not as a plain `serde_json::Value`.
 
 use std::{borrow::Cow, cell::Cell, fmt};
 
@@ -14,14 +14,14 @@ use serde_json::{Map, Number, Value};
 
 use crate::bounds::MAX_PARAMETERS;
 
-/// Entries that are kept of a request that is only looked at for what is wrong with it.
+/// Entries kept of a request when only its fault is sought.
 const MAX_LOOKED_AT: usize = 64 << 10;
 
-/// Reads a value down to a depth: containers below it are empty. Fails when there are more entries than may be `left`.
+/// Reads a value down to a depth; containers below it stay empty. Fails if there are more entries than are `left`.
 #[derive(Clone, Copy)]
 struct Lean<'a> {
     depth: usize,
-    /// Whether arrays are kept like objects; they are empty otherwise.
+    /// Whether the elements of arrays are kept, as members of objects are.
     arrays: bool,
     /// Which members are kept.
     keeps: fn(&str) -> bool,
@@ -44,7 +44,7 @@ impl Lean<'_> {
     }
 }
 
-/// Why an object is not read.
+/// Why an object is refused.
 pub(super) fn too_many() -> String {
     format!("an object has more than {MAX_PARAMETERS} members")
 }
@@ -123,11 +123,11 @@ impl<'de> Visitor<'de> for Lean<'_> {
     }
 }
 
-/// A name, borrowed unless an escape is in it.
+/// A name, borrowed unless it contains an escape.
 #[derive(Debug, Deserialize)]
 pub(super) struct Name<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
 
-/// A text, a number, a truth or nothing; a container is an empty one.
+/// A string, a number, a boolean or null; a container is read as an empty one.
 pub(super) struct Leaf(pub(super) Value);
 
 impl<'de> Deserialize<'de> for Leaf {
@@ -174,7 +174,7 @@ impl<'de> Deserialize<'de> for Leaves {
     }
 }
 
-/// Reads a value whose objects hold objects down to `depth`, and no more than [`MAX_PARAMETERS`] members in all.
+/// Reads a value with objects down to `depth` and at most [`MAX_PARAMETERS`] members in all.
 pub(super) fn parse(json: &[u8], depth: usize) -> serde_json::Result<Value> {
     read(
         json,
@@ -187,7 +187,7 @@ pub(super) fn parse(json: &[u8], depth: usize) -> serde_json::Result<Value> {
     )
 }
 
-/// Reads of an inference request what shows its form: not its data, nor its parameters.
+/// Reads the structure of an inference request, without its data and parameters.
 pub(super) fn form(json: &[u8]) -> serde_json::Result<Value> {
     const SHOWN: [&str; 6] = ["id", "inputs", "outputs", "name", "datatype", "shape"];
     read(
@@ -216,7 +216,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn containers_are_kept_as_deep_as_anybody_looks() {
+    fn containers_below_the_depth_are_empty() {
         let text = br#"{"a":{"b":{"c":1},"d":[[2],{"e":3}]},"f":"g","h":null,"i":-1.5,"j":true}"#;
         assert_eq!(
             parse(text, 2).ok(),
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn members_are_counted_wherever_they_stand() {
+    fn members_are_counted_at_every_depth() {
         let of = |count: usize| {
             let members: Vec<String> = (0..count).map(|n| format!("\"{n}\":0")).collect();
             format!("{{{}}}", members.join(","))

@@ -16,7 +16,7 @@ pub(super) async fn show(State(state): State<Arc<ServerState>>) -> Response {
     encode(&state.logs.settings())
 }
 
-/// Changes all settings of the body, or none if one of them is wrong; Triton changes those before the wrong one.
+/// Changes all settings in the body, or none of them if one is wrong; Triton changes those before the wrong one.
 pub(super) async fn change(
     State(state): State<Arc<ServerState>>,
     SmallJsonBody(body): SmallJsonBody,
@@ -33,29 +33,36 @@ pub(super) fn decode(body: &Value) -> Result<LogChange, ApiError> {
             "the body of a log settings request must be a JSON object",
         ));
     };
-    let not = |what| ApiError::invalid(format!("attempt to access JSON {what}"));
     let mut change = LogChange::default();
-    // Null is as good as absent.
+    // Null counts as absent.
     for (name, value) in members.iter().filter(|(_, value)| !value.is_null()) {
         match change.slot(name)? {
             None => {}
             Some(SettingSlot::Flag(slot)) => {
                 let flag = value.as_bool();
-                *slot = Some(flag.ok_or_else(|| not("non-boolean as boolean"))?);
+                *slot = Some(flag.ok_or_else(|| mismatch("non-boolean as boolean"))?);
             }
             Some(SettingSlot::Level(slot)) => {
                 let level = value.as_u64();
-                let level = level.ok_or_else(|| not("non-unsigned-integer as unsigned-integer"))?;
-                // Beyond any level there is.
+                let level =
+                    level.ok_or_else(|| mismatch("non-unsigned-integer as unsigned-integer"))?;
+                // Higher than any level that exists.
                 *slot = Some(u32::try_from(level).unwrap_or(u32::MAX));
             }
             Some(SettingSlot::Text(slot)) => {
                 let text = value.as_str();
-                *slot = Some(text.ok_or_else(|| not("non-string as string"))?.to_owned());
+                *slot = Some(
+                    text.ok_or_else(|| mismatch("non-string as string"))?
+                        .to_owned(),
+                );
             }
         }
     }
     Ok(change)
+}
+
+fn mismatch(what: &str) -> ApiError {
+    ApiError::invalid(format!("attempt to access JSON {what}"))
 }
 
 /// Members in Triton's order.

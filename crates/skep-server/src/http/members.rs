@@ -1,4 +1,4 @@
-//! What is said of an input or an output in JSON: a few members, in a list, where a map would cost more than it finds.
+//! The parameters of an input or an output in JSON: a short list, where a map would cost more than it saves.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 
 use super::lean::{Leaf, Name};
 
-/// The members that mean something; others are passed over, as on Triton.
+/// The known members; others are ignored, as on Triton.
 const KNOWN: [&str; 6] = [
     "binary_data_size",
     "binary_data",
@@ -21,10 +21,10 @@ const KNOWN: [&str; 6] = [
     "shared_memory_byte_size",
 ];
 
-/// Known members of one object, sent again and again: more than this is no mistake.
+/// The most known members of one object. Repetitions count, and more of them can only be malicious.
 const MAX_KNOWN: usize = 64;
 
-/// Names and values in the order in which they were sent; a name that is sent twice is here twice.
+/// Names and values in the order in which they were sent; repeated names are kept.
 #[derive(Debug)]
 pub(super) struct TensorMembers(SmallVec<[(&'static str, Value); 1]>);
 
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn members_stay_in_order_and_others_are_passed_over() {
+    fn known_members_keep_their_order_and_others_are_ignored() {
         let text = r#"{"binary_data":1,"a":[[{}]],"b\u0062":{"c":"d"},"classification":[1],"binary_data":null}"#;
         let members: TensorMembers = serde_json::from_str(text).expect("valid");
         let expected = [
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_does_not_come_for_ever() {
+    fn repetitions_of_a_member_are_bounded() {
         let text = |count| format!("{{{}}}", vec![r#""binary_data":true"#; count].join(","));
         assert!(serde_json::from_str::<TensorMembers>(&text(MAX_KNOWN)).is_ok());
         assert!(serde_json::from_str::<TensorMembers>(&text(MAX_KNOWN + 1)).is_err());

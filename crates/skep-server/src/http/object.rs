@@ -1,7 +1,7 @@
-//! Structures of a request that are JSON objects, and nothing else.
+//! Structures of a request that must be JSON objects.
 //!
-//! What `serde` derives for a structure also takes an array of its members, in the order in which the code names them.
-//! That is no form of the protocol.
+//! What `serde` derives for a structure also accepts an array of its members, in the order of declaration. The protocol
+//! has no such form.
 
 use std::{fmt, marker::PhantomData};
 
@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn an_array_of_members_is_no_object() {
+    fn an_array_of_members_is_refused() {
         let read = |text| {
             let pair: Result<ObjectOnly<Pair<'_>>, _> = serde_json::from_str(text);
             pair.map(|ObjectOnly(pair)| (pair.a, pair.b.map(|b| b.get().to_owned())))

@@ -1,4 +1,4 @@
-//! The page at `/`: the server's models, and what a browser needs to know besides.
+//! The page at `/`: the server's models and how they perform.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::state::ServerState;
 
 const PAGE: &str = include_str!("page.html");
 
-/// The page of a server whose metrics are on this port, if they are served.
+/// The page of a server whose metrics are on `metrics_port`, if they are served.
 pub(crate) fn render(metrics_port: Option<u16>) -> String {
     let port = metrics_port.map_or_else(String::new, |port| port.to_string());
     PAGE.replace("{{version}}", env!("CARGO_PKG_VERSION"))
@@ -24,7 +24,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_place_is_filled_in() {
+    fn every_placeholder_is_filled_in() {
         for port in [None, Some(8002)] {
             let page = render(port);
             assert!(!page.contains("{{"), "a place is left");

@@ -1,13 +1,13 @@
 //! Parameters of requests and answers in JSON.
 //!
-//! Source: Triton, "Parameters Extension"; texts of refusals as Triton 2.51 words them.
+//! Source: Triton, "Parameters Extension"; errors as Triton 2.51 words them.
 
 use serde_json::{Map, Value, json};
 use skep_runtime::{InferRequest, Parameter};
 
 use crate::{error::ApiError, inference};
 
-/// A parameter that the user named; one value of a kind that parameters have.
+/// A parameter of the user's own; its value is of one of the kinds that parameters may have.
 pub(super) fn own(key: &str, value: &Value) -> Result<Parameter, ApiError> {
     let invalid = || {
         ApiError::invalid(format!(
@@ -26,8 +26,8 @@ pub(super) fn own(key: &str, value: &Value) -> Result<Parameter, ApiError> {
     }
 }
 
-/// Puts what a request says of itself into it, under the user's own names and under those that the protocol defines.
-/// Whether outputs are to be binary.
+/// Puts a request's parameters into it, the user's own and those that the protocol defines. Returns whether outputs are
+/// to be binary.
 pub(super) fn of_request(
     given: &Map<String, Value>,
     request: &mut InferRequest,
@@ -36,7 +36,7 @@ pub(super) fn of_request(
     for (key, value) in given {
         match key.as_str() {
             "binary_data_output" => binary = boolean(key, value)?,
-            // Checked here, without effect: there are no sequences yet.
+            // Checked, but without effect: there are no sequences yet.
             "sequence_start" | "sequence_end" => drop(boolean(key, value)?),
             "sequence_id" if value.is_string() || value.is_u64() => {}
             "sequence_id" => return Err(unreadable(key, "non-string as string")),
@@ -77,7 +77,7 @@ pub(super) fn value(parameter: &Parameter) -> Value {
     }
 }
 
-/// Appends `,"parameters":{...}`, nothing if there are none.
+/// Appends `,"parameters":{...}`, or nothing if there are no parameters.
 pub(super) fn encode(parameters: &[(String, Parameter)], json: &mut Vec<u8>) {
     if parameters.is_empty() {
         return;
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_says_how_urgent_it_is() {
+    fn priority_and_timeout_are_read() {
         let of = |given| {
             let request = request(&given).expect("valid");
             (request.priority, request.timeout)

@@ -1,4 +1,5 @@
-//! Raw binary requests: the body is the one input's data, and everything else follows from the model's configuration.
+//! Raw binary requests: the body is the data of the only input, and everything else follows from the model's
+//! configuration.
 //!
 //! Source: Triton, "Binary Tensor Data Extension", "Raw Binary Request".
 
@@ -10,10 +11,10 @@ use skep_types::Shape;
 use super::request::{DecodedRequest, OutputEncoding};
 use crate::{error::ApiError, inference};
 
-/// The name that Triton's texts give the input, which has none in the request.
+/// The name that Triton's texts give to the input, which the request does not name.
 const INPUT_NAME: &str = "raw_input";
 
-/// Makes a request out of a body that is tensor data as a whole; its outputs travel as binary data.
+/// Makes a request from a body that is tensor data as a whole; its outputs travel as binary data.
 pub(super) fn decode(body: Bytes, config: &ModelConfig) -> Result<DecodedRequest, ApiError> {
     let model = config.name().as_str();
     let error = |text: String| inference::invalid_request("", &text);
@@ -32,12 +33,12 @@ pub(super) fn decode(body: Bytes, config: &ModelConfig) -> Result<DecodedRequest
         )));
     }
     let fixed = dims.iter().filter_map(|&dim| usize::try_from(dim).ok());
-    // Checked when the configuration was read: it fits.
+    // Cannot overflow: checked when the configuration was read.
     let item: usize = fixed.product();
     let data = match input.datatype.element_size() {
         Some(_) => body,
         None if variable == 0 && item == 1 => {
-            // The body is the one string; as an element of a tensor its length comes first.
+            // The body is the only string; as an element of a tensor it needs its length in front.
             skep_tensor::encode_strings([&*body]).into()
         }
         None => {

@@ -1,4 +1,4 @@
-//! Answers that handlers of HTTP give, other than those to inference.
+//! Answers of HTTP handlers, apart from those to inference.
 
 use axum::{
     body::Body,
@@ -19,8 +19,8 @@ pub(super) fn json(status: StatusCode, body: impl Into<Body>) -> Response {
     (status, [(header::CONTENT_TYPE, error::JSON)], body.into()).into_response()
 }
 
-/// A status with its text as Triton's HTTP library words it, in the body of an error; as plain text, which is how Triton
-/// labels what it refuses before it looks into a request.
+/// An error with the text of Triton's HTTP library for a status. Its label is plain text: Triton labels requests so
+/// that it refuses before it reads them.
 pub(super) fn plain(status: StatusCode, text: &str) -> Response {
     error::error_response(status, error::PLAIN, text)
 }

@@ -1,6 +1,6 @@
 //! The model repository: its index, load and unload.
 //!
-//! Source of the texts and statuses: Triton answers 500 to a body that it cannot read here.
+//! Texts and statuses are Triton's, which answers 500 to a body that it cannot read here.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ use crate::{
 
 type JsonObject = Map<String, Value>;
 
-/// A body is an object, and so are its parameters; nothing else in it is.
+/// The depth of a body: an object, with `parameters` as an object in it.
 const BODY_DEPTH: usize = 2;
 
 /// A body that cannot be read.
@@ -32,7 +32,7 @@ fn unreadable(text: impl Into<String>) -> ApiError {
     ApiError::new(ErrorKind::Internal, text)
 }
 
-/// The members of a repository call's body other than `parameters`, and the parameters: an empty body means none.
+/// The members of a repository call's body other than `parameters`, and the parameters; an empty body has neither.
 pub(super) fn parameters(body: &Bytes, what: &str) -> Result<(JsonObject, JsonObject), ApiError> {
     if body.is_empty() {
         return Ok((JsonObject::new(), JsonObject::new()));
@@ -73,7 +73,7 @@ pub(super) async fn load(
     HeldMemory(charge): HeldMemory,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
-    // Its texts, and the files in them.
+    // For the texts, and for the files decoded from them.
     charge.add(body.len().saturating_mul(2))?;
     let read = move || {
         let (_, parameters) = parameters(&body, "a load request")?;
@@ -87,7 +87,7 @@ pub(super) async fn load(
     Ok(json(StatusCode::OK, ""))
 }
 
-/// What a load request's parameters say. Files come in base64.
+/// The overrides in a load request's parameters. Files are in base64.
 pub(super) fn overrides(parameters: JsonObject) -> Result<LoadOverrides, ApiError> {
     let mut overrides = LoadOverrides::default();
     for (key, value) in parameters {

@@ -1,4 +1,4 @@
-//! An inference request out of its JSON and binary parts.
+//! Decodes an inference request from its JSON and binary parts.
 //!
 //! Source: Open Inference Protocol, "Inference Request JSON Object"; Triton's "Binary Tensor Data Extension".
 
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{bounds::MAX_TENSORS, error::ApiError};
 
-/// A decoded request, and how its outputs are to be sent.
+/// A decoded request, and the encoding of its outputs.
 pub(super) struct DecodedRequest {
     pub(super) request: InferRequest,
     pub(super) wanted: OutputEncoding,
@@ -31,11 +31,11 @@ pub(super) struct DecodedRequest {
 /// How outputs travel.
 #[derive(Debug, Default)]
 pub(super) struct OutputEncoding {
-    /// All as binary data; only where the request names no output.
+    /// All travel as binary data; only if the request names no output.
     pub(super) all_binary: bool,
     /// The outputs that travel as binary data.
     pub(super) binary: Vec<String>,
-    /// The outputs in whose place classes travel, and how many of them.
+    /// The outputs that are replaced by classes, and how many classes.
     pub(super) classes: Vec<(String, u64)>,
 }
 
@@ -50,7 +50,7 @@ impl OutputEncoding {
 struct RequestJson<'a> {
     #[serde(borrow, default)]
     id: Option<Id<'a>>,
-    // As it was sent: a bare NaN in it must not become a number.
+    // Kept as text: a bare NaN in it must not become a number.
     #[serde(borrow, default)]
     parameters: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -86,7 +86,7 @@ pub(super) fn decode(
     let copied_bytes = Cell::new(0);
     let parsed: Result<ObjectOnly<RequestJson<'_>>, Unparsed> = document.parse_within(
         |json| match str::from_utf8(json) {
-            // Checked once, instead of string by string.
+            // UTF-8 is checked once, instead of string by string.
             Ok(text) => serde_json::from_str(text),
             Err(_) => serde_json::from_slice(json),
         },
@@ -141,13 +141,13 @@ pub(super) fn decode(
         output_parameters(&output, &mut wanted)?;
         request.outputs.push(output.name.into_owned());
     }
-    // What an output says of itself goes before; one that says nothing travels as JSON.
+    // An output's own parameter takes precedence; a named output without one travels as JSON.
     wanted.all_binary = binary_output && request.outputs.is_empty();
     charge.give_back(copied_bytes.get());
     Ok(DecodedRequest { request, wanted })
 }
 
-/// Bytes of the texts that a request keeps of its JSON: names, and parameters in both of their forms.
+/// Bytes of text that a decoded request keeps: names, and parameters as JSON and decoded.
 fn text_bytes(parsed: &RequestJson<'_>, document: &Document<'_>) -> usize {
     let id = parsed.id.as_ref().map_or(0, |Id(id)| id.len());
     let inputs = parsed.inputs.0.iter().map(|input| input.0.name.len());
@@ -180,7 +180,7 @@ fn output_parameters(output: &OutputJson<'_>, wanted: &mut OutputEncoding) -> Re
                         "Unable to set 'classification': attempt to access JSON non-unsigned-integer as unsigned-integer",
                     )
                 })?;
-                // No classes: the output as it is.
+                // 0 classes mean the output itself.
                 if count > 0 {
                     wanted
                         .classes
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn data_that_cannot_be_is_named_in_tritons_words() {
+    fn impossible_data_is_reported_in_tritons_words() {
         for (datatype, data, expected) in [
             (
                 "FP32",
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn each_fault_of_a_request_is_named() {
         for (json, part) in [
             ("{", "failed to parse the request JSON buffer"),
             ("[]", "failed to parse the request JSON buffer"),

@@ -1,4 +1,4 @@
-//! An answer as JSON, with binary tensor data behind it where that was asked for.
+//! Encodes an answer as JSON, followed by binary tensor data if that was asked for.
 
 use std::{
     convert::Infallible,
@@ -26,14 +26,14 @@ use super::{
 };
 use crate::{error::ApiError, growth::make_room};
 
-/// Where the JSON part ends; the capitals are Triton's, HTTP does not mind.
+/// Where the JSON part ends. Triton capitalises the name; HTTP ignores case.
 const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 
-/// Binary data up to this size is copied behind the JSON part, so that both leave by one plain write; more of it travels
-/// from where the model wrote it. Tens of KiB are where a copy begins to cost more than a further piece does.
+/// Binary data up to this size is copied behind the JSON part, so that both leave in one plain write; more is sent from
+/// where the model wrote it. From tens of KiB on a copy costs more than a separate piece.
 const MAX_COPIED_BYTES: usize = 32 << 10;
 
-/// An answer as it travels.
+/// An encoded answer.
 #[derive(Debug)]
 pub(super) struct EncodedResponse {
     /// The JSON part, and the binary data that was copied behind it.
@@ -47,7 +47,7 @@ pub(super) struct EncodedResponse {
 }
 
 impl EncodedResponse {
-    /// Compresses it; what that takes is charged before it is taken.
+    /// Compresses the answer; memory is charged before it is allocated.
     pub(super) async fn compress(
         &mut self,
         coding: Coding,
@@ -97,15 +97,14 @@ pub(super) fn json_data_bytes(answer: &InferResponse, wanted: &OutputEncoding) -
         .sum()
 }
 
-/// Encodes an answer: members in Triton's order, binary data in the outputs' order. What is written is added to `charge`
-/// before there is memory for it.
+/// Encodes an answer: members in Triton's order, binary data in the outputs' order. Memory is added to `charge` before
+/// it is allocated.
 pub(super) fn encode(
     answer: &InferResponse,
     id: &str,
     wanted: &OutputEncoding,
     charge: &Charge,
 ) -> Result<EncodedResponse, ApiError> {
-    let is_binary = |output: &NamedTensor| wanted.is_binary(output);
     let mut json: Vec<u8> = Vec::with_capacity(256);
     json.push(b'{');
     if !id.is_empty() {
@@ -125,21 +124,24 @@ pub(super) fn encode(
         if index > 0 {
             json.push(b',');
         }
-        encode_output(output, is_binary(output), &mut json, charge)?;
-        if is_binary(output) {
+        encode_output(output, wanted.is_binary(output), &mut json, charge)?;
+        if wanted.is_binary(output) {
             binary_bytes += output.tensor.data().len();
         }
     }
     json.extend_from_slice(b"]}");
     let mut encoded = EncodedResponse {
-        // As on Triton: without binary data the JSON part is all there is, also where outputs without elements are said
-        // to be binary.
+        // As on Triton: without binary data the body is only JSON, even if outputs without elements were requested as
+        // binary.
         header_length: (binary_bytes > 0).then_some(json.len()),
         body: json,
         rest: Vec::new(),
         coding: None,
     };
-    let binary = answer.outputs.iter().filter(|output| is_binary(output));
+    let binary = answer
+        .outputs
+        .iter()
+        .filter(|output| wanted.is_binary(output));
     let binary = binary.map(|output| output.tensor.data());
     if binary_bytes > MAX_COPIED_BYTES {
         encoded.rest = binary.cloned().collect();
@@ -181,7 +183,7 @@ fn encode_output(
     Ok(())
 }
 
-/// Appends an output's elements as a flat array, whose memory is charged before it is taken.
+/// Appends an output's elements as a flat array; memory is charged before it is allocated.
 pub(super) fn encode_data(
     output: &NamedTensor,
     json: &mut Vec<u8>,
@@ -209,11 +211,11 @@ pub(super) fn encode_data(
     })
 }
 
-/// A body of pieces that lie apart.
+/// A body of separate pieces.
 struct Pieces {
-    /// Those that have not left yet, the next one last.
+    /// The remaining pieces, the next one last.
     left: Vec<Bytes>,
-    /// Their bytes.
+    /// Their total size in bytes.
     bytes: u64,
 }
 
@@ -332,7 +334,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bytes_that_are_no_text_are_not_made_one() {
+    async fn bytes_that_are_not_utf_8_are_refused() {
         let data = Bytes::from(skep_tensor::encode_strings([b"a".as_slice(), b"\xff"]));
         let (status, _, body) = encoded_data(DataType::Bytes, data.clone(), false).await;
         assert_eq!(status, StatusCode::BAD_REQUEST);

@@ -22,7 +22,7 @@ use crate::{
 struct RouteTable<'a> {
     restrictions: &'a Restrictions,
     router: Router<Arc<ServerState>>,
-    /// As they were given, for those who must know all of them.
+    /// All paths, for the tests.
     paths: Vec<String>,
 }
 
@@ -35,7 +35,7 @@ impl RouteTable<'_> {
     }
 }
 
-/// What answers on the port.
+/// The routes of the HTTP port.
 pub(crate) fn routes(state: &Arc<ServerState>) -> edge::PortRoutes {
     let all = edge::PortRoutes::from(router(Arc::clone(state)));
     if state.http_restrictions.restricts(CallGroup::Inference) {
@@ -52,10 +52,16 @@ fn router(state: Arc<ServerState>) -> Router {
         .with_state(state)
 }
 
+/// The paths of a call on a model, without and with a version.
+fn of_model(call: &str) -> [String; 2] {
+    [
+        format!("/v2/models/{{model}}{call}"),
+        format!("/v2/models/{{model}}/versions/{{version}}{call}"),
+    ]
+}
+
 /// All routes.
 fn all_routes(restrictions: &Restrictions) -> RouteTable<'_> {
-    let model = |suffix: &str| format!("/v2/models/{{model}}{suffix}");
-    let version = |suffix: &str| format!("/v2/models/{{model}}/versions/{{version}}{suffix}");
     let routes = RouteTable {
         restrictions,
         router: Router::new(),
@@ -79,7 +85,7 @@ fn all_routes(restrictions: &Restrictions) -> RouteTable<'_> {
             post(repository::unload),
         )
         .route(
-            // As if the name were not there, unlike load and unload: so does Triton.
+            // The repository's name is ignored here, unlike by load and unload; Triton does the same.
             "/v2/repository/{repository}/index",
             post(repository::index),
         )
@@ -92,50 +98,52 @@ fn all_routes(restrictions: &Restrictions) -> RouteTable<'_> {
             post(repository::named_repository),
         );
     for path in ["systemsharedmemory", "cudasharedmemory"] {
-        let path = |suffix: &str| format!("/v2/{path}{suffix}");
         router = router
-            .route(&path("/status"), get(management::shared_memory))
             .route(
-                &path("/region/{region}/status"),
+                &format!("/v2/{path}/status"),
                 get(management::shared_memory),
             )
             .route(
-                &path("/region/{region}/register"),
+                &format!("/v2/{path}/region/{{region}}/status"),
+                get(management::shared_memory),
+            )
+            .route(
+                &format!("/v2/{path}/region/{{region}}/register"),
                 post(management::shared_memory),
             )
             .route(
-                &path("/region/{region}/unregister"),
+                &format!("/v2/{path}/region/{{region}}/unregister"),
                 post(management::shared_memory),
             )
-            .route(&path("/unregister"), post(management::shared_memory));
+            .route(
+                &format!("/v2/{path}/unregister"),
+                post(management::shared_memory),
+            );
     }
-    for path in [
-        "/v2/trace/setting".to_owned(),
-        model("/trace/setting"),
-        version("/trace/setting"),
-    ] {
-        let route = get(management::tracing).post(management::tracing);
-        router = router.route(&path, route);
+    let tracing = || get(management::tracing).post(management::tracing);
+    router = router.route("/v2/trace/setting", tracing());
+    for path in of_model("/trace/setting") {
+        router = router.route(&path, tracing());
     }
-    for path in [model(""), version("")] {
+    for path in of_model("") {
         router = router.route(&path, get(management::model_metadata));
     }
-    for path in [model("/ready"), version("/ready")] {
+    for path in of_model("/ready") {
         router = router.route(&path, get(management::model_ready));
     }
-    for path in [model("/config"), version("/config")] {
+    for path in of_model("/config") {
         router = router.route(&path, get(management::model_config));
     }
-    for path in [model("/stats"), version("/stats")] {
+    for path in of_model("/stats") {
         router = router.route(&path, get(management::model_statistics));
     }
-    for path in [model("/infer"), version("/infer")] {
+    for path in of_model("/infer") {
         router = router.route(&path, post(infer::infer));
     }
-    for path in [model("/generate"), version("/generate")] {
+    for path in of_model("/generate") {
         router = router.route(&path, post(generate::generate));
     }
-    for path in [model("/generate_stream"), version("/generate_stream")] {
+    for path in of_model("/generate_stream") {
         router = router.route(&path, post(generate::generate_stream));
     }
     router
@@ -151,7 +159,7 @@ mod tests {
         let paths = all_routes(&restrictions).paths;
         assert!(paths.len() > 20);
         for path in paths {
-            // The page is no call of the protocol.
+            // The pages are not calls of the protocol.
             let is_page = path == "/" || path.starts_with("/docs");
             assert_eq!(CallGroup::of_route(&path).is_some(), !is_page, "{path}");
         }

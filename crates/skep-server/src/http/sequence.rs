@@ -8,8 +8,8 @@ use serde::{
 };
 use smallvec::{Array, SmallVec};
 
-/// An array of at most `MOST` elements, of which those that fit into an `A` are kept in place. What is parsed moves several
-/// times: only small elements belong there.
+/// An array of at most `MOST` elements; those that fit into an `A` are stored inline. A parsed value moves several
+/// times, so only small elements should be stored inline.
 pub(super) struct AtMost<A: Array, const MOST: usize>(pub(super) SmallVec<A>);
 
 impl<'de, A: Array, const MOST: usize> Deserialize<'de> for AtMost<A, MOST>
@@ -46,7 +46,7 @@ where
     }
 }
 
-/// A request's id: a text, or a number, which Triton takes as well.
+/// A request's id: a string, or a number, which Triton accepts too.
 #[derive(Debug)]
 pub(super) struct Id<'a>(pub(super) Cow<'a, str>);
 

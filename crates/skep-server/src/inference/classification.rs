@@ -1,17 +1,17 @@
-//! The classification extension: in the place of an output its best classes, `value:index[:label]`, as `BYTES`.
+//! The classification extension: replaces an output by its best classes, `value:index[:label]`, as `BYTES`.
 //!
-//! Source: Triton, "Classification Extension"; forms as Triton 2.51 answers. It numbers classes through everything
-//! behind the batch dimension.
+//! Source: Triton, "Classification Extension"; answers of Triton 2.51. Classes are numbered through all dimensions
+//! after the batch dimension.
 
 use std::cmp::Ordering;
 
-use skep_runtime::{InferResponse, Labels, LoadedVersion};
+use skep_runtime::{ClassLabels, InferResponse, LoadedVersion};
 use skep_tensor::Tensor;
 use skep_types::{DataType, Shape};
 
 use crate::error::ApiError;
 
-/// Puts the best classes in the place of each output that is named in `wanted`, with how many are wanted.
+/// Replaces each output that `wanted` names by its best classes, as many as `wanted` says.
 pub(crate) fn classify(
     answer: &mut InferResponse,
     wanted: &[(String, u64)],
@@ -34,18 +34,18 @@ pub(crate) fn classify(
     Ok(())
 }
 
-/// What is wanted of one output.
+/// The classes that are wanted of one output.
 struct ClassRequest<'a> {
     count: usize,
-    /// Whether the first dimension counts items, each with classes of its own.
+    /// Whether the first dimension is the batch, with classes for each item.
     batched: bool,
-    labels: Option<&'a Labels>,
+    labels: Option<&'a ClassLabels>,
 }
 
-/// How the values of a datatype are read, which are better, and how they are written.
+/// How the values of a datatype are read, compared and written.
 struct ClassValues<T, const SIZE: usize> {
     read: fn([u8; SIZE]) -> T,
-    /// The better value is the lesser.
+    /// The better value compares as less.
     order: fn(&T, &T) -> Ordering,
     text: fn(T) -> String,
 }
@@ -71,7 +71,7 @@ impl ClassRequest<'_> {
                     tensor,
                     &ClassValues {
                         read: <$type>::from_le_bytes,
-                        // Not-a-number is nobody's best class.
+                        // NaN is never the best class.
                         order: |a, b| {
                             let nan = a.is_nan().cmp(&b.is_nan());
                             nan.then(b.partial_cmp(a).unwrap_or(Ordering::Equal))
@@ -153,13 +153,13 @@ impl ClassRequest<'_> {
             data.extend_from_slice(label);
         }
         let length = data.len() - start - 4;
-        // A label of 4 GiB would be a file of more.
+        // Labels are far shorter than 4 GiB.
         let length = u32::try_from(length).unwrap_or(u32::MAX);
         data[start..start + 4].copy_from_slice(&length.to_le_bytes());
     }
 }
 
-/// The indices of the `count` best values, the best first; of equal ones the first first.
+/// The indices of the `count` best values, best first; equal values keep their order.
 fn best<T>(values: &[T], count: usize, order: fn(&T, &T) -> Ordering) -> Vec<usize> {
     let order = |a: &usize, b: &usize| order(&values[*a], &values[*b]).then(a.cmp(b));
     let mut indices: Vec<usize> = (0..values.len()).collect();
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn each_item_of_a_batch_has_its_own() {
+    fn each_item_of_a_batch_has_its_own_classes() {
         let data = vec![1, 2, 3, 4, 5, 6, 6, 5, 4, 3, 2, 1];
         let (shape, texts) = classes(DataType::Uint8, &[2, 2, 3], data, 2, true);
         assert_eq!(shape, [2, 2]);
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_has_no_classes() {
+    fn an_empty_tensor_has_no_classes() {
         for (shape, batched, expected) in [
             (&[0][..], false, &[0][..]),
             (&[0, 3], true, &[0, 0]),

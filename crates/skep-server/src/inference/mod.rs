@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! options         what the operator chooses: forwarded headers, compression
-//! request         its id in texts, its parameters, its failure, what it holds of the memory
-//! tensor          an input's tensor out of its data
+//! request         a request's id in texts, its parameters, its failure, its charge
+//! tensor          an input's tensor from its data
 //! classification  classes in place of an output
 //! ```
 
@@ -16,8 +16,8 @@ pub use self::options::{HeaderPattern, InferenceOptions};
 pub(crate) use self::{
     classification::classify,
     request::{
-        InferenceFailure, invalid_request, log_failure, log_parameters, output_bytes,
-        refuse_decoupled, reserved_parameter, settle, timeout,
+        InferenceFailure, invalid_input, invalid_request, log_failure, log_parameters,
+        output_bytes, refuse_decoupled, reserved_parameter, settle, timeout,
     },
     tensor::input_tensor,
 };

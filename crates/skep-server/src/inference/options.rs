@@ -11,13 +11,13 @@ pub struct InferenceOptions {
     pub http_headers: HeaderPattern,
     /// The gRPC metadata that becomes parameters of its request.
     pub grpc_headers: HeaderPattern,
-    /// Whether answers over gRPC are compressed for clients that take it.
+    /// Whether answers over gRPC are compressed for clients that accept it.
     pub grpc_compression: bool,
 }
 
-/// The names of headers that are handed on to models as parameters; none by default.
+/// Matches the names of headers that are forwarded to models as parameters; matches none by default.
 ///
-/// Source: Triton, `--http-header-forward-pattern`: the pattern may match any part of a name, whatever its case.
+/// Source: Triton, `--http-header-forward-pattern`: the pattern may match any part of a name, ignoring case.
 #[derive(Debug, Clone, Default)]
 pub struct HeaderPattern(Option<Regex>);
 
@@ -36,8 +36,8 @@ impl HeaderPattern {
             .map_err(|error| error.to_string())
     }
 
-    /// Puts the headers that match into the request's parameters. A header goes before a parameter of its name, and the
-    /// last one of several before the others, as on Triton.
+    /// Puts the matching headers into the request's parameters. A header overrides a parameter of the same name, and
+    /// the last of several headers overrides the others, as on Triton.
     pub(crate) fn forward<'a>(
         &self,
         headers: impl Iterator<Item = (&'a str, &'a [u8])>,

@@ -1,7 +1,6 @@
-//! What is said and done about a request in both protocols: its id in texts, its parameters, its failure, what it holds of
-//! the memory.
+//! What both protocols do with a request: its id in texts, its parameters, its failure, its charge.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use skep_runtime::{ErrorKind, InferRequest, InferResponse, LoadedVersion, RuntimeError};
 use skep_tensor::Charge;
@@ -11,7 +10,7 @@ use crate::error::ApiError;
 /// Why a request has no answer.
 pub(crate) struct InferenceFailure {
     pub(crate) error: ApiError,
-    /// Whether the request came as far as the model.
+    /// Whether the request reached the model.
     pub(crate) ran: bool,
 }
 
@@ -27,7 +26,7 @@ impl<E: Into<ApiError>> From<E> for InferenceFailure {
 /// The id that errors and log lines give a request without one.
 const UNKNOWN_ID: &str = "<id_unknown>";
 
-/// A request's id as errors and log lines give it.
+/// A request's id in errors and log lines.
 fn shown(id: &str) -> &str {
     if id.is_empty() { UNKNOWN_ID } else { id }
 }
@@ -43,9 +42,14 @@ pub(crate) fn refuse_decoupled(loaded: &LoadedVersion, call: &str) -> Result<(),
     Ok(())
 }
 
-/// Why a request is not taken, with its id in front.
+/// An error about an invalid request, with its id in front.
 pub(crate) fn invalid_request(id: &str, text: &str) -> ApiError {
     ApiError::invalid(format!("[request id: {}] {text}", shown(id)))
+}
+
+/// An error about an input.
+pub(crate) fn invalid_input(name: &str, what: impl fmt::Display) -> ApiError {
+    ApiError::invalid(format!("input '{name}': {what}"))
 }
 
 /// Logs a failure that is not the client's, with the request's id.
@@ -55,7 +59,7 @@ pub(crate) fn log_failure(id: &str, error: &RuntimeError) {
     }
 }
 
-/// How long a request may wait, by its parameter `timeout` in microseconds; 0 does not say.
+/// How long a request may wait, by its parameter `timeout` in microseconds; 0 sets no limit.
 pub(crate) fn timeout(micros: u64) -> Option<Duration> {
     (micros > 0).then(|| Duration::from_micros(micros))
 }
@@ -78,8 +82,8 @@ pub(crate) fn log_parameters(request: &InferRequest, loaded: &LoadedVersion) {
     );
 }
 
-/// Gives back what a request held once its answer is there. The answer's tensors are charged already: to the request, or
-/// together with others that they share memory with.
+/// Reduces a request's charge to that of its answer. The answer's tensors are charged already: to the request, or
+/// together with other answers that share their memory.
 pub(crate) fn settle(charge: &Charge, answer: &mut InferResponse) {
     match answer.charge.take() {
         Some(shared) if !std::ptr::eq(&raw const *shared, charge) => {
@@ -96,7 +100,7 @@ pub(crate) fn output_bytes(answer: &InferResponse) -> usize {
     bytes.map(|output| output.tensor.data().len()).sum()
 }
 
-/// Why a request parameter is not taken: its name is Triton's own.
+/// An error about a request parameter whose name is reserved for Triton.
 pub(crate) fn reserved_parameter() -> ApiError {
     ApiError::invalid(
         "parameter keys starting with 'triton_' are reserved for Triton usage and should not be specified.",

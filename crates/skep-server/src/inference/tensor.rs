@@ -1,4 +1,4 @@
-//! An input's tensor out of its data, and what is wrong with data that does not fill it.
+//! Makes an input's tensor from its data, and explains data that does not fill it.
 
 use bytes::Bytes;
 use skep_tensor::{Tensor, TensorError};
@@ -7,7 +7,7 @@ use skep_types::{DataType, Shape};
 use super::request::invalid_request;
 use crate::error::ApiError;
 
-/// Says what there is in place of the element of a `BYTES` tensor with which its last `rest` bytes begin, if any are left.
+/// Describes the last `rest` bytes of a `BYTES` tensor, which are not a whole element; empty if none are left.
 fn cut_element(encoded: &[u8], rest: usize) -> String {
     let at = encoded.len().saturating_sub(rest);
     let found = match encoded[at..].split_first_chunk::<4>() {
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_element_that_is_cut_off_is_shown() {
+    fn a_truncated_element_is_described() {
         for (encoded, rest, expected) in [
             (&b""[..], 0, ""),
             (b"\x01\0\0\0a", 0, ""),

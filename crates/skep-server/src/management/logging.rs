@@ -1,4 +1,4 @@
-//! Log settings, as both protocols show and change them. What they mean is the process's business, not this crate's.
+//! Log settings, as both protocols show and change them. The process applies them, not this crate.
 
 use std::fmt::Debug;
 
@@ -6,10 +6,10 @@ use skep_runtime::ErrorKind;
 
 use crate::error::ApiError;
 
-/// What is logged now.
+/// The current log settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogSettings {
-    /// The file that is written, empty for standard error.
+    /// The log file; empty for standard error.
     pub file: String,
     /// Whether information is logged.
     pub info: bool,
@@ -17,13 +17,13 @@ pub struct LogSettings {
     pub warning: bool,
     /// Whether errors are logged.
     pub error: bool,
-    /// How much more is logged.
+    /// The level of verbose logs.
     pub verbose_level: u32,
-    /// The form of lines.
+    /// The format of lines.
     pub format: String,
 }
 
-/// A change of settings; what is `None` stays.
+/// A change of settings; `None` leaves a setting unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LogChange {
     /// Whether information is logged.
@@ -38,23 +38,23 @@ pub struct LogChange {
     pub format: Option<String>,
 }
 
-/// The format that a change asks for is none; nothing was changed.
+/// The requested format is unknown; nothing was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnknownLogFormat;
 
-/// Whoever logs for the process.
+/// The log settings of the process.
 pub trait LogControl: Debug + Send + Sync {
-    /// The settings now.
+    /// The current settings.
     fn settings(&self) -> LogSettings;
 
-    /// Changes all that is asked for, or nothing; in effect when it returns.
+    /// Makes the whole change, or none of it; it is in effect on return.
     ///
     /// # Errors
     /// [`UnknownLogFormat`].
     fn change(&self, change: &LogChange) -> Result<(), UnknownLogFormat>;
 }
 
-/// Where the value of a setting goes, which says of what type it is.
+/// The place of a setting's value, which tells its type.
 pub(crate) enum SettingSlot<'a> {
     Flag(&'a mut Option<bool>),
     Level(&'a mut Option<u32>),
@@ -62,7 +62,7 @@ pub(crate) enum SettingSlot<'a> {
 }
 
 impl LogChange {
-    /// The place of a setting's value; `None` for a name that is none, which Triton passes over.
+    /// The place of a setting's value; `None` for an unknown name, which Triton ignores.
     ///
     /// # Errors
     /// The file cannot be changed by request: clients must not choose what the server writes to.
@@ -83,7 +83,8 @@ impl LogChange {
         }))
     }
 
-    /// Makes the change; the settings after it. `format_name` is what the protocol calls the format in its error.
+    /// Makes the change and returns the new settings. `format_name` is the protocol's name of the format, for the
+    /// error.
     pub(crate) fn apply(
         &self,
         logs: &dyn LogControl,

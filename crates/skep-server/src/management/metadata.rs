@@ -6,17 +6,17 @@ use skep_wire::documents::{ModelMetadata, ServerMetadata, TensorMetadata};
 
 use crate::{error::ApiError, state::ServerState};
 
-/// The server's name in its metadata, unless `--id` says another; Triton's, since tools compare it.
+/// The server's name in its metadata, unless `--id` sets another: Triton's, since tools compare it.
 pub(crate) const DEFAULT_SERVER_NAME: &str = "triton";
 
-/// The version of Triton whose protocol is spoken; clients read capabilities out of it.
+/// The version of Triton whose protocol is served; clients infer capabilities from it.
 pub(crate) const PROTOCOL_VERSION: &str = "2.73.0";
 
 /// The version of the program.
 pub(crate) const SKEP_VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The protocol extensions that are served, in Triton's order; before them, which server this is. Name and version of the
-/// metadata are Triton's, since clients compare them, and it has no other members.
+/// The protocol extensions that are served, in Triton's order. The first entry names Skep and its version: name and
+/// version in the metadata are Triton's, since clients compare them, and there is no other member for it.
 pub(crate) const EXTENSIONS: [&str; 10] = [
     concat!("skep(", env!("CARGO_PKG_VERSION"), ")"),
     "classification",

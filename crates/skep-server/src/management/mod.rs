@@ -1,4 +1,4 @@
-//! The management calls, before either protocol encodes their answers: everything but inference.
+//! The management calls, that is all but inference, before either protocol encodes their answers.
 //!
 //! ```text
 //! metadata    the server's and a model's
@@ -8,9 +8,10 @@
 //! absent      calls that Skep refuses: shared memory, tracing
 //! ```
 //!
-//! To add a call: its meaning in a file here, as a function from plain arguments to a document of [`skep_wire::documents`] or
-//! an [`ApiError`](crate::error::ApiError); a handler in `http/management.rs` with its line in `http/routes.rs`; a method in
-//! `grpc/service.rs`. Its group among the restrictions is in `restrict/group.rs`, where a test fails without one.
+//! To add a call, write a function here, from plain arguments to a document of [`skep_wire::documents`] or an
+//! [`ApiError`](crate::error::ApiError). Call it from a handler in `http/`, with its path in `http/routes.rs`, and from
+//! a method in `grpc/service.rs`. Give the path and the method a group in `restrict/group.rs`: a test fails without
+//! one.
 
 pub(crate) mod absent;
 mod logging;

@@ -1,4 +1,4 @@
-//! The model repository: its index, and what load and unload requests may say.
+//! The model repository: its index, and the parameters of load and unload requests.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ pub(crate) async fn index(
     Ok(entries.collect())
 }
 
-/// A repository cannot be named: in Triton's words.
+/// Refuses a request that names a repository, in Triton's words.
 pub(crate) fn named_repository() -> ApiError {
     ApiError::new(
         ErrorKind::Unsupported,
@@ -33,15 +33,15 @@ pub(crate) fn named_repository() -> ApiError {
 /// The load parameter that holds a configuration.
 pub(crate) const CONFIG: &str = "config";
 
-/// What the names of load parameters that hold files begin with; the rest is the file's path.
+/// The prefix of load parameters that hold files; the rest of the name is the file's path.
 pub(crate) const FILE_PREFIX: &str = "file:";
 
-/// Why a load parameter is not taken: nobody knows it.
+/// An error about an unknown load parameter.
 pub(crate) fn unrecognized_load_parameter(key: &str) -> ApiError {
     ApiError::invalid(format!("unrecognized load parameter '{key}'."))
 }
 
-/// Refuses an unload parameter of the wrong type. Others than this one mean nothing, as on Triton.
+/// Refuses the one unload parameter if it has the wrong type. Others are ignored, as on Triton.
 pub(crate) fn check_unload_parameter(key: &str, is_boolean: bool) -> Result<(), ApiError> {
     match key {
         // Without ensembles a model has no dependents: true and false mean the same.

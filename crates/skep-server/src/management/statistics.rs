@@ -42,8 +42,8 @@ pub(crate) fn of_model(
     Ok(StatisticsReport { versions })
 }
 
-/// Why there are no statistics of a model, or of the version that was asked for: what is not there is a wrong argument to
-/// Triton here, unlike everywhere else.
+/// Why there are no statistics of a model or version. Unlike elsewhere, Triton calls a missing model an invalid
+/// argument here.
 fn no_statistics(runtime: &Runtime, model: &str, error: RuntimeError) -> ApiError {
     match error.kind() {
         ErrorKind::InvalidArgument => error.into(),

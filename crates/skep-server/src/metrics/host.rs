@@ -1,18 +1,18 @@
-//! What the machine's processors and memory do, from `/proc`; inside a control group with limits, what the group does.
+//! Use of processors and memory: the machine's, from `/proc`, or the control group's if it has limits.
 //!
-//! Triton shows the whole machine. In a container that says little: half of a quota of two cores of 64 looks like an idle
-//! machine. Without a limit the figures are the machine's, as on Triton.
+//! Triton shows the whole machine. In a container that says little: with a quota of two cores of 64, a container at
+//! half its quota looks idle. Without a limit the figures are the machine's, as on Triton.
 
 use std::{fs, path::Path, time::Duration};
 
 /// Processor time so far, and memory now.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) struct HostReading {
-    /// Time in which processors worked; only differences mean anything.
+    /// Time in which processors worked; only differences are meaningful.
     busy: Duration,
-    /// Time that there was to work in.
+    /// Time in which processors could have worked.
     available: Duration,
-    /// Bytes of memory that there are.
+    /// Bytes of memory in total.
     pub(super) memory_total: u64,
     /// Bytes of memory in use.
     pub(super) memory_used: u64,
@@ -30,7 +30,7 @@ impl HostReading {
     }
 }
 
-/// Reads the figures; `uptime` is any steady clock. What cannot be read is zero.
+/// Reads the figures; `uptime` is any steady clock. A figure that cannot be read is zero.
 pub(super) fn read(uptime: Duration) -> HostReading {
     read_from(Path::new("/"), uptime)
 }
@@ -58,7 +58,7 @@ fn read_from(root: &Path, uptime: Duration) -> HostReading {
         && limit < memory_total
     {
         let current: u64 = file("memory.current").trim().parse().unwrap_or(0);
-        // What the kernel would drop first: files that were read and are not in use.
+        // The cache of files not in use, which the kernel would drop first.
         let idle = value_of(&file("memory.stat"), "inactive_file").unwrap_or(0);
         reading.memory_total = limit;
         reading.memory_used = current.saturating_sub(idle);
@@ -66,7 +66,7 @@ fn read_from(root: &Path, uptime: Duration) -> HostReading {
     reading
 }
 
-/// Busy and available time out of `/proc/stat`, in ticks of 10 ms, which cancel out.
+/// Busy and available time from `/proc/stat`, in ticks of 10 ms, which cancel out.
 fn machine_time(stat: &str) -> (Duration, Duration) {
     let ticks: Vec<u64> = stat
         .lines()
@@ -79,18 +79,26 @@ fn machine_time(stat: &str) -> (Duration, Duration) {
         .collect();
     let total: u64 = ticks.iter().sum();
     let idle: u64 = ticks.iter().skip(3).take(2).sum();
-    let time = |ticks: u64| Duration::from_millis(ticks.saturating_mul(10));
-    (time(total - idle), time(total))
+    (of_ticks(total - idle), of_ticks(total))
 }
 
-/// Total and used bytes out of `/proc/meminfo`.
+const fn of_ticks(ticks: u64) -> Duration {
+    Duration::from_millis(ticks.saturating_mul(10))
+}
+
+/// Total and used bytes from `/proc/meminfo`.
 fn machine_memory(meminfo: &str) -> (u64, u64) {
-    let bytes = |name: &str| value_of(meminfo, name).unwrap_or(0).saturating_mul(1024);
-    let total = bytes("MemTotal:");
-    (total, total.saturating_sub(bytes("MemAvailable:")))
+    let total = kibibytes(meminfo, "MemTotal:");
+    let available = kibibytes(meminfo, "MemAvailable:");
+    (total, total.saturating_sub(available))
 }
 
-/// The group's directory below the mount: empty at its root, as within a container.
+/// A figure of `/proc/meminfo`, in bytes; 0 if it is missing.
+fn kibibytes(meminfo: &str, name: &str) -> u64 {
+    value_of(meminfo, name).unwrap_or(0).saturating_mul(1024)
+}
+
+/// The group's directory below the mount; empty at its root, as in a container.
 fn group_directory(cgroup: &str) -> &str {
     cgroup
         .lines()
@@ -99,14 +107,14 @@ fn group_directory(cgroup: &str) -> &str {
         .trim_end_matches('/')
 }
 
-/// Cores out of `cpu.max`: `<quota> <period>` in microseconds, or `max <period>` without a limit.
+/// Cores by `cpu.max`: `<quota> <period>` in microseconds, or `max <period>` without a limit.
 fn quota_cores(text: &str) -> Option<f64> {
     let (quota, period) = text.trim().split_once(' ')?;
     let (quota, period): (f64, f64) = (quota.parse().ok()?, period.parse().ok()?);
     (quota > 0.0 && period > 0.0).then_some(quota / period)
 }
 
-/// The number behind a name, one pair a line.
+/// The number after a name, one pair a line.
 fn value_of(text: &str, name: &str) -> Option<u64> {
     let line = text
         .lines()
@@ -137,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn without_limits_it_is_the_machine() {
+    fn without_limits_the_figures_are_the_machines() {
         let unlimited = ("sys/fs/cgroup/cpu.max", "max 100000\n");
         let first = read(
             &[("proc/stat", STAT), ("proc/meminfo", MEMINFO), unlimited],
@@ -156,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_of_the_group_count_where_there_are_any() {
+    fn limits_of_the_control_group_take_precedence() {
         let files = |usage| {
             [
                 ("proc/stat", STAT),
@@ -182,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_beyond_the_machine_is_none() {
+    fn a_limit_above_the_machines_memory_is_ignored() {
         let reading = read(
             &[
                 ("proc/meminfo", MEMINFO),
@@ -195,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_zero() {
+    fn figures_that_cannot_be_read_are_zero() {
         assert_eq!(read(&[], 1), HostReading::default());
         assert_eq!(
             read(&[("proc/stat", "cpu  x y\n")], 1),

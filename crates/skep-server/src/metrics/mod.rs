@@ -1,7 +1,7 @@
-//! Metrics: Triton's names, labels, texts and meanings, and Skep's own beside them.
+//! Metrics: Triton's, with its names, labels, texts and meanings, and Skep's own.
 //!
-//! Written out of the statistics themselves when somebody asks: a second set of counters beside them could only
-//! disagree. What is a difference of two moments (utilization, busy fractions) is sampled in between.
+//! They are written from the statistics at each request: a second set of counters could only disagree with them.
+//! Figures over an interval (utilization, busy fractions) are sampled in the background.
 //!
 //! Source: Triton, user guide, "Metrics"; answers of a Triton 2.51; the Prometheus text exposition format 0.0.4.
 
@@ -55,7 +55,7 @@ impl Metrics {
         })
     }
 
-    /// Samples at every interval, for ever.
+    /// Samples at every interval, forever.
     pub(crate) async fn keep_sampling(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(self.options.interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -63,7 +63,7 @@ impl Metrics {
             ticks.tick().await;
             let metrics = Arc::clone(&self);
             let sample = move || metrics.sampler.sample(&metrics.runtime);
-            // Reads files of the kernel's: some tens of microseconds, but not on the reactor.
+            // Reads files in /proc: some tens of microseconds, too long for the reactor.
             if tokio::task::spawn_blocking(sample).await.is_err() {
                 tracing::error!("sampling for metrics panicked, the server will try again");
             }
@@ -80,7 +80,8 @@ impl Metrics {
     }
 }
 
-/// The port: `GET` and `HEAD` of `/metrics`. As on Triton, any other path is an empty text and any other method is refused.
+/// The port: `GET` and `HEAD` of `/metrics`. As on Triton, any other path gets an empty text, and any other method is
+/// refused.
 pub(crate) fn router(metrics: Arc<Metrics>) -> Router {
     Router::new().fallback(answer).with_state(metrics)
 }
@@ -95,7 +96,7 @@ async fn answer(State(metrics): State<Arc<Metrics>>, request: Request) -> Respon
     }
     let text = match request.uri().path() {
         "/metrics" | "/metrics/" => {
-            // Reads files of the kernel's, of which one names every descriptor.
+            // Reads files in /proc, one of which lists every descriptor.
             let process = tokio::task::spawn_blocking(process::render).await;
             metrics.text() + &process.unwrap_or_default()
         }

@@ -7,11 +7,12 @@ use std::time::Duration;
 pub struct MetricsPortOptions {
     /// Cumulative durations, `nv_inference_*_duration_us`.
     pub counters: bool,
-    /// The quantiles of `nv_inference_*_summary_us`; none: no summaries. The runtime must record quantiles.
+    /// The quantiles of `nv_inference_*_summary_us`; without any there are no summaries. The runtime must record
+    /// quantiles.
     pub quantiles: Vec<f64>,
-    /// The processor's and the memory's use, `nv_cpu_*`.
+    /// Use of processors and memory, `nv_cpu_*`.
     pub cpu: bool,
-    /// How often utilization and busy fractions are sampled; they are over one such stretch of time.
+    /// How often utilization and busy fractions are sampled; each covers one interval.
     pub interval: Duration,
 }
 

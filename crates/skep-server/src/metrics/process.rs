@@ -1,4 +1,4 @@
-//! Which program this is, and what its process takes of the machine, under the names that Prometheus' own clients use.
+//! The program's version, and the resources of its process, under the names that Prometheus' own clients use.
 
 use std::{env::consts, fs};
 
@@ -10,7 +10,7 @@ use rustix::{
 use super::text::{MetricLabels, MetricsText};
 use crate::management::metadata::{PROTOCOL_VERSION, SKEP_VERSION};
 
-/// What the kernel says of a process; what it does not say is left out.
+/// The kernel's figures of a process; missing ones are left out.
 #[derive(Debug, Clone, PartialEq, Default)]
 struct ProcessReading {
     cpu_seconds: Option<f64>,
@@ -21,9 +21,9 @@ struct ProcessReading {
 }
 
 impl ProcessReading {
-    /// Out of `/proc/self/stat`, and `/proc/stat`, which has the time at which the machine started.
+    /// Parses `/proc/self/stat`, and `/proc/stat` for the time at which the machine started.
     fn parse(own: &str, machine: &str, ticks_per_second: u64, page_bytes: u64) -> Self {
-        // The second field is the program's name, in which anything may stand; fields are numbered from 1.
+        // The second field is the program's name, which may hold any character; fields are numbered from 1.
         let fields: Vec<&str> = own
             .rsplit_once(')')
             .map(|(_, rest)| rest.split_ascii_whitespace().collect())
@@ -49,20 +49,23 @@ impl ProcessReading {
 /// Open descriptors of this process.
 fn open_files() -> Option<u64> {
     let path = "/proc/self/fd";
-    // Linux 6.2 and later say how many there are without naming them.
+    // Linux 6.2 and later tell the number without a listing.
     match fs::metadata(path).ok()?.len() {
-        // The one that reads the directory is one of them.
+        // The descriptor that reads the directory is one of them.
         0 => Some((fs::read_dir(path).ok()?.count() as u64).saturating_sub(1)),
         count => Some(count),
     }
 }
 
-/// The metrics of this process. Reads files of the kernel's.
+fn bytes(bytes: Option<u64>) -> Option<f64> {
+    bytes.map(|bytes| bytes as f64)
+}
+
+/// The metrics of this process. Reads files in /proc.
 pub(super) fn render() -> String {
-    let read = |path| fs::read_to_string(path).unwrap_or_default();
     let reading = ProcessReading::parse(
-        &read("/proc/self/stat"),
-        &read("/proc/stat"),
+        &fs::read_to_string("/proc/self/stat").unwrap_or_default(),
+        &fs::read_to_string("/proc/stat").unwrap_or_default(),
         clock_ticks_per_second(),
         page_size() as u64,
     );
@@ -77,7 +80,6 @@ pub(super) fn render() -> String {
         "gauge",
     )
     .line(&labels, 1);
-    let bytes = |bytes: Option<u64>| bytes.map(|bytes| bytes as f64);
     for (name, help, kind, value) in [
         (
             "process_cpu_seconds_total",
@@ -132,7 +134,7 @@ mod tests {
         "42 (a) b) S 1 42 42 0 -1 4194560 100 0 0 0 150 50 0 0 20 0 9 0 3000 8192000 25 1844 1 1 0";
 
     #[test]
-    fn fields_are_behind_the_name() {
+    fn fields_follow_the_name() {
         let reading = ProcessReading::parse(OWN, "cpu 1 2\nbtime 1000\nprocesses 7\n", 100, 4096);
         let expected = ProcessReading {
             cpu_seconds: Some(2.0),
@@ -144,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_said_is_left_out() {
+    fn missing_figures_are_left_out() {
         assert_eq!(
             ProcessReading::parse("", "", 100, 4096),
             ProcessReading::default()

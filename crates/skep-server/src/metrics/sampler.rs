@@ -1,4 +1,4 @@
-//! What metrics need two moments for: utilization of the processors, and how much of its time each instance was busy.
+//! Figures over an interval: utilization of the processors, and the share of time in which each instance was busy.
 
 use std::{
     collections::HashMap,
@@ -17,11 +17,11 @@ type InstanceKey = (String, String, String);
 /// Shares of the last interval.
 #[derive(Debug, Clone, Default)]
 pub(super) struct MetricsSample {
-    /// Processors and memory; `None` if they are not asked for.
+    /// Processors and memory; `None` if they are not shown.
     pub(super) host: Option<HostSample>,
     /// By instance, between 0 and 1.
     busy: HashMap<InstanceKey, f64>,
-    /// The same over the whole processor.
+    /// The same for the device.
     pub(super) device_busy: f64,
 }
 
@@ -34,7 +34,7 @@ pub(super) struct HostSample {
 }
 
 impl MetricsSample {
-    /// The share of an instance, zero for one that is younger than the sample.
+    /// The share of an instance; zero if it is newer than the sample.
     pub(super) fn busy(&self, loaded: &LoadedVersion, instance: &str) -> f64 {
         self.busy
             .get(&key(loaded, instance))
@@ -51,7 +51,7 @@ fn key(loaded: &LoadedVersion, instance: &str) -> InstanceKey {
     )
 }
 
-/// Takes samples; each is about the time since the one before.
+/// Takes samples; each covers the time since the previous one.
 #[derive(Debug)]
 pub(super) struct Sampler {
     state: Mutex<SamplerState>,
@@ -98,7 +98,7 @@ impl Sampler {
         self.lock().latest.clone()
     }
 
-    /// Takes a sample. Reads files.
+    /// Takes a sample. Reads files in /proc.
     pub(super) fn sample(&self, runtime: &Runtime) {
         let mut busy_ns = HashMap::new();
         for loaded in runtime.loaded() {
@@ -127,12 +127,12 @@ impl Sampler {
     }
 
     fn lock(&self) -> MutexGuard<'_, SamplerState> {
-        // Replaced as a whole, or not at all.
+        // Each change replaces the whole value.
         skep_host::lock(&self.state)
     }
 }
 
-/// The share of the elapsed time that each instance worked. One that is new, or was made again, counts from zero.
+/// The share of the elapsed time that each instance worked. An instance that is new or was restarted counts from zero.
 fn shares(
     before: &HashMap<InstanceKey, u64>,
     now: &HashMap<InstanceKey, u64>,
@@ -151,7 +151,7 @@ fn shares(
     now.iter().map(share).collect()
 }
 
-/// Of as many slots as instances can run at once, the share that held a batch.
+/// The share of the device's slots that held a batch; it has as many slots as instances can run at once.
 fn device_share(busy: f64, instances: usize, cores: usize) -> f64 {
     let slots = instances.min(cores).max(1);
     (busy / slots as f64).min(1.0)
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_is_full_when_every_core_or_every_instance_works() {
+    fn a_device_is_full_when_every_core_or_every_instance_is_busy() {
         for (busy, instances, cores, expected) in [
             (1.0, 1, 8, 1.0),
             (1.0, 2, 8, 0.5),

@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write};
 
-/// Labels of a line, in the order of their names, which is Triton's order.
+/// Labels of a line, sorted by name, as on Triton.
 #[derive(Debug, Clone, Default)]
 pub(super) struct MetricLabels(Vec<(String, String)>);
 
@@ -24,7 +24,7 @@ fn escape(value: &str) -> String {
         .replace('\n', "\\n")
 }
 
-/// The text, as far as it is written.
+/// The text written so far.
 #[derive(Debug, Default)]
 pub(super) struct MetricsText(String);
 
@@ -57,12 +57,13 @@ pub(super) struct MetricFamily<'a> {
 }
 
 impl MetricFamily<'_> {
-    /// A line of the family's name.
+    /// Writes a line with the family's name.
     pub(super) fn line(&mut self, labels: &MetricLabels, value: impl Display) {
         self.entry("", labels, None, value);
     }
 
-    /// A line of a summary or a histogram: `_sum` or the like after the name, `quantile` or `le` after the labels.
+    /// Writes a line of a summary or a histogram, with `_sum` or the like after the name, and `quantile` or `le` after
+    /// the labels.
     pub(super) fn entry(
         &mut self,
         suffix: &str,

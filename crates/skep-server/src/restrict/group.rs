@@ -1,6 +1,6 @@
 //! The groups of calls that may be restricted, and which group a call is in.
 
-/// What may be restricted, by Triton's names.
+/// A group of calls that may be restricted, by Triton's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum CallGroup {
     Health,
@@ -19,7 +19,7 @@ impl CallGroup {
         ("health", Self::Health),
         ("metadata", Self::Metadata),
         ("inference", Self::Inference),
-        ("state-memory", Self::SharedMemory),
+        ("shared-memory", Self::SharedMemory),
         ("model-config", Self::ModelConfig),
         ("model-repository", Self::ModelRepository),
         ("statistics", Self::Statistics),
@@ -41,7 +41,7 @@ impl CallGroup {
             .map_or("", |(name, _)| name)
     }
 
-    /// The group of an HTTP route; `None` for what is no call of the protocol.
+    /// The group of an HTTP route; `None` for a route that is not a call of the protocol.
     pub(crate) fn of_route(path: &str) -> Option<Self> {
         let mut segments = path.strip_prefix("/v2")?.split('/').skip(1);
         match segments.next() {

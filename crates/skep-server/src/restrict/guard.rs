@@ -1,4 +1,4 @@
-//! The check before restricted calls, for each protocol in its own way.
+//! The check before restricted calls, for HTTP and for gRPC.
 
 use std::{
     convert::Infallible,
@@ -26,8 +26,8 @@ use crate::{
 };
 
 impl Restrictions {
-    /// A route behind its group's restriction, if it has one. `otherwise` answers the methods that it does not have: which
-    /// ones it has is for those who know the value.
+    /// Puts a route behind its group's restriction, if there is one. `otherwise` answers unknown methods behind the
+    /// restriction too, so that only clients with the value learn which methods exist.
     pub(crate) fn guard<S, H, T>(
         &self,
         path: &str,
@@ -47,7 +47,7 @@ impl Restrictions {
         }
     }
 
-    /// A gRPC service behind the restrictions.
+    /// Puts a gRPC service behind the restrictions.
     pub(crate) fn guard_service<S>(&self, service: S) -> Guarded<S> {
         Guarded {
             service,
@@ -64,7 +64,7 @@ async fn check(State(rule): State<Arc<HeaderRule>>, request: Request, next: Next
     error_response(StatusCode::FORBIDDEN, PLAIN, text)
 }
 
-/// A gRPC service whose restricted calls are refused without the right header.
+/// A gRPC service that refuses restricted calls without the right header.
 #[derive(Debug, Clone)]
 pub(crate) struct Guarded<S> {
     service: S,

@@ -1,7 +1,7 @@
 //! Restricted groups of calls: each asks for a header with a value that only some clients know.
 //!
-//! The check is put before the routes of a restricted group when the server starts; any other route, and a server
-//! without restrictions, does not know of it. Source: Triton, "Limit Endpoint Access", and answers of a Triton 2.51.
+//! The check is put before the routes of a restricted group when the server starts. Other routes, and servers without
+//! restrictions, do not pay for it. Source: Triton, "Limit Endpoint Access", and answers of a Triton 2.51.
 //!
 //! ```text
 //! group  which calls may be restricted together
@@ -19,7 +19,7 @@ use http::{HeaderMap, HeaderName};
 
 pub(crate) use self::group::CallGroup;
 
-/// A header that must be there, and its value, which may change.
+/// A required header and its value, which may change.
 struct HeaderRule {
     header: HeaderName,
     value: ArcSwap<Box<[u8]>>,
@@ -35,7 +35,7 @@ impl fmt::Debug for HeaderRule {
 impl HeaderRule {
     fn admits(&self, headers: &HeaderMap) -> bool {
         let given = headers.get(&self.header);
-        // How long the comparison takes tells nothing of the value but its length.
+        // The time of the comparison reveals only the value's length.
         given.is_some_and(|given| constant_time_eq(given.as_bytes(), &self.value.load()))
     }
 }
@@ -44,29 +44,29 @@ impl HeaderRule {
 #[derive(Debug, Clone, Default)]
 pub struct Restrictions(BTreeMap<CallGroup, Arc<HeaderRule>>);
 
-/// Why a restriction cannot be taken.
+/// Why a restriction is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RestrictionError {
-    /// Not of the form of the setting.
+    /// It does not have the form of the setting.
     #[error("expected <names>:<key>=<value>, got `{0}`")]
     Form(String),
     /// No such group.
     #[error("`{name}` cannot be restricted, expected one or more of {}", names())]
     UnknownGroup {
-        /// What was named.
+        /// The unknown name.
         name: String,
     },
-    /// Which of the two values would have to be given?
+    /// A group is restricted twice, so the required value is ambiguous.
     #[error("`{name}` is restricted twice")]
     Doubled {
-        /// What was named again.
+        /// The group's name.
         name: String,
     },
-    /// Not the name of a header.
+    /// The key is not the name of a header.
     #[error("`{key}` cannot name a header")]
     Key {
-        /// The name.
+        /// The key.
         key: String,
     },
 }
@@ -76,7 +76,7 @@ fn names() -> String {
 }
 
 impl Restrictions {
-    /// Restrictions of HTTP out of settings `<group>[,<group>...]:<header>=<value>`.
+    /// Parses restrictions of HTTP from settings `<group>[,<group>...]:<header>=<value>`.
     ///
     /// # Errors
     /// [`RestrictionError`] for the first one that cannot be taken.
@@ -84,7 +84,7 @@ impl Restrictions {
         Self::parse(settings, "")
     }
 
-    /// Restrictions of gRPC; Triton's prefix comes before each key.
+    /// Parses restrictions of gRPC; Triton's prefix is put before each key.
     ///
     /// # Errors
     /// [`RestrictionError`] for the first one that cannot be taken.
@@ -109,7 +109,7 @@ impl Restrictions {
                 let name = || name.to_owned();
                 let group = CallGroup::named(&name())
                     .ok_or_else(|| RestrictionError::UnknownGroup { name: name() })?;
-                // One each: values may change group by group.
+                // A rule for each group, since values may change group by group.
                 let rule = Arc::new(HeaderRule {
                     header: header.clone(),
                     value: ArcSwap::from_pointee(value.as_bytes().into()),
@@ -122,7 +122,7 @@ impl Restrictions {
         Ok(all)
     }
 
-    /// These and others, none of whose groups may be among these.
+    /// Adds other restrictions, which must be of other groups.
     ///
     /// # Errors
     /// [`RestrictionError::Doubled`].
@@ -136,8 +136,8 @@ impl Restrictions {
         Ok(self)
     }
 
-    /// Takes over the values of `new`, wherever these restrictions are in use. `false`, and nothing changes, where it restricts
-    /// other groups or asks for other headers: what is before which call is decided when a server starts.
+    /// Takes over the values of `new`, wherever these restrictions are in use. Returns `false` and changes nothing if
+    /// `new` has other groups or headers: the checks are put in place when a server starts.
     #[must_use]
     pub fn take_values(&self, new: &Self) -> bool {
         let headers = |all: &Self| -> Vec<(CallGroup, HeaderName)> {
@@ -154,7 +154,7 @@ impl Restrictions {
         are_same
     }
 
-    /// The names of the groups that these restrict and others do not.
+    /// The names of the groups that these restrict and `others` do not.
     #[must_use]
     pub fn beyond(&self, others: &Self) -> Vec<&'static str> {
         let mine = self.0.keys();
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_restriction_is_refused() {
+    fn malformed_restrictions_are_refused() {
         for (settings, text) in [
             (
                 &["health"][..],
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn values_change_wherever_they_are_in_use() {
+    fn new_values_apply_wherever_the_restrictions_are_in_use() {
         let from_file = http(&["health,trace:k=old"]).expect("valid");
         let all = http(&["logging:l=v"]).expect("valid");
         let all = all.and(&from_file).expect("other groups");
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_one_protocol_restricts_is_named() {
+    fn groups_that_one_protocol_alone_restricts_are_named() {
         let one = http(&["inference,logging:k=v"]).expect("valid");
         let other = Restrictions::grpc(&["logging:k=v".to_owned()]).expect("valid");
         assert_eq!(one.beyond(&other), ["inference"]);
@@ -269,13 +269,13 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_in_no_log() {
+    fn debug_output_hides_the_secret() {
         let all = http(&["health:k=secret"]).expect("valid");
         assert!(!format!("{all:?}").contains("secret"));
     }
 
     #[test]
-    fn only_the_very_value_admits() {
+    fn only_the_exact_value_admits() {
         let restrictions = http(&["health:k=secret"]).expect("valid");
         let rule = &restrictions.0[&CallGroup::Health];
         let admits = |value: Option<&'static str>| {

@@ -160,10 +160,10 @@ impl BatchRule<'_> {
             (FirstDimension::Unknown(node), ..) => Some(format!(
                 "the operator of {node} is not known, so its output `{name}` may begin with anything"
             )),
-            (FirstDimension::Untold, None, Some(other)) if self.are_named => Some(format!(
+            (FirstDimension::Unclear, None, Some(other)) if self.are_named => Some(format!(
                 "its output `{name}` begins with dimension `{other}`, none of its inputs does"
             )),
-            (FirstDimension::Untold, ..) => is_undeclared.then(|| {
+            (FirstDimension::Unclear, ..) => is_undeclared.then(|| {
                 format!("the graph does not show whether its output `{name}` begins with the batch")
             }),
         }

@@ -34,7 +34,7 @@ const WELCOMING: Duration = Duration::from_secs(5);
 /// How long a daemon may take for each message that restricts a connection.
 const RESTRICTING: Duration = Duration::from_secs(10);
 
-/// A daemon's socket, connected.
+/// Connects to a daemon's socket.
 pub(super) fn open(path: &Path) -> Result<UnixStream, StoreError> {
     let error = |cause| StoreError::Connect {
         path: path.to_owned(),
@@ -238,7 +238,7 @@ impl DaemonLink {
                 let from = ended.len().saturating_sub(MAX_TENSORS);
                 ended.split_off(from)
             };
-            // A connection that is lost has no leases.
+            // A lost connection has no leases.
             let _ = self.converse(&StoreRequest::Release(some), None);
             drop(turn);
         }

@@ -36,7 +36,7 @@ enum DaemonAddress {
     Inherited(Arc<DaemonLink>),
 }
 
-/// A daemon, as its users in this process see it.
+/// This process's side of a daemon.
 #[derive(Debug)]
 pub(crate) struct DaemonClient {
     target: DaemonAddress,

@@ -39,7 +39,7 @@ impl Ledger {
         Ok(present)
     }
 
-    /// The segment that this memory file is, if it is known.
+    /// The segment of this memory file, if the ledger has one.
     pub(crate) fn known(&self, identity: FileIdentity) -> Option<SegmentId> {
         self.by_identity.get(&identity).copied()
     }

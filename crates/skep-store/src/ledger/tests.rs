@@ -57,7 +57,7 @@ fn publish(
     id: HolderId,
     wanted: &Wanted,
 ) -> Result<Option<SegmentId>, StoreError> {
-    // A memory file that nobody saw before.
+    // A memory file that is new to the ledger.
     let identity = FileIdentity(0, ledger.next_number);
     ledger.publish(now, id, identity, room(wanted.length), &[(wanted, 0)])
 }
@@ -148,7 +148,7 @@ fn another_fills_when_a_filler_leaves_gives_up_or_is_slow() {
                 at(59)
             }
             "gives back" => {
-                // Nobody gives back what another has.
+                // A holder cannot give back another's ticket.
                 assert!(!ledger.give_back(second, &[wanted.digest]));
                 assert!(ledger.give_back(first, &[wanted.digest]));
                 at(59)
@@ -161,7 +161,7 @@ fn another_fills_when_a_filler_leaves_gives_up_or_is_slow() {
             "{end}"
         );
         publish(&mut ledger, now, second, &wanted).expect("room");
-        // Whoever was slow gets a lease to what the other has published.
+        // The slow filler gets a lease to what the other has published.
         if end != "leaves" {
             assert_eq!(
                 publish(&mut ledger, now, first, &wanted).expect("room"),
@@ -194,7 +194,7 @@ fn no_tickets_are_given_out_within_the_adoption_window() {
         [Availability::Fill]
     );
     assert_eq!(ledger.tickets_from(at(2)), None);
-    // Nobody was filling what was waited for.
+    // No holder was filling meanwhile.
     let stat = ledger.stat();
     assert_eq!((stat.hits, stat.misses, stat.waits), (1, 1, 0));
 }

@@ -164,7 +164,7 @@ fn a_long_refusal_is_cut_to_what_its_reader_accepts() {
     let long = "ä".repeat(MAX_TEXT_BYTES);
     let bytes = StoreReply::Refused(ErrorKind::Bound, long).encode();
     let Ok(StoreReply::Refused(ErrorKind::Bound, text)) = StoreReply::decode(&bytes) else {
-        panic!("no refusal");
+        panic!("not a refusal");
     };
     assert_eq!(text, "ä".repeat(MAX_TEXT_BYTES / 2));
 }

@@ -4,10 +4,7 @@
 //! frame: length u32 | kind u8 | body          numbers are little-endian; length counts kind and body
 //! ```
 //!
-//! A client says [`Hello`](Request::Hello) first (before that, whoever hands the connection on may
-//! [restrict](Request::Restrict) it), and then asks one question after the other; each has one answer. A publication
-//! carries one descriptor; an answer comes behind one [`Segment`](Reply::Segment) frame, with a descriptor, for each
-//! segment that it names. A frame that is not exactly as it should be ends the connection: nothing is guessed.
+//! A client first sends [`Hello`](StoreRequest::Hello). Before that, a process that will hand the connection on may [restrict](StoreRequest::Restrict) it. Then each request has one answer, one after the other. A publication carries one descriptor. Before an answer comes one [`Segment`](StoreReply::Segment) frame, with a descriptor, for each segment that it names. Any malformed frame ends the connection.
 
 mod connection;
 mod fields;

@@ -1,6 +1,6 @@
 //! Broken configurations of the model `identity` (FP32, `INPUT0` [-1,16] to `OUTPUT0` [-1,16]).
 
-use super::{BrokenFile, RefusedBy};
+use super::{BrokenFile, refused};
 
 /// Depth of nested messages: a parser that recurses without a limit runs out of stack on it.
 const NESTING: usize = 100_000;
@@ -156,14 +156,10 @@ pub fn config_files() -> Vec<BrokenFile> {
             "input {".repeat(NESTING).into_bytes(),
         ),
     ];
-    let refused = |(name, fault, mentions, bytes)| BrokenFile {
-        name,
-        fault,
-        refused: RefusedBy::Always,
-        mentions,
-        bytes,
-    };
-    files.into_iter().map(refused).collect()
+    files
+        .into_iter()
+        .map(|(name, fault, mentions, bytes)| refused(name, fault, mentions, bytes))
+        .collect()
 }
 
 #[cfg(test)]

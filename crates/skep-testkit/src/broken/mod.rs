@@ -19,7 +19,7 @@ pub struct BrokenFile {
     pub name: &'static str,
     /// What is wrong with it.
     pub fault: &'static str,
-    /// Who must refuse it.
+    /// Which backends must refuse it.
     pub refused: RefusedBy,
     /// A word that a useful message holds, empty where only the fact can be told.
     pub mentions: &'static str,
@@ -27,13 +27,29 @@ pub struct BrokenFile {
     pub bytes: Vec<u8>,
 }
 
-/// Who must refuse a [`BrokenFile`].
+/// Which backends must refuse a [`BrokenFile`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RefusedBy {
     /// Every backend.
     Always,
     /// The embedded backend alone: the file is valid, but that backend would compute something else.
     ByEmbedded,
+}
+
+/// A file that every backend must refuse.
+fn refused(
+    name: &'static str,
+    fault: &'static str,
+    mentions: &'static str,
+    bytes: Vec<u8>,
+) -> BrokenFile {
+    BrokenFile {
+        name,
+        fault,
+        refused: RefusedBy::Always,
+        mentions,
+        bytes,
+    }
 }
 
 impl BrokenFile {

@@ -8,7 +8,7 @@ use skep_proto::onnx::{
 };
 use skep_types::DataType;
 
-use super::{BrokenFile, RefusedBy};
+use super::{BrokenFile, RefusedBy, refused};
 
 /// Depth of nested `If` graphs: above the 100 levels at which protobuf readers stop.
 const NESTING: usize = 400;
@@ -27,13 +27,6 @@ type FaultyModel = (
 /// Never: the graphs are fixed.
 #[must_use]
 pub fn onnx_files() -> Vec<BrokenFile> {
-    let refused = |name, fault, mentions, bytes| BrokenFile {
-        name,
-        fault,
-        refused: RefusedBy::Always,
-        mentions,
-        bytes,
-    };
     let mut files = vec![
         refused("empty", "a file of no bytes", "", vec![]),
         refused("garbage", "bytes that are no protobuf", "", garbage()),

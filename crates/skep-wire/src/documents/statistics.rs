@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn members_are_in_tritons_order_and_come_back_from_both_forms() {
+    fn members_have_tritons_order_and_both_forms_read_back() {
         let report = StatisticsReport {
             versions: vec![ModelStatistics {
                 name: "m".to_owned(),

@@ -1,4 +1,4 @@
-//! JSON in which numbers may be bare `NaN` and `Infinity`.
+//! JSON whose numbers may be bare `NaN` and `Infinity`.
 
 use std::{cell::OnceCell, ops::Range};
 
@@ -8,10 +8,10 @@ use super::{special::special, tokens::Tokens};
 
 /// JSON text that may hold bare `NaN`, `Infinity` and `-Infinity`.
 ///
-/// Text without them goes to the JSON parser as it is and costs nothing more. Where the parser refuses the text, it is
-/// given a copy in which each special is a fraction of the same length: everywhere but in tensor data a special is a
-/// number as good as another, positions in errors stay true, and [`Document::text`] finds under a value of the copy
-/// what was sent. A string that spells a special stays a string.
+/// Text without them goes to the JSON parser unchanged, at no extra cost. If the parser refuses the text, it gets a
+/// copy in which each special is replaced by a fraction of the same length. Outside tensor data any number will do in
+/// place of a special, positions in errors stay correct, and [`Document::text`] finds the original text of a value in
+/// the copy. A string that spells a special stays a string.
 ///
 /// ```
 /// use serde_json::value::RawValue;
@@ -27,12 +27,12 @@ use super::{special::special, tokens::Tokens};
 #[derive(Debug)]
 pub struct Document<'a> {
     json: &'a [u8],
-    /// Set if the parser has been given it.
+    /// Set if the parser needed the copy.
     masked: OnceCell<Vec<u8>>,
 }
 
 impl<'a> Document<'a> {
-    /// A document of a text that nobody has checked.
+    /// A document of unchecked text.
     #[must_use]
     pub const fn new(json: &'a [u8]) -> Self {
         Self {
@@ -41,7 +41,7 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// Parses the text by `parser`, which is [`serde_json::from_slice`].
+    /// Parses the text with `parser`, such as [`serde_json::from_slice`].
     ///
     /// # Errors
     /// The parser's.
@@ -52,7 +52,7 @@ impl<'a> Document<'a> {
         self.parse_within(parser, |_| Ok(()))
     }
 
-    /// As [`Document::parse`]; `room` is asked before the text is copied, with the bytes that the copy takes.
+    /// As [`Document::parse`]; `room` is called with the size of the copy in bytes, before the text is copied.
     ///
     /// # Errors
     /// The parser's, and those of `room`.
@@ -74,14 +74,14 @@ impl<'a> Document<'a> {
         Ok(parser(self.masked.get_or_init(|| mask(self.json)))?)
     }
 
-    /// A value's text as it was sent, of a value that [`Document::parse`] gave.
+    /// The original text of a value from [`Document::parse`].
     #[must_use]
     pub fn text<'b>(&'b self, value: &'b RawValue) -> &'b str {
         let parsed = value.get();
         self.original(parsed).unwrap_or(parsed)
     }
 
-    /// What lies in the text where `parsed` lies in the copy; `None` if it is no part of a copy.
+    /// The original text at the position of `parsed` in the copy; `None` if `parsed` is not part of the copy.
     fn original(&self, parsed: &str) -> Option<&str> {
         let masked = self.masked.get()?;
         let start = parsed.as_ptr().addr().checked_sub(masked.as_ptr().addr())?;
@@ -90,7 +90,7 @@ impl<'a> Document<'a> {
     }
 }
 
-/// Where bare specials are.
+/// The positions of bare specials.
 fn specials(json: &[u8]) -> impl Iterator<Item = Range<usize>> {
     Tokens::new(json).filter(|token| {
         let word = str::from_utf8(&json[token.clone()]).ok();
@@ -103,7 +103,7 @@ fn mask(json: &[u8]) -> Vec<u8> {
     let mut masked = json.to_vec();
     for token in specials(json) {
         let number = &mut masked[token];
-        // A fraction: what must be a whole number is not given one.
+        // A fraction, so that a special is refused where an integer is needed.
         number.fill(b'5');
         number[..2].copy_from_slice(b"0.");
     }
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn values_of_elsewhere_are_left_alone() {
+    fn values_from_elsewhere_are_unchanged() {
         let document = Document::new(b"NaN");
         assert!(document.parse(serde_json::from_slice::<Value>).is_ok());
         let elsewhere: &RawValue = serde_json::from_str("7").expect("JSON");

@@ -1,7 +1,7 @@
 //! Tensor data in JSON, both ways: flat or nested arrays, row-major. FP16 and BF16 have no JSON form.
 //!
-//! Triton and Python's `json` write not-a-number and infinities bare, which is no JSON. [`Document`] parses text that
-//! holds them, [`read()`] knows them for the floating-point datatypes, and [`write()`] writes them.
+//! Triton and Python's `json` write NaN and infinities bare, which is not JSON. [`Document`] parses text that holds
+//! them, [`read()`] reads them for the floating-point datatypes, and [`write()`] writes them.
 
 mod document;
 mod read;
@@ -31,7 +31,7 @@ mod tests {
         String::from_utf8(json).expect("text")
     }
 
-    /// As a receiver does it.
+    /// Reads the way a receiver does.
     fn received(json: &str, datatype: DataType, count: usize) -> Result<Bytes, String> {
         let document = Document::new(json.as_bytes());
         let raw: &RawValue = document
@@ -42,7 +42,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_reads_back(words: Vec<u64>, index in 0usize..14) {
+        fn written_data_reads_back(words: Vec<u64>, index in 0usize..14) {
             let datatype = DataType::ALL[index];
             let Some(size) = datatype.element_size() else { return Ok(()) };
             if matches!(datatype, DataType::Fp16 | DataType::Bf16) { return Ok(()) }
@@ -72,7 +72,7 @@ mod tests {
 
         #[test]
         fn no_text_panics(text in "\\PC{0,40}", index in 0usize..14) {
-            // Also what no parser has let through.
+            // Also text that no parser has checked.
             let _ = read(&text, DataType::ALL[index], 2);
             let _ = received(&text, DataType::ALL[index], 2);
         }
@@ -84,8 +84,8 @@ mod tests {
         }
 
         #[test]
-        fn json_is_parsed_as_it_is(value in r#"[\[\],"NaIinfty0-9.eE -]{0,20}"#) {
-            // Whatever the plain parser takes, a document gives back word for word.
+        fn plain_json_is_parsed_unchanged(value in r#"[\[\],"NaIinfty0-9.eE -]{0,20}"#) {
+            // A document returns any text that the plain parser accepts word for word.
             if let Ok(plain) = serde_json::from_str::<&RawValue>(&value) {
                 let document = Document::new(value.as_bytes());
                 let raw: &RawValue = document.parse(serde_json::from_slice).expect("as before");

@@ -1,4 +1,4 @@
-//! Tensor data out of JSON: parsed straight into its datatype, without a value in between.
+//! Reads tensor data from JSON, straight into its datatype without intermediate values.
 
 use bytes::Bytes;
 use skep_types::DataType;
@@ -6,11 +6,11 @@ use skep_types::DataType;
 use super::{special::special, tokens::Tokens};
 use crate::error::{MAX_DEPTH, WireError};
 
-/// Reads `count` elements out of arrays, flat or nested in row-major order, or out of one bare value.
+/// Reads `count` elements from arrays, flat or nested in row-major order, or from one bare value.
 ///
-/// The text is a value's that [`Document::parse`](super::Document::parse) has let through: only nesting and the types
-/// of the values are checked here. Numbers must fit into their datatype: FP32 and FP64 take no number that would become
-/// infinite, but they take bare `NaN` and `Infinity`.
+/// The text must have passed [`Document::parse`](super::Document::parse): only nesting and the types of values are
+/// checked here. Numbers must fit into their datatype: FP32 and FP64 accept bare `NaN` and `Infinity`, but no number
+/// that would become infinite.
 ///
 /// # Errors
 /// Every kind but [`WireError::NoTypedForm`] and [`WireError::NotUtf8`].
@@ -44,19 +44,19 @@ pub fn read(text: &str, datatype: DataType, count: usize) -> Result<Bytes, WireE
     Ok(Bytes::from(bytes))
 }
 
-/// What reading takes of memory.
+/// The memory that reading takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReadingNeeds {
-    /// What the result takes, at most.
+    /// Bytes of the result, at most.
     pub kept_bytes: usize,
-    /// What is taken besides, while it is read.
+    /// Further bytes while reading.
     pub passing_bytes: usize,
 }
 
-/// What [`read()`] takes at most for the same text.
+/// The most memory that [`read()`] takes for the same text.
 #[must_use]
 pub fn needs(text: &str, datatype: DataType, count: usize) -> ReadingNeeds {
-    // An element takes two bytes of text at least: more than that are not there, whatever the shape says.
+    // An element takes at least two bytes of text, which bounds their number whatever the shape says.
     let expected = count.min(text.len() / 2 + 1);
     match datatype.element_size() {
         Some(size) => ReadingNeeds {
@@ -64,11 +64,11 @@ pub fn needs(text: &str, datatype: DataType, count: usize) -> ReadingNeeds {
             passing_bytes: 0,
         },
         None => ReadingNeeds {
-            // A string is no longer than its text, quotes included, but for the length in front of it.
+            // A string is no longer than its text with quotes, apart from the length in front of it.
             kept_bytes: text
                 .len()
                 .saturating_add(expected.saturating_mul(size_of::<u32>())),
-            // A string with escapes is taken apart in a buffer that grows, and out of that.
+            // A string with escapes is decoded into a growing buffer first.
             passing_bytes: if text.contains('\\') {
                 text.len().saturating_mul(3)
             } else {
@@ -78,7 +78,7 @@ pub fn needs(text: &str, datatype: DataType, count: usize) -> ReadingNeeds {
     }
 }
 
-/// Appends one element; `None` if it is none of the datatype.
+/// Appends one element; `None` if it does not belong to the datatype.
 fn push(value: &str, datatype: DataType, bytes: &mut Vec<u8>) -> Option<()> {
     macro_rules! whole {
         ($type:ty) => {
@@ -87,7 +87,7 @@ fn push(value: &str, datatype: DataType, bytes: &mut Vec<u8>) -> Option<()> {
     }
     macro_rules! float {
         ($type:ty) => {{
-            // Rust reads `inf` and `nan` as well, in any case, and overflows to infinity.
+            // Rust would also parse `inf` and `nan` in any case, and round large numbers to infinity.
             let finite = value.parse::<$type>().ok().filter(|v| v.is_finite());
             let number = finite.or_else(|| special(value).map(<$type>::from))?;
             bytes.extend_from_slice(&number.to_le_bytes());
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn each_fault_of_the_data_is_named() {
         for (text, datatype, count, expected) in [
             ("[1.5]", D::Int32, 1, "1.5 is not a valid INT32"),
             ("[1e2]", D::Int32, 1, "1e2 is not a valid INT32"),

@@ -1,4 +1,4 @@
-//! JSON taken apart.
+//! JSON split into tokens.
 
 use std::ops::Range;
 
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_is_taken_apart_without_a_gap() {
+    fn tokens_cover_the_text_without_gaps() {
         for (text, expected) in [
             ("", &[][..]),
             (

@@ -1,4 +1,4 @@
-//! Tensor data into JSON: written straight out of its bytes.
+//! Writes tensor data as JSON, straight from its bytes.
 
 use skep_tensor::TensorView;
 use skep_types::DataType;
@@ -6,28 +6,28 @@ use skep_types::DataType;
 use super::special::SPECIALS;
 use crate::error::WireError;
 
-/// Makes room for so many bytes more behind a text, or fails with [`WireError::NoRoom`].
+/// Makes room for the given number of further bytes, or fails with [`WireError::NoRoom`].
 pub type Room<'a> = dyn FnMut(&mut Vec<u8>, usize) -> Result<(), WireError> + 'a;
 
-/// Elements for which room is made at once.
+/// Elements for which room is made at a time.
 const CHUNK: usize = 256;
 
-/// What a number or a truth takes at most, with the comma after it.
+/// The longest number or boolean, with the comma after it, in bytes.
 const MAX_NUMBER_BYTES: usize = 32;
 
-/// What a byte of a string takes at most: `\u001f`.
+/// The longest form of a byte in a string: `\u001f`.
 const MAX_ESCAPE_BYTES: usize = 6;
 
-/// Appends a tensor's elements as a flat array. Not-a-number and infinities are written bare, as Triton writes them.
+/// Appends a tensor's elements as a flat array. NaN and infinities are written bare, as Triton writes them.
 ///
 /// # Errors
-/// [`WireError::NoJsonForm`] for FP16 and BF16; [`WireError::NotUtf8`] for a `BYTES` element that would arrive as
-/// another text than it is, and `json` then ends anywhere.
+/// [`WireError::NoJsonForm`] for FP16 and BF16; [`WireError::NotUtf8`] for a `BYTES` element that JSON would change;
+/// `json` is incomplete then.
 pub fn write(tensor: TensorView<'_>, json: &mut Vec<u8>) -> Result<(), WireError> {
     write_within(tensor, json, &mut |_, _| Ok(()))
 }
 
-/// As [`write()`], within the room that there is: `room` is asked before anything is written.
+/// As [`write()`], within a limit on memory: `room` is called before anything is written.
 ///
 /// # Errors
 /// As [`write()`], and those of `room`.
@@ -48,8 +48,8 @@ pub fn write_within(
             list(json, tensor.data().as_chunks().0, room, |json, bytes| {
                 let value = <$type>::from_le_bytes(*bytes);
                 if value.is_finite() {
-                    // The digits of a double, FP32 too, as Triton writes them: what a client reads is then equal to what
-                    // the model computed, and not only nearest to it.
+                    // The digits of a double, for FP32 too, as Triton writes them: a client then reads exactly the
+                    // model's value, not only the nearest one.
                     return put!(json, f64::from(value));
                 }
                 let same = |(_, special): &&(&str, f32)| <$type>::from(*special) == value;
@@ -112,7 +112,7 @@ fn list<T>(
     room(json, 2)?;
     json.push(b'[');
     for (number, chunk) in elements.chunks(CHUNK).enumerate() {
-        // With the bracket at the end.
+        // Including the closing bracket.
         room(json, chunk.len() * MAX_NUMBER_BYTES + 1)?;
         for (index, element) in chunk.iter().enumerate() {
             if number > 0 || index > 0 {
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_json_cannot_say_is_refused() {
+    fn values_without_a_json_form_are_refused() {
         assert_eq!(
             written(D::Bf16, 1, &[0, 0]),
             Err(WireError::NoJsonForm(D::Bf16))

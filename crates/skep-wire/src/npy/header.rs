@@ -5,34 +5,34 @@ use skep_types::DataType;
 
 use super::error::NpyError;
 
-/// What a file begins with.
+/// The first bytes of a file.
 const MAGIC: &[u8] = b"\x93NUMPY";
 
-/// Data begins at a multiple of this, as NumPy writes it.
+/// Data begins at a multiple of this many bytes, as NumPy writes it.
 const ALIGNMENT: usize = 64;
 
-/// What a header says.
+/// A header's content.
 #[derive(Debug)]
 pub(super) struct Header {
     pub(super) kind: ElementKind,
     pub(super) is_big_endian: bool,
-    /// The first axis runs fastest.
+    /// Whether the first axis varies fastest.
     pub(super) is_column_major: bool,
     pub(super) shape: Vec<usize>,
 }
 
-/// What the elements are.
+/// The kind of the elements.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum ElementKind {
-    /// A datatype of a fixed size.
+    /// A datatype of fixed size.
     Number(DataType),
-    /// So many bytes.
+    /// Strings of this many bytes.
     Bytes(usize),
-    /// So many characters.
+    /// Strings of this many characters.
     Text(usize),
 }
 
-/// Datatypes by the letter and the size that NumPy gives them.
+/// Datatypes by NumPy's letter and size.
 const NUMBERS: [(&str, DataType); 13] = [
     ("b1", DataType::Bool),
     ("u1", DataType::Uint8),
@@ -49,7 +49,7 @@ const NUMBERS: [(&str, DataType); 13] = [
     ("V2", DataType::Bf16),
 ];
 
-/// How a header names the elements of a datatype of a fixed size.
+/// The header's name of a datatype of fixed size.
 pub(super) fn descr(datatype: DataType) -> &'static str {
     match datatype {
         DataType::Bool => "|b1",
@@ -70,7 +70,7 @@ pub(super) fn descr(datatype: DataType) -> &'static str {
 }
 
 impl ElementKind {
-    /// Bytes of an element.
+    /// The size of an element in bytes.
     pub(super) fn width(self) -> usize {
         match self {
             Self::Number(datatype) => datatype.element_size().unwrap_or(1),
@@ -79,7 +79,7 @@ impl ElementKind {
         }
     }
 
-    /// From NumPy's letter and size.
+    /// Parses NumPy's letter and size.
     fn named(name: &str) -> Option<Self> {
         if let Some((_, datatype)) = NUMBERS.iter().find(|(known, _)| *known == name) {
             return Some(Self::Number(*datatype));
@@ -94,7 +94,7 @@ impl ElementKind {
 }
 
 impl Header {
-    /// Reads a file's header; also where its data begins.
+    /// Reads a file's header; returns it and the offset of the data.
     pub(super) fn read(file: &Bytes) -> Result<(Self, usize), NpyError> {
         const CUT: NpyError = NpyError::Header("it is cut off");
         let rest = file.strip_prefix(MAGIC).ok_or(NpyError::Magic)?;
@@ -118,7 +118,7 @@ impl Header {
     }
 }
 
-/// What is left of the header's text.
+/// The rest of the header's text.
 struct HeaderReader<'a>(&'a str);
 
 impl<'a> HeaderReader<'a> {
@@ -154,7 +154,7 @@ impl<'a> HeaderReader<'a> {
         })
     }
 
-    /// Whether the next token is this one, which is then taken.
+    /// Consumes the next token if it is this one; returns whether it was.
     fn take(&mut self, token: &str) -> bool {
         let rest = self.0.trim_start();
         let taken = rest.strip_prefix(token);
@@ -178,7 +178,7 @@ impl<'a> HeaderReader<'a> {
         Ok(text)
     }
 
-    /// The elements, and whether their bytes come in reverse.
+    /// The kind of the elements, and whether their bytes are big-endian.
     fn elements(&mut self) -> Result<(ElementKind, bool), NpyError> {
         if self.0.trim_start().starts_with('[') {
             return Err(NpyError::Elements("a structure of several".to_owned()));
@@ -218,7 +218,7 @@ impl<'a> HeaderReader<'a> {
                 self.expect(")", "`shape` does not end")?;
                 break;
             }
-            // What follows may be a space.
+            // A space may follow.
             self.take("");
         }
         Ok(shape)

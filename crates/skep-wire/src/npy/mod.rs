@@ -1,4 +1,4 @@
-//! Tensors as NumPy keeps them in `.npy` files.
+//! Tensors in NumPy's `.npy` files.
 //!
 //! | NumPy | datatype |
 //! |---|---|
@@ -8,7 +8,7 @@
 //! | `U5`: text | BYTES, as UTF-8 |
 //!
 //! Versions 1 to 3 of the format are read, both byte orders and both orders of axes; version 1 is written. NumPy itself
-//! has no BF16: it is written as `float32`, which holds every value of it.
+//! has no BF16, so that is written as `float32`, which holds every BF16 value.
 
 mod error;
 mod header;
@@ -24,7 +24,7 @@ use self::{
     header::{ElementKind, Header},
 };
 
-/// Reads a file's content. Data that needs no other order is not copied.
+/// Reads a file's content. Data that is already in order is not copied.
 ///
 /// # Errors
 /// Every kind but [`NpyError::Zero`] and [`NpyError::Rank`].
@@ -80,7 +80,7 @@ pub fn write(tensor: TensorView<'_>) -> Result<Vec<u8>, NpyError> {
             if elements().any(|element| element.last() == Some(&0)) {
                 return Err(NpyError::Zero);
             }
-            // NumPy has no elements of no bytes.
+            // NumPy has no elements of zero bytes.
             let width = elements().map(<[u8]>::len).max().unwrap_or(0).max(1);
             let mut data = Vec::with_capacity(width * tensor.shape().element_count());
             for element in elements() {
@@ -105,7 +105,7 @@ pub fn write(tensor: TensorView<'_>) -> Result<Vec<u8>, NpyError> {
     Ok(file)
 }
 
-/// An element without the zeros that fill it up.
+/// An element without its padding of zeros.
 fn without_zeros(element: &[u8]) -> &[u8] {
     let end = element.iter().rposition(|byte| *byte != 0);
     &element[..end.map_or(0, |last| last + 1)]
@@ -130,7 +130,7 @@ fn text(element: &[u8], is_big_endian: bool) -> Result<String, NpyError> {
     characters.collect()
 }
 
-/// Elements whose first axis runs fastest, with the last axis fastest.
+/// Reorders elements from column-major to row-major.
 fn row_major(data: &[u8], dims: &[usize], width: usize) -> Vec<u8> {
     let mut strides = Vec::with_capacity(dims.len());
     let mut stride = width;
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_tensor_is_named() {
+    fn files_that_hold_no_tensor_are_named() {
         for (descr, shape, data, why) in [
             ("<c8", "(1,)", &[0; 8][..], "dtype `<c8`"),
             ("|O", "(1,)", &[0; 8], "dtype `|O`"),
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn an_element_that_would_lose_its_end_is_refused() {
+    fn an_element_that_ends_with_zeros_is_refused() {
         let data = Bytes::from(encode_strings([b"a\0".as_slice()]));
         let shape = Shape::new(&[1]).expect("shape");
         let tensor = Tensor::new(DataType::Bytes, shape, data).expect("tensor");
@@ -277,7 +277,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_reads_back(words: Vec<u64>, index in 0usize..14, rows in 1usize..4) {
+        fn written_data_reads_back(words: Vec<u64>, index in 0usize..14, rows in 1usize..4) {
             let datatype = DataType::ALL[index];
             prop_assume!(datatype != DataType::Bf16);
             let data: Vec<u8> = match datatype.element_size() {

@@ -13,9 +13,9 @@ use skep_types::ModelName;
 
 use crate::{
     backends,
-    cli::boolean,
     colour::{Colour, Colours},
     commands::{sandbox, serve},
+    flag_values::boolean,
     output::{OutputError, errln, outln},
     table::letters,
 };

@@ -41,7 +41,7 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         .with_ansi(false)
         .with_target(false)
         .without_time()
-        // It would write of them to standard error, and panic where nobody reads that.
+        // It would report them on standard error, and panic if that has no reader.
         .log_internal_errors(false)
         .init();
     worker::run(|Opening { backend, library }| {

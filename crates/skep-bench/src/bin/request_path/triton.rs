@@ -105,7 +105,7 @@ impl Triton {
 
 impl Drop for Triton {
     fn drop(&mut self) {
-        // Nobody waits for its answers any more; an error means that it has ended already.
+        // No client waits for its answers; an error means that it has ended already.
         drop(self.child.kill());
         drop(self.child.wait());
     }

@@ -42,7 +42,7 @@ pub(crate) async fn measure(copies: &Copies, plan: &StoreBenchArgs) -> Result<()
                 let mut figures = LatencyRounds::default();
                 for round in 0..rounds {
                     let mut servers = [(&shared, &mut figures.shared), (&own, &mut figures.own)];
-                    // Who goes first alternates.
+                    // Which goes first alternates.
                     if round % 2 == 1 {
                         servers.reverse();
                     }

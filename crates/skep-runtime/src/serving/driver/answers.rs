@@ -6,9 +6,10 @@ use skep_host::lock;
 use skep_scheduler::{Ordering, RejectReason};
 
 use crate::{
-    ErrorKind, FailureReason, RuntimeError, clock,
+    clock,
+    error::{ErrorKind, RuntimeError},
     serving::job::{InferOutcome, InferReply, InferWaiter, Job},
-    statistics::recorder::Statistics,
+    statistics::{FailureReason, recorder::Statistics},
 };
 
 /// Triton's words for a queue that holds as many requests as it may.
@@ -53,7 +54,8 @@ impl AnswerSink {
         drop(reply.send(Err(RuntimeError::new(ErrorKind::Unavailable, text))));
     }
 
-    /// Answers a request that was taken in and will not be executed. `why_not` says why no instance can run, if none can.
+    /// Answers a request that was taken in and will not be executed. `why_not` says why no instance can run, if none
+    /// can.
     pub(super) fn reject(&self, mut job: Box<Job>, reason: RejectReason, why_not: Option<&str>) {
         let waiter = job.take_waiter();
         let label = match reason {

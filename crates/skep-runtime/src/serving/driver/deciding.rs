@@ -1,16 +1,18 @@
 //! Decisions: inputs become outputs under the lock, and outputs are carried out without it.
 
 use std::{
-    sync::{MutexGuard, PoisonError, atomic::Ordering},
+    sync::{MutexGuard, atomic::Ordering},
     time::Duration,
 };
 
+use skep_host::lock;
 use skep_scheduler::{Input, InstanceId, Output, Outputs, RejectReason};
 use skep_types::Time;
 
 use super::{Driver, JobBatch, state::DriverState};
 use crate::{
-    RuntimeError, clock,
+    clock,
+    error::RuntimeError,
     serving::{
         device::{PendingGrants, SlotHolder, SlotNews},
         job::Job,
@@ -49,8 +51,8 @@ impl Driver {
         kept
     }
 
-    /// Takes the outputs about slots and settles them with the device, until nothing more follows for this model. Grants to
-    /// other models are returned, to be delivered once the lock is released.
+    /// Takes the outputs about slots and settles them with the device, until nothing more follows for this model.
+    /// Grants to other models are returned, to be delivered once the lock is released.
     pub(super) fn settle(
         &self,
         state: &mut DriverState,
@@ -77,7 +79,7 @@ impl Driver {
                 }
                 Output::Dispatch { .. } | Output::Reject { .. } => true,
             });
-            if news.is_none() {
+            if news.is_empty() {
                 return pending;
             }
             // Taken only when there is something to tell the device: taking clears it.
@@ -123,7 +125,8 @@ impl Driver {
         self.note(state)
     }
 
-    /// Notes how many requests wait, and when the scheduler wants to be called. Returns whether more wait on the node than may.
+    /// Notes how many requests wait, and when the scheduler wants to be called. Returns whether more wait on the node
+    /// than may.
     fn note(&self, state: &mut DriverState) -> bool {
         if let Some(appointment) = &mut state.appointment
             && let Some(moment) = state.scheduler.next_timeout()
@@ -156,8 +159,8 @@ impl Driver {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, DriverState> {
-        // `handle` does not panic on any input; a poisoned lock still holds a whole state.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        // A poisoned lock still holds a whole state: `handle` panics on no input.
+        lock(&self.state)
     }
 }
 

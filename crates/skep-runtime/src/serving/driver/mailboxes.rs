@@ -1,7 +1,8 @@
 //! The mailboxes of a model's instances.
 //!
-//! A mailbox holds one batch, which never blocks the sender, since an instance has at most one batch at a time. Mailboxes
-//! are not part of the scheduler's state, so that an instance's thread is woken outside of the critical section.
+//! A mailbox holds one batch, which never blocks the sender, since an instance has at most one batch at a time.
+//! Mailboxes are not part of the scheduler's state, so that an instance's thread is woken outside of the critical
+//! section.
 
 use std::sync::{
     PoisonError, RwLock, RwLockWriteGuard,
@@ -79,8 +80,8 @@ impl Mailboxes {
         }
     }
 
-    /// Sends a batch to an idle instance, whose mailbox is empty: this neither blocks nor allocates. The batch comes back if
-    /// the instance has ended.
+    /// Sends a batch to an idle instance, whose mailbox is empty: this neither blocks nor allocates. The batch comes
+    /// back if the instance has ended.
     pub(super) fn send(&self, instance: InstanceId, batch: JobBatch) -> Result<(), JobBatch> {
         let boxes = self.boxes.read().unwrap_or_else(PoisonError::into_inner);
         match boxes.get(index(instance)) {

@@ -7,11 +7,11 @@
 //! device    (a slot)        ---+
 //! ```
 //!
-//! The critical section is `Scheduler::handle` alone. A finished instance that is given its next batch takes it directly,
-//! past the mailboxes. Where a scheduler wants to be called at some moment, the process's [`Timer`] does so.
+//! The critical section is `Scheduler::handle` alone. A finished instance that is given its next batch takes it
+//! directly, past the mailboxes. Where a scheduler wants to be called at some moment, the process's [`Timer`] does so.
 //!
-//! Another scheduler (of sequences, say) takes the place of the one in [`state`]; [`scheduling`] makes it from the model's
-//! configuration.
+//! Another scheduler (of sequences, say) takes the place of the one in [`state`]; [`scheduling`] makes it from the
+//! model's configuration.
 
 mod answers;
 mod deciding;
@@ -38,10 +38,12 @@ use self::{
     state::DriverState,
 };
 use crate::{
-    RuntimeError, WaitingLimit, clock,
+    clock,
+    error::RuntimeError,
     serving::{
         device::{Device, DeviceSeat, SlotHolder},
         job::{InferOutcome, InferWaiter, Job},
+        waiting_limit::WaitingLimit,
     },
     statistics::recorder::Statistics,
     timer::{Appointment, Timer},

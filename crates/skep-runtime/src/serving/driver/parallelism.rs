@@ -1,7 +1,7 @@
 //! How many cores a model's executions keep busy: the slots that the device charges for them.
 //!
-//! A configuration says how many threads an execution may use. On a machine with many cores, the threads of a small model
-//! mostly wait for each other, and slots charged for them would stay empty.
+//! A configuration says how many threads an execution may use. On a machine with many cores, the threads of a small
+//! model mostly wait for each other, and slots charged for them would stay empty.
 
 use std::{
     sync::{

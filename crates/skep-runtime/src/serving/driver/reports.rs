@@ -1,7 +1,7 @@
 //! What instances report: connected, ready, finished, gone, overdue; and their removal.
 //!
-//! An instance that is removed ([`Driver::retire`]) leaves the scheduler at once, and its mailbox when it is idle: a batch
-//! that is already on its way still reaches it and is answered.
+//! An instance that is removed ([`Driver::retire`]) leaves the scheduler at once, and its mailbox when it is idle: a
+//! batch that is already on its way still reaches it and is answered.
 
 use std::{
     sync::{atomic::Ordering, mpsc::SyncSender},
@@ -13,16 +13,18 @@ use skep_types::Time;
 
 use super::{Driver, JobBatch};
 use crate::{
-    FailureReason, RuntimeError, clock,
+    clock,
+    error::RuntimeError,
     serving::{
         device::{DeviceSeat, OccupiedSlots},
         job::{Job, Waiters},
     },
+    statistics::FailureReason,
 };
 
 impl Driver {
-    /// Connects an instance's mailbox and assigns its number. Batches come once the instance reports that it is ready, and
-    /// never to a passive one.
+    /// Connects an instance's mailbox and assigns its number. Batches come once the instance reports that it is ready,
+    /// and never to a passive one.
     pub(crate) fn connect(&self, mailbox: SyncSender<JobBatch>, passive: bool) -> InstanceId {
         self.mailboxes.open(mailbox, passive)
     }
@@ -66,8 +68,8 @@ impl Driver {
         self.apply(clock::now(), state, input, None, Some(instance))
     }
 
-    /// An instance that began at `taken` finished at `now`. Returns its next batch, if any waits. `spent` is the emptied list
-    /// of the finished batch, to be used again.
+    /// An instance that began at `taken` finished at `now`. Returns its next batch, if any waits. `spent` is the
+    /// emptied list of the finished batch, to be used again.
     pub(crate) fn finished(
         &self,
         instance: InstanceId,
@@ -89,8 +91,8 @@ impl Driver {
         self.apply(now, state, input, Some(duration), Some(instance))
     }
 
-    /// An instance that began at `taken` died. Returns whether to recreate it, which is false if it was removed meanwhile.
-    /// Requests that wait keep waiting for the other instances or for the replacement.
+    /// An instance that began at `taken` died. Returns whether to recreate it, which is false if it was removed
+    /// meanwhile. Requests that wait keep waiting for the other instances or for the replacement.
     pub(crate) fn gone(&self, instance: InstanceId, taken: Time) -> bool {
         let now = clock::now();
         let duration = now.since(taken);
@@ -106,9 +108,9 @@ impl Driver {
         self.mailboxes.is_open(instance)
     }
 
-    /// An execution that began at `taken` takes longer than it may, and its batch has been answered. The instance gets no
-    /// batch until [`Driver::back`], and other models get its slots. If no other instance can run, waiting requests are
-    /// answered.
+    /// An execution that began at `taken` takes longer than it may, and its batch has been answered. The instance gets
+    /// no batch until [`Driver::back`], and other models get its slots. If no other instance can run, waiting requests
+    /// are answered.
     pub(crate) fn overdue(&self, instance: InstanceId, taken: Time) {
         let now = clock::now();
         let duration = now.since(taken);

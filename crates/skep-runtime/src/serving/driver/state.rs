@@ -13,7 +13,7 @@ pub(super) struct DriverState {
     pub(super) next_request: u64,
     /// Set if the scheduler may want to be called at some moment.
     pub(super) appointment: Option<Appointment>,
-    /// The latest moment that the scheduler was told. Moments are read before the lock is taken, and the scheduler must not
-    /// see time go back.
+    /// The latest moment that the scheduler was told. Moments are read before the lock is taken, and the scheduler must
+    /// not see time go back.
     pub(super) now: Time,
 }

@@ -1,28 +1,29 @@
-//! How long an instance stays away before it is made again, so that one that dies at every start takes no processor.
+//! How long to wait before an instance is recreated, so that one that dies at every start does not waste the processor.
 
 use std::time::Duration;
 
 use skep_types::Time;
 
-/// Before the second attempt in a row; the first is made at once, since most failures are alone. Twice as long each time.
+/// The wait before the second attempt in a row. The first is made at once, since most failures are isolated. Each
+/// further wait is twice as long.
 const FIRST: Duration = Duration::from_millis(100);
 
-/// The longest: who mends the reason does not want to wait for minutes.
+/// The longest wait: after the cause is fixed, nobody wants to wait for minutes.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// An instance that lived so long did not die of its start: the next failure is a first one again.
+/// An instance that lived this long did not die of its start: its next failure counts as the first.
 const HEALTHY: Duration = Duration::from_secs(60);
 
-/// What an instance's failures so far mean for the next attempt.
+/// An instance's failures so far.
 #[derive(Debug)]
 pub(crate) struct BackOff {
     next: Duration,
-    /// Since when the instance is there.
+    /// When the instance was last created, or an attempt failed.
     since: Time,
 }
 
 impl BackOff {
-    /// For an instance that is there since `now`.
+    /// For an instance created at `now`.
     pub(crate) const fn new(now: Time) -> Self {
         Self {
             next: Duration::ZERO,
@@ -30,17 +31,17 @@ impl BackOff {
         }
     }
 
-    /// The instance is there again.
+    /// The instance was recreated.
     pub(crate) const fn started(&mut self, now: Time) {
         self.since = now;
     }
 
-    /// The instance was lost, or an attempt to make it again failed: how long until the next attempt.
+    /// The instance was lost, or an attempt to recreate it failed. Returns how long to wait before the next attempt.
     pub(crate) fn lost(&mut self, now: Time) -> Duration {
         if now.since(self.since) >= HEALTHY {
             self.next = Duration::ZERO;
         }
-        // Attempts that fail are no time of health.
+        // The time of failed attempts does not count as health.
         self.since = now;
         let wait = self.next;
         self.next = (wait * 2).clamp(FIRST, LONGEST);
@@ -53,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failures_in_a_row_wait_longer_and_health_resets() {
+    fn waits_grow_with_failures_in_a_row_and_health_resets_them() {
         let mut now = Time::ZERO;
         let mut back_off = BackOff::new(now);
         let mut waits = Vec::new();
@@ -68,7 +69,7 @@ mod tests {
         );
         now = now + HEALTHY;
         assert_eq!(back_off.lost(now), Duration::ZERO);
-        // Attempts that fail for longer than that are no health.
+        // Failed attempts over a longer time do not count as health.
         for _ in 0..20 {
             now = now + LONGEST;
             back_off.lost(now);

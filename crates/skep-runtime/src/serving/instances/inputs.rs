@@ -5,7 +5,7 @@ use skep_tensor::{Tensor, gather};
 use smallvec::SmallVec;
 
 use crate::{
-    RuntimeError,
+    error::RuntimeError,
     serving::{
         interface::{Interface, OmittedInput},
         job::Job,
@@ -49,6 +49,6 @@ fn join(interface: &Interface, jobs: &[Box<Job>], index: usize) -> Result<Tensor
 /// Whether the model's graph has a default value for an input.
 fn has_default(interface: &Interface, position: usize) -> bool {
     interface.inputs.iter().any(|input| {
-        input.position == position && matches!(input.absent, Some(OmittedInput::Default(_)))
+        input.position == position && matches!(input.when_omitted, Some(OmittedInput::Default(_)))
     })
 }

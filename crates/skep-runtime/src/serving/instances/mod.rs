@@ -8,8 +8,8 @@
 //!     watch     the deadline of each execution
 //! ```
 //!
-//! Instances come and go while requests run. New ones are ready before old ones leave, and an instance that leaves finishes
-//! its batch.
+//! Instances come and go while requests run. New ones are ready before old ones leave, and an instance that leaves
+//! finishes its batch.
 
 mod back_off;
 mod inputs;

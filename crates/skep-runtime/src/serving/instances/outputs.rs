@@ -1,5 +1,5 @@
-//! From what a model gave for a batch to the outputs of each of its requests: split along the batch axis, without a copy,
-//! and in the shapes that clients see.
+//! From what a model gave for a batch to the outputs of each of its requests: split along the batch axis, without a
+//! copy, and in the shapes that clients see.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -9,11 +9,12 @@ use skep_types::Shape;
 use smallvec::SmallVec;
 
 use crate::{
-    ErrorKind, NamedTensor, RuntimeError,
+    error::{ErrorKind, RuntimeError},
     serving::{
         interface::{Interface, InterfaceTensor},
         job::Job,
         ragged,
+        request::NamedTensor,
         validate::reshaped,
     },
 };
@@ -111,8 +112,8 @@ impl OutputSplitter<'_> {
             .map_err(|error| self.wrong_output(index, &error))
     }
 
-    /// Gives an output the shape that clients see. An output whose shape contradicts the configuration keeps its own, as on
-    /// Triton: files are often wrong about shapes, and clients rely on those in the response.
+    /// Gives an output the shape that clients see. An output whose shape contradicts the configuration keeps its own,
+    /// as on Triton: files are often wrong about shapes, and clients rely on those in the response.
     fn client_shape(&self, tensor: Tensor, index: usize) -> Result<Tensor, RuntimeError> {
         let port = &self.interface.outputs[index];
         let config = &port.config;
@@ -180,8 +181,8 @@ impl OutputSplitter<'_> {
 
 /// Charges the memory of a batch's outputs before clients begin to read the responses.
 ///
-/// The outputs of a single job are added to its own charge. Those of several jobs share their memory, which is freed with
-/// the last of their responses: their charge is returned, and every response holds it.
+/// The outputs of a single job are added to its own charge. Those of several jobs share their memory, which is freed
+/// with the last of their responses: their charge is returned, and every response holds it.
 pub(super) fn charge_outputs(
     jobs: &[Box<Job>],
     outputs: &[Vec<NamedTensor>],

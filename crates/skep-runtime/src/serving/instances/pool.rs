@@ -14,7 +14,7 @@ use skep_tensor::RunBound;
 use skep_types::DeviceId;
 
 use crate::{
-    RuntimeError,
+    error::RuntimeError,
     serving::{
         driver::Driver,
         instances::{
@@ -23,7 +23,7 @@ use crate::{
             start::{OverdueInstance, StartOutcome, StartReporter, StartingInstance},
             thread::InstanceThread,
             warmup::{self, WarmupRequest},
-            watch::{OverdueListener, Watch},
+            watch::{ExecutionWatch, OverdueListener},
         },
         interface::Interface,
         job::Job,
@@ -72,7 +72,7 @@ impl InstancePool {
         }
     }
 
-    /// Makes the instances those of `groups`: starts the missing ones, then removes the surplus ones.
+    /// Adjusts the instances to `groups`: starts the missing ones, then removes the surplus ones.
     ///
     /// # Errors
     /// Why an instance could not be started; the instances are then unchanged.
@@ -147,8 +147,8 @@ impl InstancePool {
         });
         let listener: Weak<dyn OverdueListener> =
             Arc::downgrade(&(Arc::clone(&overdue) as Arc<dyn OverdueListener>));
-        let watch =
-            Watch::new(self.limits.time, listener).inspect_err(|_| self.driver.abandon(id))?;
+        let watch = ExecutionWatch::new(self.limits.time, listener)
+            .inspect_err(|_| self.driver.abandon(id))?;
         let runner = InstanceRunner {
             name,
             model: Arc::clone(&self.model),

@@ -1,8 +1,8 @@
-//! What executions take, measured before the first request: policies that keep a latency objective begin with it.
+//! How long executions take, measured before the first request, for policies that keep a latency objective.
 //!
-//! Batches of powers of two run on the first instance, with zeros. Models with variable dimensions have no shapes to run
-//! with before the first request; for them, as for sizes that the time did not suffice for, the policy learns from what
-//! it serves.
+//! Batches of powers of two run on the first instance, with zeros. A model with variable dimensions has no shapes to
+//! run with before the first request. For such models, and for sizes that the time did not suffice for, the policy
+//! learns from the requests that it serves.
 
 use std::time::{Duration, Instant};
 
@@ -11,17 +11,17 @@ use skep_tensor::Tensor;
 use skep_types::Shape;
 
 use crate::{
-    InferRequest, RuntimeError,
-    serving::{instances::runner::InstanceRunner, validate},
+    error::RuntimeError,
+    serving::{instances::runner::InstanceRunner, request::InferRequest, validate},
 };
 
-/// How long measuring may keep a load waiting, but for the execution that is under way.
+/// How long measuring may delay a load, besides the execution under way.
 const BUDGET: Duration = Duration::from_secs(1);
 
-/// Executions a size; the first of a new shape allocates and counts for nothing.
+/// Executions for each size. The first of a new shape allocates and is not counted.
 const EXECUTIONS: usize = 4;
 
-/// Measures what executions take and tells the driver; whether the instance came through it well.
+/// Measures how long executions take and tells the driver. Returns whether the instance is still sound.
 pub(super) fn measure(runner: &InstanceRunner, instance: &mut dyn Instance) -> bool {
     let max = runner.interface.max_batch_size.max(1);
     let end = Instant::now() + BUDGET;
@@ -34,7 +34,7 @@ pub(super) fn measure(runner: &InstanceRunner, instance: &mut dyn Instance) -> b
             Ok(None) => {}
             Err(error) => {
                 tracing::info!(
-                    "model `{}`: no profile of its executions: {error}",
+                    "model `{}`: cannot measure its executions: {error}",
                     runner.interface.model
                 );
                 return false;
@@ -44,8 +44,8 @@ pub(super) fn measure(runner: &InstanceRunner, instance: &mut dyn Instance) -> b
     true
 }
 
-/// The least that an execution takes; none where time is over after the first. What is measured while the machine is
-/// busy with something else, other loads perhaps, is too much, and what seems slow is executed rarely.
+/// The shortest of several executions; `None` if the time is over after the first. A machine that is busy with other
+/// work, such as other loads, makes executions slower, and the policy rarely chooses a size that seems slow.
 fn least(
     runner: &InstanceRunner,
     instance: &mut dyn Instance,
@@ -73,17 +73,17 @@ fn run(
     runner.try_out(instance, prepared)
 }
 
-/// A request of zeros with this batch size; none where a dimension is variable.
+/// A request of zeros with this batch size; `None` if a dimension is variable.
 fn request(runner: &InstanceRunner, size: usize) -> Option<InferRequest> {
     let mut request = InferRequest::default();
-    for port in &runner.interface.inputs {
-        let mut dims = port.config.dims.to_shape()?.dims().to_vec();
-        if port.config.batched {
+    for input in &runner.interface.inputs {
+        let mut dims = input.config.dims.to_shape()?.dims().to_vec();
+        if input.config.batched {
             dims.insert(0, size);
         }
         let shape = Shape::new(&dims).ok()?;
-        let tensor = Tensor::zeros(port.config.datatype, shape);
-        request.inputs.push((port.name.to_string(), tensor));
+        let tensor = Tensor::zeros(input.config.datatype, shape);
+        request.inputs.push((input.name.to_string(), tensor));
     }
     Some(request)
 }

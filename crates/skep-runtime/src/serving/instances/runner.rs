@@ -14,18 +14,19 @@ use skep_types::{DeviceId, Shape, Time};
 use smallvec::SmallVec;
 
 use crate::{
-    RuntimeError, clock,
+    clock,
+    error::RuntimeError,
     serving::{
         driver::Driver,
         instances::{
             inputs::batch_inputs,
             outputs::{BatchOutputs, OutputSlots, OutputSplitter, wanted_outputs},
-            watch::{EndedRun, InterruptReason, Watch},
+            watch::{EndedRun, ExecutionWatch, InterruptReason},
         },
         interface::Interface,
         job::{Job, PreparedRequest, Waiters},
     },
-    statistics::recorder::{ExecutionTimes, Recorder},
+    statistics::recorder::{ExecutionTimes, InstanceRecorder},
 };
 
 /// Makes the executable copy of one instance, and runs batches on it.
@@ -37,11 +38,11 @@ pub(crate) struct InstanceRunner {
     pub(crate) device: DeviceId,
     pub(crate) interface: Arc<Interface>,
     pub(crate) driver: Arc<Driver>,
-    pub(crate) recorder: Arc<Recorder>,
+    pub(crate) recorder: Arc<InstanceRecorder>,
     /// How much memory an execution may take.
     pub(crate) bound: RunBound,
     /// How long it may take.
-    pub(crate) watch: Arc<Watch>,
+    pub(crate) watch: Arc<ExecutionWatch>,
 }
 
 /// A batch that was executed.
@@ -110,8 +111,8 @@ impl InstanceRunner {
         Ok(ExecutedBatch { outputs, at })
     }
 
-    /// Adds a slot for each wanted output. Where the model tells the shapes in advance, the slots are allocated, and the
-    /// charge for them is returned, to be held while the model runs.
+    /// Adds a slot for each wanted output. Where the model tells the shapes in advance, the slots are allocated, and
+    /// the charge for them is returned, to be held while the model runs.
     fn prepare(
         &self,
         inputs: &[Tensor],
@@ -164,7 +165,8 @@ impl InstanceRunner {
         Ok(executed.at.ended.since(executed.at.taken))
     }
 
-    /// Executes one request outside of serving, when the device that models share has slots for it. A panic is an error.
+    /// Executes one request outside of serving, when the device that models share has slots for it. A panic is an
+    /// error.
     fn execute_alone(
         &self,
         instance: &mut dyn Instance,
@@ -179,9 +181,12 @@ impl InstanceRunner {
         let ended = self.watch.end();
         match executed {
             Ok(executed) => match ended {
-                Some(EndedRun { told: None, .. }) => executed,
                 Some(EndedRun {
-                    told: Some(reason), ..
+                    interrupted: None, ..
+                }) => executed,
+                Some(EndedRun {
+                    interrupted: Some(reason),
+                    ..
                 }) => Err(self.watch.error(reason)),
                 None => Err(self.watch.error(InterruptReason::Deadline)),
             },

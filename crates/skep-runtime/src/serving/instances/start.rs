@@ -10,7 +10,8 @@ use skep_host::lock;
 use skep_scheduler::InstanceId;
 
 use crate::{
-    RuntimeError, clock,
+    clock,
+    error::RuntimeError,
     serving::{
         driver::{Driver, JobBatch},
         instances::{
@@ -22,7 +23,7 @@ use crate::{
         },
         origin::VersionLife,
     },
-    statistics::recorder::Recorder,
+    statistics::recorder::InstanceRecorder,
 };
 
 /// How an instance's start ends.
@@ -49,14 +50,14 @@ pub(super) struct OverdueInstance {
     pub(super) id: InstanceId,
     pub(super) name: String,
     pub(super) driver: Arc<Driver>,
-    pub(super) recorder: Arc<Recorder>,
+    pub(super) recorder: Arc<InstanceRecorder>,
     pub(super) report: Arc<StartReporter>,
 }
 
 impl OverdueListener for OverdueInstance {
     fn overdue(&self, run: &GivenUpRun) {
         if let Some(end) = run.batch_end {
-            self.recorder.gave_up(end, run.since, clock::now());
+            self.recorder.failed(end, run.since, clock::now());
             self.driver.overdue(self.id, run.since);
         }
     }

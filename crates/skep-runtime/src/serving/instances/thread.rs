@@ -1,7 +1,7 @@
 //! An instance's thread: takes batches, runs them, answers their requests.
 //!
-//! A panic or an error of the backend answers its batch only. After a panic the executable copy is recreated, and so is a
-//! copy that says it is lost: at once, and after further losses ever later.
+//! A panic or an error of the backend answers its batch only. After a panic the executable copy is recreated, and so is
+//! a copy that says it is lost: at once, and after further losses ever later.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -15,7 +15,8 @@ use skep_types::Time;
 use smallvec::SmallVec;
 
 use crate::{
-    ErrorKind, InferResponse, RuntimeError, Timing, clock,
+    clock,
+    error::{ErrorKind, RuntimeError},
     serving::{
         driver::JobBatch,
         instances::{
@@ -25,6 +26,7 @@ use crate::{
             watch::EndedRun,
         },
         job::{Job, Waiters},
+        request::{InferResponse, Timing},
     },
 };
 
@@ -54,7 +56,8 @@ struct ServeEnd {
 }
 
 impl InstanceThread {
-    /// Serves batches until the mailbox closes, `first` before any. The driver knows already that the instance is ready.
+    /// Serves batches until the mailbox closes, `first` before any. The driver knows already that the instance is
+    /// ready.
     pub(super) fn serve(
         &self,
         instance: Box<dyn Instance>,
@@ -72,7 +75,8 @@ impl InstanceThread {
             if instance.is_lost()
                 && let Ok(renewed) = self.runner.instantiate()
             {
-                // It was lost while idle, which costs no request. If it cannot be recreated, the run fails and says why.
+                // It was lost while idle, which costs no request. If it cannot be recreated, the run fails and says
+                // why.
                 self.note_recreated();
                 back_off.started(taken);
                 instance = renewed;
@@ -191,12 +195,14 @@ impl InstanceThread {
             self.runner.execute(instance, &jobs, taken)
         }));
         let ended = self.runner.watch.end();
-        let was_told = ended.as_ref().is_none_or(|ended| ended.told.is_some());
+        let was_interrupted = ended
+            .as_ref()
+            .is_none_or(|ended| ended.interrupted.is_some());
         let (result, copy) = match result {
             Ok(result) => {
                 // An interrupt that came after the result may have ended the copy although the result is good.
-                let may_be = result.is_err() || was_told;
-                let copy = match may_be && instance.is_lost() {
+                let may_be_lost = result.is_err() || was_interrupted;
+                let copy = match may_be_lost && instance.is_lost() {
                     true => ExecutableCopy::Lost,
                     false => ExecutableCopy::Sound,
                 };
@@ -209,7 +215,11 @@ impl InstanceThread {
                 (Err(RuntimeError::internal(text)), ExecutableCopy::Panicked)
             }
         };
-        let Some(EndedRun { waiters, told }) = ended else {
+        let Some(EndedRun {
+            waiters,
+            interrupted,
+        }) = ended
+        else {
             return ServeEnd {
                 copy,
                 answered: None,
@@ -223,7 +233,7 @@ impl InstanceThread {
             }
             Err(error) => {
                 // The error of an interrupted run says only that it was interrupted.
-                let error = told.map_or(error, |reason| self.runner.watch.error(reason));
+                let error = interrupted.map_or(error, |reason| self.runner.watch.error(reason));
                 self.fail(waiters, end, &error, taken)
             }
         };
@@ -280,7 +290,7 @@ impl InstanceThread {
     /// Answers a failed batch. Returns when it ended.
     fn fail(&self, waiters: Waiters, end: BatchEnd, error: &RuntimeError, taken: Time) -> Time {
         let ended = clock::now();
-        self.runner.recorder.gave_up(end, taken, ended);
+        self.runner.recorder.failed(end, taken, ended);
         self.runner.driver.fail(waiters, error, ended);
         if error.kind() == ErrorKind::Exhausted {
             // The memory of the failed run is still in the allocators' caches.

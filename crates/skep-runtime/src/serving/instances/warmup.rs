@@ -11,8 +11,10 @@ use skep_tensor::{Tensor, encode_strings};
 use skep_types::{DataType, Shape};
 
 use crate::{
-    InferRequest, RuntimeError,
-    serving::{instances::runner::InstanceRunner, interface::Interface, validate},
+    error::RuntimeError,
+    serving::{
+        instances::runner::InstanceRunner, interface::Interface, request::InferRequest, validate,
+    },
 };
 
 /// The directory of a model's warm-up data.
@@ -25,7 +27,7 @@ pub(crate) struct WarmupRequest {
     request: InferRequest,
 }
 
-/// What a client's request may have.
+/// As large as a client's request may be.
 const MAX_FILE_BYTES: u64 = 2 << 30;
 
 /// Builds the configured requests.
@@ -34,31 +36,39 @@ pub(crate) fn prepare(
     interface: &Interface,
     directory: &Path,
 ) -> Result<Vec<WarmupRequest>, RuntimeError> {
-    let run = |warmup: &Warmup| {
-        let build = || -> Result<WarmupRequest, RuntimeError> {
-            let mut request = InferRequest {
-                id: format!("warmup:{}", warmup.name),
-                ..Default::default()
-            };
-            for (name, input) in &warmup.inputs {
-                request.inputs.push((
-                    name.clone(),
-                    tensor(warmup, input, config.max_batch_size() > 0, directory)?,
-                ));
-            }
-            validate::prepare(&request, interface)?;
-            Ok(WarmupRequest {
-                name: warmup.name.clone(),
-                count: warmup.count,
-                request,
-            })
-        };
-        build().map_err(|error| failed(&warmup.name, &error))
-    };
-    config.warmups().iter().map(run).collect()
+    let batched = config.max_batch_size() > 0;
+    let mut requests = Vec::new();
+    for warmup in config.warmups() {
+        let request = build(warmup, batched, interface, directory)
+            .map_err(|error| failed(&warmup.name, &error))?;
+        requests.push(WarmupRequest {
+            name: warmup.name.clone(),
+            count: warmup.count,
+            request,
+        });
+    }
+    Ok(requests)
 }
 
-/// Runs them all on one instance.
+fn build(
+    warmup: &Warmup,
+    batched: bool,
+    interface: &Interface,
+    directory: &Path,
+) -> Result<InferRequest, RuntimeError> {
+    let mut request = InferRequest {
+        id: format!("warmup:{}", warmup.name),
+        ..Default::default()
+    };
+    for (name, input) in &warmup.inputs {
+        let tensor = tensor(warmup, input, batched, directory)?;
+        request.inputs.push((name.clone(), tensor));
+    }
+    validate::prepare(&request, interface)?;
+    Ok(request)
+}
+
+/// Runs the warm-up requests on one instance.
 pub(super) fn run(
     runner: &InstanceRunner,
     instance: &mut dyn Instance,
@@ -103,7 +113,7 @@ fn tensor(
             let row = skep_host::read_file(&path, MAX_FILE_BYTES).map_err(|e| {
                 RuntimeError::invalid(format!("cannot read `{}`: {e}", path.display()))
             })?;
-            // A file holds the data of one row, whatever the batch size.
+            // A file holds one row, whatever the batch size.
             row.repeat(rows)
         }
     };
@@ -111,18 +121,15 @@ fn tensor(
         .map_err(|e| RuntimeError::invalid(e.to_string()))
 }
 
-/// Pseudo-random elements (xorshift, fixed seed): small integers, which every datatype holds without becoming a NaN.
+/// Pseudo-random elements (xorshift, fixed seed): small integers, which are NaN in no datatype.
 fn random(datatype: DataType, count: usize) -> Vec<u8> {
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
-    let mut next = move || {
+    let mut data = Vec::new();
+    for _ in 0..count {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        u8::try_from(state >> 57).unwrap_or(0)
-    };
-    let mut data = Vec::new();
-    for _ in 0..count {
-        let value = next();
+        let value = u8::try_from(state >> 57).unwrap_or(0);
         match datatype {
             DataType::Bool => data.push(value & 1),
             DataType::Uint8 | DataType::Int8 => data.push(value),

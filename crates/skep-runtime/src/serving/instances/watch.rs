@@ -1,20 +1,20 @@
 //! The deadline of executions.
 //!
-//! While an instance executes a batch, a [`Watch`] holds those who wait for its answers. Whoever takes them out answers
-//! them: the instance when it has finished, or the watch when that takes too long.
+//! While an instance executes a batch, an [`ExecutionWatch`] holds the waiters of its requests. Either side that takes
+//! them out answers them: the instance when it has finished, or the watch when that takes too long.
 //!
 //! ```text
-//! begin ---> end                                  the usual way
+//! begin ---> end                                  the usual course
 //!   |
-//!   + max_execution_ms                            the backend is told to end the run, where it can:
-//!   |    `--> end, with an error                  a worker process is killed, ONNX Runtime stops behind an operator
+//!   + max_execution_ms                            the backend is told to end the run, if it can: a worker process is
+//!   |    `--> end, with an error                  killed, ONNX Runtime stops after the current operator
 //!   |
-//!   + grace                                       the waiting are answered with an error, the driver is told that the
-//!        `--> end finds nobody waiting            instance is overdue; it is back when the run ends after all
+//!   + grace                                       the waiters are answered with an error, the driver is told that the
+//!        `--> end finds no waiters                instance is overdue; it is back when the run ends
 //! ```
 //!
-//! Not all memory of a run can be counted: a library keeps lists and texts besides its tensors. Where the machine has next
-//! to none left, [`end_longest_run`] ends the run that has gone on for the longest, before the system ends the process.
+//! Not all memory of a run can be counted: a library allocates lists and strings besides tensors. When the machine has
+//! almost no memory left, [`end_longest_run`] ends the longest run, before the system kills the process.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, Weak},
@@ -27,38 +27,39 @@ use skep_scheduler::BatchEnd;
 use skep_types::Time;
 
 use crate::{
-    ErrorKind, RuntimeError, clock,
+    clock,
+    error::{ErrorKind, RuntimeError},
     serving::job::Waiters,
     timer::{Alarm, Appointment, Timer},
 };
 
-/// How long a run that was told to end may take for that, at least and at most; in between as long as it was allowed.
+/// How long a run may take to end after it was told to: as long as its limit, between these bounds.
 const GRACE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 
-/// Runs that are shorter are not ended for want of memory: ten seconds' growth is the danger, not a burst.
-const LONG: Duration = Duration::from_secs(1);
+/// Shorter runs are not ended when memory is short: growth over ten seconds is the danger, not a burst.
+const LONG_RUN: Duration = Duration::from_secs(1);
 
-/// The watches of the process: memory is the process's, whichever model takes it.
-static WATCHES: Mutex<Vec<Weak<Watch>>> = Mutex::new(Vec::new());
+/// The watches of all models: they share the process's memory.
+static WATCHES: Mutex<Vec<Weak<ExecutionWatch>>> = Mutex::new(Vec::new());
 
-/// Who is told of an execution that takes too long.
+/// Is told of executions that take too long.
 pub(crate) trait OverdueListener: Send + Sync {
-    /// An execution is given up. Called with the watch's lock held, so that it cannot end meanwhile: what counts instances is
-    /// right when it does. Must not wait for anything that a full pipe or a client may hold up.
+    /// An execution is given up. Called with the watch's lock held, so that the execution cannot end before it is
+    /// counted as overdue. Must not wait for anything that a full pipe or a client can block.
     fn overdue(&self, run: &GivenUpRun);
 
-    /// Answers those who wait for it, without the lock.
+    /// Answers the waiters of the execution. Called without the lock.
     fn answer(&self, run: GivenUpRun);
 }
 
-/// What may end an instance's execution.
-pub(crate) struct Watch {
+/// Watches over the executions of one instance.
+pub(crate) struct ExecutionWatch {
     limit: Duration,
-    state: Mutex<State>,
-    told: Weak<dyn OverdueListener>,
+    state: Mutex<WatchState>,
+    listener: Weak<dyn OverdueListener>,
 }
 
-struct State {
+struct WatchState {
     run: Option<WatchedRun>,
     interrupt: Option<Arc<dyn Interrupt>>,
     appointment: Appointment,
@@ -67,61 +68,61 @@ struct State {
 struct WatchedRun {
     since: Time,
     waiters: Waiters,
-    /// Why the batch is as large as it is; `None` of an execution that serves no request.
+    /// Why the batch was closed; `None` for an execution that serves no request.
     batch_end: Option<BatchEnd>,
-    /// Why it was told to end, if it was.
-    told: Option<InterruptReason>,
+    /// Why it was interrupted, if it was.
+    interrupted: Option<InterruptReason>,
 }
 
 /// Why an execution is told to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum InterruptReason {
-    /// It takes longer than it may.
+    /// It takes longer than its limit.
     Deadline,
-    /// Memory is all but gone, after it has run for so long.
+    /// Almost no memory is left; it has run for this long.
     Memory(Duration),
 }
 
-/// An execution that has ended, and that was not given up.
+/// An execution that has ended without having been given up.
 pub(crate) struct EndedRun {
-    /// Those who wait for its answers.
+    /// The waiters of its requests.
     pub(crate) waiters: Waiters,
-    /// Why it was told to end, if it was.
-    pub(crate) told: Option<InterruptReason>,
+    /// Why it was interrupted, if it was.
+    pub(crate) interrupted: Option<InterruptReason>,
 }
 
 /// An execution that is given up.
 pub(crate) struct GivenUpRun {
     /// When it began.
     pub(crate) since: Time,
-    /// Those who wait for its answers.
+    /// The waiters of its requests.
     pub(crate) waiters: Waiters,
-    /// Why its batch is as large as it is; `None` where it serves no request.
+    /// Why its batch was closed; `None` if it serves no request.
     pub(crate) batch_end: Option<BatchEnd>,
-    /// What they are to be told.
+    /// The error for the waiters.
     pub(crate) error: RuntimeError,
 }
 
-impl Watch {
+impl ExecutionWatch {
     /// A watch over one instance, whose executions may take `limit`.
     ///
     /// # Errors
     /// When the process cannot start its timer.
     pub(crate) fn new(
         limit: Duration,
-        told: Weak<dyn OverdueListener>,
+        listener: Weak<dyn OverdueListener>,
     ) -> Result<Arc<Self>, RuntimeError> {
         let timer = Timer::started()?;
         let watch = Arc::new_cyclic(|this: &Weak<Self>| {
             let alarm: Weak<dyn Alarm> = this.clone();
             Self {
                 limit,
-                state: Mutex::new(State {
+                state: Mutex::new(WatchState {
                     run: None,
                     interrupt: None,
                     appointment: Appointment::new(timer, alarm),
                 }),
-                told,
+                listener,
             }
         });
         let mut watches = lock(&WATCHES);
@@ -130,11 +131,11 @@ impl Watch {
         Ok(watch)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, WatchState> {
         lock(&self.state)
     }
 
-    /// How an execution of the instance's present copy is told to end.
+    /// Sets how to end an execution of the instance's present copy.
     pub(crate) fn interrupt_by(&self, interrupt: Option<Arc<dyn Interrupt>>) {
         self.lock().interrupt = interrupt;
     }
@@ -149,70 +150,75 @@ impl Watch {
             since,
             waiters,
             batch_end,
-            told: None,
+            interrupted: None,
         });
-        // An appointment of an earlier execution comes sooner: one needless call in the time of a limit at most.
+        // An appointment of an earlier execution may come sooner: at most one needless call for each limit.
         state.appointment.no_later_than(since + self.limit);
     }
 
-    /// It is over; `None` where it was given up before.
+    /// The execution is over. `None` if it was given up.
     pub(crate) fn end(&self) -> Option<EndedRun> {
         let run = self.lock().run.take()?;
         Some(EndedRun {
             waiters: run.waiters,
-            told: run.told,
+            interrupted: run.interrupted,
         })
     }
 
-    /// What those are told who wait for an execution that is given up.
+    /// The error for the waiters of an execution that was told to end.
     pub(crate) fn error(&self, reason: InterruptReason) -> RuntimeError {
         match reason {
             InterruptReason::Deadline => RuntimeError::new(
                 ErrorKind::Unavailable,
                 format!(
-                    "the execution takes longer than {} ms (`max_execution_ms`), and was given up",
+                    "the execution takes longer than {} ms (`max_execution_ms`) and was given up",
                     self.limit.as_millis()
                 ),
             ),
             InterruptReason::Memory(ran) => RuntimeError::new(
                 ErrorKind::Exhausted,
                 format!(
-                    "the execution was ended after {} ms: the machine or its control group had next to no memory left",
+                    "the execution was ended after {} ms: the machine or its control group had almost no memory left",
                     ran.as_millis()
                 ),
             ),
         }
     }
 
-    /// Since when it executes what can be told to end, and was not.
+    /// When the present execution began, if it can be told to end and has not been.
     fn executes_since(&self) -> Option<Time> {
         let state = self.lock();
         state.interrupt.as_ref()?;
         let run = state.run.as_ref()?;
-        run.told.is_none().then_some(run.since)
+        run.interrupted.is_none().then_some(run.since)
     }
 
-    /// Tells the execution that began then to end, if it still goes on; how long it has run.
+    /// Tells the execution that began at `since` to end, if it still runs. Returns how long it has run.
     fn end_for_memory(&self, since: Time, now: Time) -> Option<Duration> {
         let mut guard = self.lock();
         let state = &mut *guard;
         let run = state.run.as_mut().filter(|run| run.since == since)?;
         let ran = now.since(since);
-        run.told = Some(InterruptReason::Memory(ran));
-        // Under the lock: the next execution cannot have begun.
+        run.interrupted = Some(InterruptReason::Memory(ran));
+        // Under the lock, so that the next execution cannot have begun.
         state.interrupt.as_ref()?.interrupt();
         Some(ran)
     }
 }
 
-/// Ends the execution of this process that has run for the longest, if that is at least a second, and returns how long it has
-/// run; `None` if no execution has run that long. Call it when memory is all but gone.
+/// Ends the longest execution of this process, if it has run for at least a second. Returns how long it has run; `None`
+/// if no execution has run that long. Call it when almost no memory is left.
 pub fn end_longest_run() -> Option<Duration> {
-    let watches: Vec<Arc<Watch>> = lock(&WATCHES).iter().filter_map(Weak::upgrade).collect();
-    end_longest_of(&watches, clock::now(), LONG)
+    let watches: Vec<Arc<ExecutionWatch>> =
+        lock(&WATCHES).iter().filter_map(Weak::upgrade).collect();
+    end_longest_of(&watches, clock::now(), LONG_RUN)
 }
 
-fn end_longest_of(watches: &[Arc<Watch>], now: Time, at_least: Duration) -> Option<Duration> {
+fn end_longest_of(
+    watches: &[Arc<ExecutionWatch>],
+    now: Time,
+    at_least: Duration,
+) -> Option<Duration> {
     let running = watches
         .iter()
         .filter_map(|watch| Some((watch.executes_since()?, watch)));
@@ -223,7 +229,7 @@ fn end_longest_of(watches: &[Arc<Watch>], now: Time, at_least: Duration) -> Opti
     watch.end_for_memory(since, now)
 }
 
-impl Alarm for Watch {
+impl Alarm for ExecutionWatch {
     fn ring(&self) {
         let mut guard = self.lock();
         let state = &mut *guard;
@@ -242,10 +248,10 @@ impl Alarm for Watch {
             return;
         }
         if let Some(interrupt) = &state.interrupt
-            && run.told.is_none()
+            && run.interrupted.is_none()
         {
-            run.told = Some(InterruptReason::Deadline);
-            // Under the lock: the next execution cannot have begun.
+            run.interrupted = Some(InterruptReason::Deadline);
+            // Under the lock, so that the next execution cannot have begun.
             interrupt.interrupt();
         }
         if now < end {
@@ -253,7 +259,7 @@ impl Alarm for Watch {
             return;
         }
         let Some(run) = state.run.take() else { return };
-        let Some(told) = self.told.upgrade() else {
+        let Some(listener) = self.listener.upgrade() else {
             return;
         };
         let run = GivenUpRun {
@@ -262,9 +268,9 @@ impl Alarm for Watch {
             batch_end: run.batch_end,
             error: self.error(InterruptReason::Deadline),
         };
-        told.overdue(&run);
+        listener.overdue(&run);
         drop(guard);
-        told.answer(run);
+        listener.answer(run);
     }
 }
 
@@ -282,7 +288,7 @@ mod tests {
         }
 
         fn answer(&self, _: GivenUpRun) {
-            self.0.send("overdue").expect("somebody listens");
+            self.0.send("overdue").expect("a reader");
         }
     }
 
@@ -290,14 +296,14 @@ mod tests {
         fn begin(&self) {}
 
         fn interrupt(&self) {
-            self.0.send("interrupted").expect("somebody listens");
+            self.0.send("interrupted").expect("a reader");
         }
     }
 
     fn watch(
         limit: Duration,
     ) -> (
-        Arc<Watch>,
+        Arc<ExecutionWatch>,
         Arc<RecordingListener>,
         mpsc::Receiver<&'static str>,
     ) {
@@ -305,11 +311,19 @@ mod tests {
         let told = Arc::new(RecordingListener(sender));
         let weak: Weak<dyn OverdueListener> =
             Arc::downgrade(&(Arc::clone(&told) as Arc<dyn OverdueListener>));
-        (Watch::new(limit, weak).expect("a timer"), told, events)
+        (
+            ExecutionWatch::new(limit, weak).expect("a timer"),
+            told,
+            events,
+        )
+    }
+
+    fn at(ms: u64) -> Time {
+        Time::ZERO + Duration::from_millis(ms)
     }
 
     #[test]
-    fn what_ends_in_time_is_left_alone() {
+    fn an_execution_that_ends_in_time_is_left_alone() {
         let (watch, _told, events) = watch(Duration::from_secs(3600));
         watch.begin(clock::now(), Waiters::new(), None);
         assert!(watch.end().is_some() && watch.end().is_none());
@@ -318,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_too_long_is_given_up() {
+    fn an_execution_that_takes_too_long_is_given_up() {
         let (watch, _told, events) = watch(Duration::from_millis(1));
         watch.begin(clock::now(), Waiters::new(), None);
         assert_eq!(events.recv(), Ok("overdue"));
@@ -326,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_can_be_ended_is_told_so_first() {
+    fn an_interruptible_execution_is_interrupted_first() {
         let (watch, told, events) = watch(Duration::from_millis(1));
         watch.interrupt_by(Some(told));
         watch.begin(clock::now(), Waiters::new(), None);
@@ -336,30 +350,39 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_run_that_can_be_ended_goes_first_where_memory_is_gone() {
+    fn the_longest_interruptible_run_is_ended_first_when_memory_is_short() {
         const HOUR: Duration = Duration::from_secs(3600);
         let all: Vec<_> = (0..3).map(|_| watch(HOUR)).collect();
         let watches: Vec<_> = all.iter().map(|(watch, ..)| Arc::clone(watch)).collect();
-        let at = |ms: u64| Time::ZERO + Duration::from_millis(ms);
-        // The first one cannot be ended.
+        // The first watch has nothing to interrupt.
         for (number, (watch, told, _)) in all.iter().enumerate() {
             if number > 0 {
                 watch.interrupt_by(Some(Arc::clone(told) as Arc<dyn Interrupt>));
             }
         }
-        assert_eq!(end_longest_of(&watches, at(9000), LONG), None, "none runs");
+        assert_eq!(
+            end_longest_of(&watches, at(9000), LONG_RUN),
+            None,
+            "nothing runs"
+        );
         for (watch, since) in watches.iter().zip([0, 2000, 1000]) {
             watch.begin(at(since), Waiters::new(), None);
         }
-        assert_eq!(end_longest_of(&watches, at(1999), LONG), None, "too short");
-        let end = || end_longest_of(&watches, at(5000), LONG);
-        assert_eq!(end(), Some(Duration::from_secs(4)));
+        assert_eq!(
+            end_longest_of(&watches, at(1999), LONG_RUN),
+            None,
+            "too short"
+        );
+        let first = end_longest_of(&watches, at(5000), LONG_RUN);
+        assert_eq!(first, Some(Duration::from_secs(4)));
         assert_eq!(all[2].2.try_recv(), Ok("interrupted"));
         assert!(all[1].2.try_recv().is_err());
-        assert_eq!(end(), Some(Duration::from_secs(3)), "the next one");
-        assert_eq!(end(), None, "each is told once");
+        let second = end_longest_of(&watches, at(5000), LONG_RUN);
+        assert_eq!(second, Some(Duration::from_secs(3)), "the next one");
+        let third = end_longest_of(&watches, at(5000), LONG_RUN);
+        assert_eq!(third, None, "each is interrupted once");
         let ended = watches[2].end().expect("it was not given up");
-        let reason = ended.told.expect("it was told");
+        let reason = ended.interrupted.expect("it was told");
         assert_eq!(reason, InterruptReason::Memory(Duration::from_secs(4)));
         assert_eq!(watches[2].error(reason).kind(), ErrorKind::Exhausted);
     }

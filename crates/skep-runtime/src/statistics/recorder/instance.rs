@@ -13,8 +13,8 @@ use skep_types::Time;
 use crate::{
     clock::{self, nanoseconds},
     statistics::{
-        BatchEnds, BatchStatistics, DurationStatistic, InstanceStatistics, Phase,
-        latency::{LatencyBuckets, LatencyWindow},
+        BatchEnds, BatchStatistics, DurationStatistic, InstanceStatistics,
+        latency::{LatencyBuckets, LatencyWindow, Phase},
         options::RecorderOptions,
     },
 };
@@ -40,7 +40,7 @@ pub(crate) struct ExecutionTimes {
 /// In its own cache line (two, since processors fetch lines in pairs), so that instances do not slow each other down.
 #[derive(Debug)]
 #[repr(align(128))]
-pub(crate) struct Recorder {
+pub(crate) struct InstanceRecorder {
     figures: Mutex<RecorderFigures>,
     /// When the running batch was taken, on the process's clock; [`IDLE`] without one.
     running_since_ns: AtomicU64,
@@ -80,7 +80,7 @@ pub(super) struct RecorderFigures {
     too_slow: u32,
 }
 
-impl Recorder {
+impl InstanceRecorder {
     pub(super) fn new(name: &str, options: &RecorderOptions) -> Arc<Self> {
         Arc::new(Self {
             figures: Mutex::new(RecorderFigures::new(options)),
@@ -139,18 +139,19 @@ impl Recorder {
     }
 
     /// Notes that the batch failed: it has no figures.
-    pub(crate) fn gave_up(&self, end: BatchEnd, taken: Time, ended: Time) {
+    pub(crate) fn failed(&self, end: BatchEnd, taken: Time, ended: Time) {
         let mut figures = lock(&self.figures);
         figures.batch_ends.count(end);
         figures.busy_ns += ns(ended, taken);
         self.running_since_ns.store(IDLE, Ordering::Relaxed);
     }
 
-    /// Records a successful execution of `batch_size` inferences, for requests that arrived at `arrivals`. `end` is `None` if
-    /// no scheduler made the batch.
+    /// Records a successful execution of `batch_size` inferences, for requests that arrived at `arrivals`. `end` is
+    /// `None` if no scheduler made the batch.
     ///
-    /// Call it before the answers are sent, so that statistics never lag behind what a client has seen. Returns whether this
-    /// execution establishes that a single inference takes longer than the objective: true once for each instance at most.
+    /// Call it before the answers are sent, so that statistics never lag behind what a client has seen. Returns whether
+    /// this execution establishes that a single inference takes longer than the objective: true once for each instance
+    /// at most.
     pub(crate) fn executed(
         &self,
         batch_size: usize,

@@ -1,8 +1,8 @@
 //! The live figures of a model version: one recorder for each instance, summed when somebody asks.
 //!
-//! An instance records a whole batch under its own lock, which only an occasional reader contends for, from instants that
-//! it has anyway. Nothing is allocated once a batch size has been seen. On the request path this costs one lock and some
-//! additions for each batch, and two subtractions for each request.
+//! An instance records a whole batch under its own lock, which only an occasional reader contends for, from instants
+//! that it has anyway. Nothing is allocated once a batch size has been seen. On the request path this costs one lock
+//! and some additions for each batch, and two subtractions for each request.
 
 mod instance;
 
@@ -14,13 +14,13 @@ use std::{
 use skep_host::lock;
 use skep_types::Time;
 
-pub(crate) use instance::{ExecutionTimes, Recorder};
+pub(crate) use instance::{ExecutionTimes, InstanceRecorder};
 
 use crate::{
     clock::{self, nanoseconds},
     statistics::{
-        DurationStatistic, FailureReason, HistogramStatistics, Latencies, SloStatistics,
-        StatisticsSnapshot, options::RecorderOptions,
+        DurationStatistic, FailureReason, HistogramStatistics, SloStatistics, StatisticsSnapshot,
+        latency::Latencies, options::RecorderOptions,
     },
 };
 
@@ -28,7 +28,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct Statistics {
     options: RecorderOptions,
-    recorders: Mutex<Vec<Arc<Recorder>>>,
+    recorders: Mutex<Vec<Arc<InstanceRecorder>>>,
     failed: Mutex<FailedRequests>,
     /// The last execution that a snapshot reported, and its time of day, so that every snapshot reports the same time.
     last_inference: Mutex<Option<(Time, u64)>>,
@@ -52,13 +52,14 @@ impl Statistics {
         }
     }
 
-    /// A recorder for an instance: that of an ended instance of the same name if there is one, so that recorders stay few.
-    pub(crate) fn recorder(&self, name: &str) -> Arc<Recorder> {
+    /// A recorder for an instance: that of an ended instance of the same name if there is one, so that recorders stay
+    /// few.
+    pub(crate) fn recorder(&self, name: &str) -> Arc<InstanceRecorder> {
         let mut recorders = lock(&self.recorders);
         if let Some(free) = recorders.iter().find(|recorder| recorder.reuse(name)) {
             return Arc::clone(free);
         }
-        let recorder = Recorder::new(name, &self.options);
+        let recorder = InstanceRecorder::new(name, &self.options);
         recorders.push(Arc::clone(&recorder));
         recorder
     }
@@ -165,17 +166,20 @@ mod tests {
     use skep_scheduler::BatchEnd;
 
     use super::*;
-    use crate::statistics::{BatchStatistics, Phase, recorder::instance::TOO_SLOW};
+    use crate::statistics::{BatchStatistics, latency::Phase, recorder::instance::TOO_SLOW};
 
     /// An execution of 1 + 10 + 2 ns, `taken` at the given instant.
     fn execution(taken: Time) -> ExecutionTimes {
-        let after = |ns| taken + Duration::from_nanos(ns);
         ExecutionTimes {
             taken,
-            gathered: after(1),
-            ran: after(11),
-            ended: after(13),
+            gathered: taken + Duration::from_nanos(1),
+            ran: taken + Duration::from_nanos(11),
+            ended: taken + Duration::from_nanos(13),
         }
+    }
+
+    fn statistic(count: u64, ns: u64) -> DurationStatistic {
+        DurationStatistic { count, ns }
     }
 
     #[test]
@@ -186,12 +190,11 @@ mod tests {
         let recorder = statistics.recorder("m_0");
         let end = Some(BatchEnd::QueueEmpty);
         recorder.executed(5, end, &execution(taken), [arrived, arrived].into_iter());
-        recorder.gave_up(BatchEnd::Delay, taken, taken);
+        recorder.failed(BatchEnd::Delay, taken, taken);
         statistics.failed(FailureReason::Backend, Duration::from_nanos(7));
         let figures = statistics.snapshot();
         assert_eq!(figures.inference_count, 5);
         assert_eq!(figures.execution_count, 1);
-        let statistic = |count, ns| DurationStatistic { count, ns };
         assert_eq!(figures.success, statistic(2, 126));
         assert_eq!(figures.queue, statistic(2, 100));
         assert_eq!(figures.compute_input, statistic(2, 2));
@@ -303,23 +306,30 @@ mod tests {
         assert!(!run(1), "reported already");
     }
 
+    fn busy_ns(statistics: &Statistics) -> u64 {
+        statistics.snapshot().instances[0].busy_ns
+    }
+
     #[test]
     fn a_running_batch_is_busy_time_and_counts_once() {
         let statistics = Statistics::default();
         let recorder = statistics.recorder("m_0");
-        let busy = || statistics.snapshot().instances[0].busy_ns;
-        assert_eq!(busy(), 0);
+        assert_eq!(busy_ns(&statistics), 0);
         let taken = clock::now();
         recorder.began(taken);
         let running = loop {
-            match busy() {
+            match busy_ns(&statistics) {
                 0 => std::hint::spin_loop(),
                 busy => break busy,
             }
         };
         assert!(u128::from(running) <= clock::now().since(taken).as_nanos());
-        recorder.gave_up(BatchEnd::Delay, taken, taken + Duration::from_nanos(70));
-        assert_eq!(busy(), 70);
+        recorder.failed(BatchEnd::Delay, taken, taken + Duration::from_nanos(70));
+        assert_eq!(busy_ns(&statistics), 70);
+    }
+
+    fn unix_time() -> Duration {
+        SystemTime::now().duration_since(UNIX_EPOCH).expect("now")
     }
 
     #[test]
@@ -327,12 +337,11 @@ mod tests {
         let statistics = Statistics::default();
         assert_eq!(statistics.snapshot().last_inference_ms, 0);
         let recorder = statistics.recorder("m_0");
-        let unix = || SystemTime::now().duration_since(UNIX_EPOCH).expect("now");
-        let before = unix().as_millis();
+        let before = unix_time().as_millis();
         let taken = clock::now();
         recorder.executed(1, None, &execution(taken), [taken].into_iter());
         let first = statistics.snapshot().last_inference_ms;
-        assert!(before <= u128::from(first) && u128::from(first) <= unix().as_millis());
+        assert!(before <= u128::from(first) && u128::from(first) <= unix_time().as_millis());
         for _ in 0..1000 {
             assert_eq!(statistics.snapshot().last_inference_ms, first);
         }

@@ -5,10 +5,10 @@ use skep_runtime::PolicySnapshot;
 use super::version::{NS_PER_US, VersionFigures};
 use crate::metrics::text::MetricsText;
 
-/// A metric's figure out of what a policy is doing.
+/// A metric's figure, from the state of a policy.
 type PolicyFigure = fn(&PolicySnapshot) -> Option<f64>;
 
-/// Gauges of a batching policy: name, help, figure; none where the policy has no such figure.
+/// Gauges of a batching policy: name, help, figure; `None` if the policy has no such figure.
 const POLICY_GAUGES: [(&str, &str, PolicyFigure); 4] = [
     (
         "skep_batching_cap",

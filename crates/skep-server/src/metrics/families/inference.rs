@@ -1,4 +1,4 @@
-//! Requests and executions: counts, durations, summaries, histograms. Triton's, and Skep's histograms.
+//! Requests and executions: Triton's counts, durations and summaries, and Skep's histograms.
 
 use skep_config::HistogramFamily;
 use skep_runtime::{FailureReason, HistogramStatistics, Phase, StatisticsSnapshot};
@@ -12,7 +12,7 @@ const NS_PER_MS: f64 = 1e6;
 /// Upper bounds of the batch size histogram.
 const BATCH_BOUNDS: [usize; 11] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024];
 
-/// A metric's figure out of a version's statistics.
+/// A metric's figure, from a version's statistics.
 type StatisticsFigure = fn(&StatisticsSnapshot) -> u64;
 
 /// Triton's counters of requests: name, help, figure.
@@ -29,7 +29,7 @@ const COUNTERS: [(&str, &str, StatisticsFigure); 2] = [
     ),
 ];
 
-/// What Triton shows of a phase: its cumulative duration, and a summary under another name and help.
+/// Triton's metrics of a phase: its cumulative duration, and a summary with its own name and help.
 struct PhaseFamily {
     phase: Phase,
     /// Between `nv_inference_` and `_duration_us` or `_summary_us`.
@@ -159,7 +159,7 @@ pub(super) fn summaries(text: &mut MetricsText, rows: &[VersionFigures], quantil
             for quantile in quantiles {
                 let latencies = row.latencies.as_ref();
                 let us = latencies.and_then(|l| l.quantile_us(phase.phase, *quantile));
-                // Triton's spelling of a quantile of nothing; readers take it in any case of letters.
+                // Triton's spelling of the quantile of no values; readers ignore case.
                 let value = us.map_or_else(|| "Nan".to_owned(), |us| us.to_string());
                 family.entry("", &row.labels, Some(("quantile", quantile)), value);
             }

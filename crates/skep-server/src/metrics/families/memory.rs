@@ -6,10 +6,10 @@ use skep_tensor::MemoryBudget;
 use super::version::VersionFigures;
 use crate::metrics::text::{MetricLabels, MetricsText};
 
-/// A figure out of what an instance's runs take.
+/// A metric's figure, from the memory of an instance's runs.
 type MemoryFigure = fn(&RunMemory) -> u64;
 
-/// What intermediate tensors take, in bytes: kind, figure.
+/// Memory of intermediate tensors, in bytes: kind, figure.
 const RUN_MEMORY: [(&str, MemoryFigure); 3] = [
     ("planned", |memory| memory.planned_bytes),
     ("saved", |memory| memory.saved_bytes),

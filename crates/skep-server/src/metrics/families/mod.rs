@@ -1,7 +1,7 @@
-//! Every metric: its name, its help, where its figure comes from. A file for each subject.
+//! Every metric: its name, its help, and the source of its figure; a file for each subject.
 //!
-//! To add a metric, write its family in the file of its subject; a new function there has its line in [`render`], whose order
-//! is the text's. A figure of a version is read in `version`, so that all metrics of one answer agree.
+//! To add a metric, write its family in the file of its subject. Call a new function from [`render`], which sets the
+//! order of the text. Figures of a version are read once, in `version`, so that all metrics of one answer agree.
 
 mod batching;
 mod inference;

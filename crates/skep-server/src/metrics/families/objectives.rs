@@ -5,7 +5,7 @@ use skep_runtime::SloStatistics;
 use super::version::VersionFigures;
 use crate::metrics::text::MetricsText;
 
-/// What became of a request, and how many it became of.
+/// The outcome of requests, and how many had it.
 type ObjectiveOutcome = (&'static str, fn(&SloStatistics) -> u64);
 
 const OUTCOMES: [ObjectiveOutcome; 3] = [

@@ -26,7 +26,7 @@ pub(super) fn loads(text: &mut MetricsText, runtime: &Runtime) {
     }
 }
 
-/// Writes how many polls of each repository failed; nothing where nobody polls.
+/// Writes how many polls of each repository failed; nothing if polling is off.
 pub(super) fn polls(text: &mut MetricsText, runtime: &Runtime) {
     let name = "skep_repository_poll_failures_total";
     let help =

@@ -5,7 +5,7 @@ use skep_store::Stat;
 
 use crate::metrics::text::{MetricLabels, MetricsText};
 
-/// A metric's figure out of a store's.
+/// A metric's figure, from a store's.
 type StoreFigure = fn(&Stat) -> u64;
 
 /// Families: name, help, kind, label, figures by its value.
@@ -68,7 +68,7 @@ const FAMILIES: Families = [
     ),
 ];
 
-/// Writes the figures of this process's store; nothing where it has none.
+/// Writes the figures of this process's stores; nothing if it has none.
 pub(super) fn render(text: &mut MetricsText, runtime: &Runtime) {
     let stores = runtime.stores();
     for (name, help, kind, label, figures) in FAMILIES {

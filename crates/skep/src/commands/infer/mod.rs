@@ -149,7 +149,7 @@ fn inputs(args: &InferArgs, metadata: &ModelMetadata) -> anyhow::Result<Vec<(Str
     Ok(inputs)
 }
 
-/// What a server that refused a request of zeros may have refused: sizes that nobody chose.
+/// A hint for a refused request of zeros: the sizes that the user did not choose.
 fn explain(args: &InferArgs, metadata: &ModelMetadata, error: Error) -> anyhow::Error {
     let Error::Status { code, .. } = &error else {
         return error.into();

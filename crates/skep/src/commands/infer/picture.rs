@@ -1,7 +1,7 @@
 //! From a picture to the input of a model that reads handwriting: the rule of `examples/README.md`, which the web page
 //! and the training follow too.
 
-use std::{fs::File, io::BufReader, path::Path};
+use std::{fs::File, io::BufReader, ops::Range, path::Path};
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
@@ -46,9 +46,6 @@ fn decode(path: &Path) -> anyhow::Result<Ink> {
     if info.bit_depth != BitDepth::Eight {
         bail!("unexpected bit depth {:?}", info.bit_depth);
     }
-    let ink = |luminance: f64, alpha: f64| alpha / 255.0 * (1.0 - luminance / 255.0);
-    let luminance =
-        |p: &[u8]| 0.299 * f64::from(p[0]) + 0.587 * f64::from(p[1]) + 0.114 * f64::from(p[2]);
     let pixels = &buffer[..info.buffer_size()];
     let values: Vec<f64> = match info.color_type {
         ColorType::Grayscale => pixels.iter().map(|p| ink(f64::from(*p), 255.0)).collect(),
@@ -103,26 +100,38 @@ fn shrink(ink: &Ink, side: usize) -> Vec<f32> {
 }
 
 /// The ink in an area of the picture; a pixel that lies in it in part counts in part.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_precision_loss,
-    clippy::cast_sign_loss,
-    reason = "clamped to the picture"
-)]
 fn mean(ink: &Ink, rows: (f64, f64), columns: (f64, f64)) -> f64 {
-    let pixels = |(from, to): (f64, f64), count: usize| {
-        from.floor().clamp(0.0, count as f64) as usize..to.ceil().clamp(0.0, count as f64) as usize
-    };
-    let overlap = |pixel: usize, (from, to): (f64, f64)| {
-        (to.min(pixel as f64 + 1.0) - from.max(pixel as f64)).max(0.0)
-    };
     let mut sum = 0.0;
-    for y in pixels(rows, ink.rows) {
-        for x in pixels(columns, ink.columns) {
+    for y in pixels_in(rows, ink.rows) {
+        for x in pixels_in(columns, ink.columns) {
             sum += overlap(y, rows) * overlap(x, columns) * ink.values[y * ink.columns + x];
         }
     }
     sum
+}
+
+/// The pixels that an interval touches, of so many.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "clamped to the picture"
+)]
+fn pixels_in((from, to): (f64, f64), count: usize) -> Range<usize> {
+    from.floor().clamp(0.0, count as f64) as usize..to.ceil().clamp(0.0, count as f64) as usize
+}
+
+/// How much of a pixel an interval covers.
+fn overlap(pixel: usize, (from, to): (f64, f64)) -> f64 {
+    (to.min(pixel as f64 + 1.0) - from.max(pixel as f64)).max(0.0)
+}
+
+/// Ink on white paper: black is 1.
+fn ink(luminance: f64, alpha: f64) -> f64 {
+    alpha / 255.0 * (1.0 - luminance / 255.0)
+}
+
+fn luminance(rgb: &[u8]) -> f64 {
+    0.299 * f64::from(rgb[0]) + 0.587 * f64::from(rgb[1]) + 0.114 * f64::from(rgb[2])
 }
 
 /// `(top, bottom, left, right)` around all ink, ends excluded; `None` for blank paper.

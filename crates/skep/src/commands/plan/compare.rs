@@ -49,7 +49,7 @@ impl Comparison {
     /// other.
     ///
     /// # Errors
-    /// A plan is invalid, which is nobody's fault but Skep's.
+    /// A plan is invalid: an error of Skep itself.
     pub(super) fn new(
         title: String,
         records: UsageRecords,

@@ -62,9 +62,8 @@ fn in_directory(path: &Path) -> anyhow::Result<PathBuf> {
 
 fn onnx_files(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let entries = entries(directory)?.into_iter();
-    let is_onnx = |path: &PathBuf| path.extension().is_some_and(|end| end == "onnx");
     Ok(entries
-        .filter(is_onnx)
+        .filter(|path| path.extension().is_some_and(|end| end == "onnx"))
         .filter(|path| path.is_file())
         .collect())
 }

@@ -24,8 +24,8 @@ use super::{
     without_effect::WithoutEffect,
 };
 use crate::{
-    cli::boolean,
     commands::sandbox::SandboxArgs,
+    flag_values::boolean,
     logging::{self, LogFormat},
     weights::{CacheArgs, StoreArgs},
 };

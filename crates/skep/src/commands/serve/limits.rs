@@ -12,7 +12,7 @@ use skep_server::{GrpcConnections, Limits};
 use skep_tensor::MemoryBudget;
 use skep_types::DeviceId;
 
-use crate::{cli::boolean, descriptors};
+use crate::{descriptors, flag_values::boolean};
 
 /// File descriptors that are not connections: models, libraries, pipes, logs, the reactor's own.
 const OTHER_DESCRIPTORS: u64 = 512;

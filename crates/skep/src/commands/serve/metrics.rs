@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use skep_server::DEFAULT_QUANTILES;
 
-use crate::cli::boolean;
+use crate::flag_values::boolean;
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Metrics")]
@@ -80,24 +80,26 @@ impl MetricsArgs {
     }
 }
 
+/// `<quantile>:<error>`.
+fn parse_quantile(pair: &str) -> anyhow::Result<f64> {
+    let (quantile, error) = pair
+        .split_once(':')
+        .with_context(|| format!("no ':' in `{pair}`, expected <quantile>:<error>"))?;
+    match (parse_share(quantile), parse_share(error)) {
+        (Some(quantile), Some(_)) => Ok(quantile),
+        _ => bail!("expected <quantile>:<error>, two numbers between 0 and 1, got `{pair}`"),
+    }
+}
+
+fn parse_share(text: &str) -> Option<f64> {
+    let share = text.parse().ok()?;
+    (0.0..=1.0).contains(&share).then_some(share)
+}
+
 /// Triton's `<quantile>:<error>,...`. The error bounds a quantile's rank; ranks here are exact, so any error is kept
 /// to.
 fn parse_quantiles(text: &str) -> anyhow::Result<Vec<f64>> {
-    let share = |text: &str| {
-        text.parse()
-            .ok()
-            .filter(|share| (0.0..=1.0).contains(share))
-    };
-    let pair = |pair: &str| {
-        let (quantile, error) = pair
-            .split_once(':')
-            .with_context(|| format!("no ':' in `{pair}`, expected <quantile>:<error>"))?;
-        match (share(quantile), share(error)) {
-            (Some(quantile), Some(_)) => Ok(quantile),
-            _ => bail!("expected <quantile>:<error>, two numbers between 0 and 1, got `{pair}`"),
-        }
-    };
-    text.split(',').map(pair).collect()
+    text.split(',').map(parse_quantile).collect()
 }
 
 #[cfg(test)]

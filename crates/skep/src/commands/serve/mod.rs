@@ -107,7 +107,7 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
 struct ServeEnd {
     /// Whether all that was asked for was done, within the time.
     is_clean: bool,
-    /// Whether a model still runs, or a load that nobody waits for.
+    /// Whether a model still runs, or an abandoned load.
     something_runs: bool,
 }
 

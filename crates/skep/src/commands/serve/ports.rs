@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use skep_server::{Endpoint, ServerTls, TlsError, TlsFile, TlsFiles};
 
-use crate::cli::boolean;
+use crate::flag_values::boolean;
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Ports")]

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Neither of the two threads does anything that can wait for others. A backend may be stuck in a load or a run, all
-//! threads of the reactor may be blocked in writing a log that nobody reads, exit handlers of a library may wait for
+//! threads of the reactor may be blocked in writing a log without a reader, exit handlers of a library may wait for
 //! its threads: the process ends. What it says last is written by a third thread, which the watch gives [`LAST_WORDS`].
 
 use std::{
@@ -69,7 +69,7 @@ impl StopWatch {
     }
 }
 
-/// Listens to signals from now on, and watches the stop that the first one of those that ask for it begins: its name
+/// Listens to signals from now on. The first signal that asks for a stop begins one, which is then watched: its name
 /// comes through the channel.
 pub(super) fn watch(
     runtime: &Arc<Runtime>,
@@ -139,12 +139,12 @@ fn listen(
     });
 }
 
-/// Says that a signal means nothing; on a thread of its own, since the log may be one that nobody reads.
+/// Logs that a signal was ignored, on a thread of its own, since the log may have no reader.
 fn ignored(name: &'static str) {
     let say = move || {
         tracing::info!("ignored {name}; SIGTERM stops the server");
     };
-    // Without a thread there is no line, and no harm.
+    // Without a thread the line is lost, which does no harm.
     drop(thread::Builder::new().name("signal".to_owned()).spawn(say));
 }
 

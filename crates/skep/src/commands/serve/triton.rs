@@ -6,7 +6,7 @@
 use anyhow::bail;
 use clap::Args;
 
-use crate::cli::boolean;
+use crate::flag_values::boolean;
 
 const NO_CACHE: &str = "there is no cache of answers, every request is computed";
 const NO_TRACES: &str =

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::{limits::GrpcPings, triton::TritonArgs};
-use crate::cli::boolean;
+use crate::flag_values::boolean;
 
 /// Each flag that is given is named once at the start.
 #[derive(Debug, Args)]
@@ -21,7 +21,7 @@ pub(super) struct WithoutEffect {
     /// Caches are not served yet
     #[arg(long, value_name = "PATH")]
     cache_directory: Option<String>,
-    /// Memory is taken as it is needed
+    /// Memory is allocated on demand
     #[arg(long, value_name = "BYTES")]
     pinned_memory_pool_byte_size: Option<u64>,
     /// GPUs are not used

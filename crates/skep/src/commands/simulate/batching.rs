@@ -277,8 +277,8 @@ fn notes(args: &BatchingArgs, given: &[(TableFlag, Saved)], panels: &[Panel]) ->
     notes
 }
 
-/// Runs all points, on as many threads as there are cores. Each is a simulation of its own, so their order is nobody's
-/// concern.
+/// Runs all points, on as many threads as there are cores. Each is a simulation of its own, so their order
+/// does not matter.
 fn panels(
     args: &BatchingArgs,
     given: &[(TableFlag, Saved)],

@@ -340,14 +340,18 @@ async fn point(
         times.push(execute(version, request).await?);
     }
     times.sort_unstable();
-    let ms = |nanos: u64| nanos as f64 / 1e6;
-    let rank = |percent: usize| (times.len() * percent).div_ceil(100).max(1) - 1;
     Ok(MeasuredPoint {
         batch,
-        median_ms: ms(times[rank(50)]),
-        p95_ms: ms(times[rank(95)]),
+        median_ms: percentile_ms(&times, 50),
+        p95_ms: percentile_ms(&times, 95),
         executions: times.len(),
     })
+}
+
+/// A percentile of sorted nanoseconds, of which there is at least one, in milliseconds.
+fn percentile_ms(sorted: &[u64], percent: usize) -> f64 {
+    let rank = (sorted.len() * percent).div_ceil(100).max(1) - 1;
+    sorted[rank] as f64 / 1e6
 }
 
 /// One request, which is one execution since nothing else waits. The nanoseconds that the server's statistics charge
@@ -356,15 +360,14 @@ async fn execute(version: &LoadedVersion, request: &InferRequest) -> anyhow::Res
     let before = version.statistics();
     version.infer(request.clone()).await?;
     let after = version.statistics();
-    let sum = |snapshot: &skep_runtime::StatisticsSnapshot| {
-        let phases = [
-            snapshot.compute_input,
-            snapshot.compute_infer,
-            snapshot.compute_output,
-        ];
-        phases.iter().map(|phase| phase.ns).sum::<u64>()
-    };
-    Ok(sum(&after).saturating_sub(sum(&before)).max(1))
+    Ok(compute_ns(&after)
+        .saturating_sub(compute_ns(&before))
+        .max(1))
+}
+
+/// The nanoseconds of all executions.
+fn compute_ns(snapshot: &skep_runtime::StatisticsSnapshot) -> u64 {
+    snapshot.compute_input.ns + snapshot.compute_infer.ns + snapshot.compute_output.ns
 }
 
 impl Measured {

@@ -113,25 +113,28 @@ pub(super) fn overview(study: &Study, colours: Colours) -> String {
 
 /// The percentages of a line, the best of those that a policy can reach coloured.
 fn percents(figures: &[PolicyFigures]) -> Vec<TextCell> {
-    let text = |figures: &PolicyFigures| format!("{:.1}", 100.0 * figures.in_time.median);
     let policies = figures.iter().filter(|f| f.contender != Contender::Bound);
     let best = policies.max_by(|a, b| a.in_time.median.total_cmp(&b.in_time.median));
-    let best = best.filter(|best| best.in_time.median > 0.0).map(text);
-    let cell = |figures: &PolicyFigures| {
-        let text = text(figures);
+    let best = best.filter(|best| best.in_time.median > 0.0).map(percent);
+    let mut cells = Vec::new();
+    for figures in figures {
+        let text = percent(figures);
         let is_best = figures.contender != Contender::Bound && best.as_ref() == Some(&text);
-        TextCell {
+        cells.push(TextCell {
             colour: is_best.then_some(Colour::Green),
             text,
-        }
-    };
-    figures.iter().map(cell).collect()
+        });
+    }
+    cells
+}
+
+fn percent(figures: &PolicyFigures) -> String {
+    format!("{:.1}", 100.0 * figures.in_time.median)
 }
 
 /// From the least to the most, times a hundred; nothing where they are shown alike.
 fn between(spread: Spread, decimals: usize) -> String {
-    let end = |end: f64| format!("{:.decimals$}", 100.0 * end);
-    let (min, max) = (end(spread.min), end(spread.max));
+    let [min, max] = [spread.min, spread.max].map(|end| format!("{:.decimals$}", 100.0 * end));
     if min == max {
         String::new()
     } else {
@@ -159,12 +162,6 @@ pub(super) fn details(study: &Study) -> String {
             for row in figures {
                 let percent =
                     |share: Option<Spread>| cell(share.map(|share| share.median * 100.0), 1);
-                let range = |spread: Option<Spread>, decimals: usize| {
-                    spread.map_or_else(
-                        || "-".to_owned(),
-                        |spread| format!("{:.decimals$}..{:.decimals$}", spread.min, spread.max),
-                    )
-                };
                 let ms = |spread: Option<Spread>| cell(spread.map(|spread| spread.median), 2);
                 let mut cells = study.cells(*rate, row.offered.median, decimals);
                 cells.extend([
@@ -205,6 +202,19 @@ fn footer(study: &Study) -> String {
     )
 }
 
+/// The median, or JSON's null.
+fn median(spread: Option<Spread>) -> Value {
+    json!(spread.map(|spread| spread.median))
+}
+
+/// From the least to the most.
+fn range(spread: Option<Spread>, decimals: usize) -> String {
+    spread.map_or_else(
+        || "-".to_owned(),
+        |spread| format!("{:.decimals$}..{:.decimals$}", spread.min, spread.max),
+    )
+}
+
 /// The members of a row, in their order.
 fn row(
     study: &Study,
@@ -212,7 +222,6 @@ fn row(
     rate: Rate,
     figures: &PolicyFigures,
 ) -> Vec<(&'static str, Value)> {
-    let median = |spread: Option<Spread>| json!(spread.map(|spread| spread.median));
     vec![
         ("policy", json!(figures.contender.name())),
         ("table", json!(panel.table)),

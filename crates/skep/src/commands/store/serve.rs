@@ -23,11 +23,11 @@ pub(super) struct ServeArgs {
     /// A tenant with a store of its own, beside the general one; may be given several times
     #[arg(long, value_name = "NAME", value_parser = tenant)]
     tenant: Vec<Tenant>,
-    /// Bytes of a tenant's store above which tensors that nobody uses go at once, the least recently used first; 4 GiB
-    /// by default, at most half of the memory there is
+    /// Bytes of a tenant's store above which it drops unused tensors at once, the least recently used first; 4 GiB by
+    /// default, at most half of the machine's memory
     #[arg(long, value_name = "BYTES")]
     budget: Option<u64>,
-    /// How long a tensor that nobody uses is kept within the budget, in seconds; 600 by default
+    /// How long the store keeps an unused tensor within the budget, in seconds; 600 by default
     #[arg(long, value_name = "SECONDS")]
     keep_alive: Option<u64>,
     /// The most bytes in a tenant's store; the machine's memory by default
@@ -36,8 +36,8 @@ pub(super) struct ServeArgs {
     /// Connections to a tenant's store; 1024 by default
     #[arg(long, value_name = "N")]
     max_connections: Option<u64>,
-    /// How long after the start nobody fills what is not there, in seconds, because whoever held it when the last
-    /// daemon died is about to hand it back; 2 by default
+    /// How long after the start no process may fill a missing tensor, in seconds: processes that held it when the last
+    /// daemon died hand it back; 2 by default
     #[arg(long, value_name = "SECONDS")]
     adoption_window: Option<u64>,
 }
@@ -78,7 +78,7 @@ pub(super) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     reactor.block_on(serve(args))
 }
 
-/// Says something to whoever still reads: a daemon goes on without them.
+/// Prints a line if there is a reader; a daemon continues without one.
 fn tell(text: fmt::Arguments<'_>) {
     drop(outln!("{text}"));
 }

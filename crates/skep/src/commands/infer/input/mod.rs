@@ -79,7 +79,7 @@ pub(super) fn shape(dims: &str) -> Result<Shape, String> {
     Shape::new(&dims).map_err(|error| error.to_string())
 }
 
-/// Zeros or empty strings; variable dimensions that nobody gives are 1.
+/// Zeros or empty strings; variable dimensions that are not given are 1.
 pub(super) fn zeros(input: &TensorMetadata, shape: Option<&Shape>) -> anyhow::Result<Tensor> {
     let dims = input.shape.as_slice().iter();
     let dims: Vec<usize> = dims.map(|dim| usize::try_from(*dim).unwrap_or(1)).collect();

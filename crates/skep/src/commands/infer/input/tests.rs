@@ -52,7 +52,7 @@ fn shapes_come_from_the_flag_the_data_or_the_model() {
 }
 
 #[test]
-fn data_that_does_not_fit_is_told_apart() {
+fn data_that_does_not_fit_is_refused_with_the_reason() {
     let int = DataType::Int32;
     for (declared, text, flag, why) in [
         (

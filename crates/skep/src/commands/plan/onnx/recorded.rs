@@ -1,10 +1,11 @@
-//! What a run with ONNX Runtime really allocates, after the rewrites whose results it tells nobody.
+//! What a run with ONNX Runtime really allocates, after rewrites that it does not report.
 
 use std::path::Path;
 
 use skep_alloc::Recording;
 use skep_backend::ModelFile;
-use skep_backend_onnxruntime::{LibrarySearch, OnnxRuntime, buffer};
+use skep_backend_onnxruntime::{LibrarySearch, OnnxRuntime};
+use skep_layout::recorded_buffer;
 use skep_onnx::OnnxModel;
 use skep_planner::{Buffer, UsageRecords};
 use skep_shapes::InferredShapes;
@@ -58,7 +59,9 @@ pub(super) fn records(
 fn buffers(recording: &Recording) -> Vec<(String, Buffer)> {
     let usages = recording.blocks().into_iter().enumerate();
     usages
-        .filter_map(|(number, usage)| Some((format!("allocation {number}"), buffer(&usage)?)))
+        .filter_map(|(number, usage)| {
+            Some((format!("allocation {number}"), recorded_buffer(&usage)?))
+        })
         .collect()
 }
 

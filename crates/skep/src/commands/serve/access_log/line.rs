@@ -15,8 +15,8 @@ fn us(time: Duration) -> u64 {
 
 /// A value that stands in a line of words: in quotes where it would not be one word.
 fn word(text: &str) -> String {
-    let is_plain = |c: char| c.is_alphanumeric() || "-_.:/%".contains(c);
-    if !text.is_empty() && text.chars().all(is_plain) {
+    let mut letters = text.chars();
+    if !text.is_empty() && letters.all(|c| c.is_alphanumeric() || "-_.:/%".contains(c)) {
         text.to_owned()
     } else {
         json!(text).to_string()

@@ -15,7 +15,7 @@ use std::{
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
@@ -133,7 +133,7 @@ impl AccessLogFile {
     /// Says how many lines were left out so far, if that grew and was not said within `quiet`.
     fn say_left_out(&self, quiet: Duration) {
         let left_out = self.left_out.load(Ordering::Relaxed);
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut said = skep_host::lock(&self.said);
         let is_recent = said.is_some_and(|(_, at)| at.elapsed() < quiet);
         if is_recent || left_out == said.map_or(0, |(count, _)| count) {
             return;
@@ -183,7 +183,7 @@ impl LogSink {
     }
 }
 
-/// Writes lines until nobody sends any more; flushes whenever none waits.
+/// Writes lines until all senders are gone; flushes when no line waits.
 fn write(lines: &Receiver<LogRequest>, path: &Path, mut sink: LogSink, reopen: &AtomicBool) {
     let mut said: Option<Instant> = None;
     let mut say = |error: &io::Error| {
@@ -231,7 +231,7 @@ mod tests {
     use super::{line::tests::record, *};
 
     #[test]
-    fn what_was_said_before_a_flush_is_in_the_file() {
+    fn lines_before_a_flush_are_in_the_file() {
         let directory = tempfile::tempdir().expect("a directory");
         let (path, moved) = (
             directory.path().join("access"),

@@ -154,7 +154,7 @@ fn lines(svg: &mut String, panel: &Panel, axes: &Axes) {
             });
             points.push(format!("{x:.1} {:.1}", y(goodput.median)));
             let (low, high) = (y(goodput.min), y(goodput.max));
-            // What is below a pixel is no bar.
+            // A bar below a pixel is not drawn.
             if low - high >= 1.0 {
                 let x = x + (index as f64 - middle) * APART;
                 write!(bars, "M{:.1} {high:.1}h4m-2 0V{low:.1}m-2 0h4", x - 2.0).expect(WRITES);

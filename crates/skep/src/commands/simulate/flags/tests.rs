@@ -10,7 +10,7 @@ use super::{
 };
 
 #[test]
-fn what_is_said_is_understood() {
+fn valid_flags_are_read() {
     assert_eq!("20x".parse(), Ok(Slo::Times(20.0)));
     assert_eq!("12.5".parse(), Ok(Slo::Ms(12.5)));
     for (text, expected) in [
@@ -62,7 +62,7 @@ fn what_is_said_is_understood() {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused() {
+fn invalid_flags_are_refused() {
     for text in [
         "affine:1",
         "affine:a,b",

@@ -1,4 +1,4 @@
-//! Models that share a CPU: no more threads compute than there are slots, and every slot comes back.
+//! Models that share a CPU: no more threads compute than there are slots, and every slot is returned.
 
 use std::{
     fs,
@@ -13,15 +13,14 @@ use std::{
 
 use bytes::Bytes;
 use skep_backend::{Backend, BackendError, Capabilities, Instance, LoadRequest, Model, OutputSlot};
-use skep_runtime::{
-    BackendEntry, Backends, Control, Device, InferRequest, LoadOptions, LoadOverrides,
-    MetricsOptions, Repository, Runtime, RuntimeOptions, WaitingLimit,
-};
+use skep_runtime::{BackendEntry, Backends, Device, InferRequest, LoadOverrides, Runtime};
 use skep_tensor::{Tensor, TensorView};
-use skep_types::{DataType, DeviceId, Dims, ModelSignature, Shape, TensorSpec};
+use skep_types::{DataType, DeviceId, ModelSignature, Shape};
 use tempfile::TempDir;
 
-/// A backend that counts the threads that compute. An input of [`DEADLY`] makes it panic.
+use crate::common;
+
+/// A backend that counts computing threads. It panics on an input of [`DEADLY`].
 #[derive(Default)]
 struct Gauge {
     busy: Arc<AtomicUsize>,
@@ -32,7 +31,7 @@ const DEADLY: i32 = 13;
 
 struct GaugeModel {
     signature: ModelSignature,
-    /// Threads of an execution: the last digit of the model's name.
+    /// Threads of an execution, from the last digit of the model's name.
     threads: usize,
     busy: Arc<AtomicUsize>,
     most: Arc<AtomicUsize>,
@@ -60,16 +59,11 @@ impl Backend for Gauge {
     }
 
     fn load(&self, request: &LoadRequest<'_>) -> Result<Arc<dyn Model>, BackendError> {
-        let spec = |name: &str| TensorSpec {
-            name: name.to_owned(),
-            datatype: DataType::Int32,
-            dims: Some(Dims::new(&[1]).expect("dims")),
-        };
         let name = request.config.name().to_string();
         Ok(Arc::new(GaugeModel {
             signature: ModelSignature {
-                inputs: vec![spec("x")],
-                outputs: vec![spec("y")],
+                inputs: vec![common::one_int("x")],
+                outputs: vec![common::one_int("y")],
             },
             threads: name[name.len() - 1..].parse().expect("a digit"),
             busy: Arc::clone(&self.busy),
@@ -107,7 +101,7 @@ impl Instance for GaugeInstance {
         let model = &self.0;
         let busy = model.busy.fetch_add(model.threads, Ordering::SeqCst) + model.threads;
         model.most.fetch_max(busy, Ordering::SeqCst);
-        // Long enough for others to come in between if they can.
+        // Long enough for other executions to overlap if they can.
         for _ in 0..20 {
             std::thread::yield_now();
         }
@@ -152,32 +146,12 @@ fn runtime(root: &Path, slots: u32, models: &[(&str, u32)]) -> (Arc<Runtime>, Ar
         "mock",
         BackendEntry::new(move || Ok(Arc::clone(&gauge) as Arc<dyn Backend>)),
     );
-    let options = RuntimeOptions {
-        repository: Repository::open(vec![root.to_owned()]).expect("repository"),
-        load: LoadOptions {
-            auto_complete: true,
-            backend_settings: vec![],
-            cores: NonZeroUsize::MIN,
-            metrics: MetricsOptions::default(),
-            config_name: None,
-            gpu_as_cpu: false,
-            retries: 0,
-            waiting_limit: Arc::new(WaitingLimit::new(10_000)),
-            hold_until: 0,
-            cpu: Some(Device::with_min_turn(
-                DeviceId::default(),
-                slots,
-                Duration::MAX,
-            )),
-            weights: None,
-            request_memory: None,
-            sandbox_load_limit: None,
-        },
-        load_threads: 2,
-        max_waiting_loads: 256,
-        control: Control::Explicit,
-        strict_readiness: true,
-    };
+    let mut options = common::options(root);
+    options.load.cpu = Some(Device::with_min_turn(
+        DeviceId::default(),
+        slots,
+        Duration::MAX,
+    ));
     let runtime = Runtime::new(options, backends);
     for (name, _) in models {
         runtime
@@ -187,7 +161,7 @@ fn runtime(root: &Path, slots: u32, models: &[(&str, u32)]) -> (Arc<Runtime>, Ar
     (runtime, most)
 }
 
-/// Sends `count` requests to each model at once; how many were answered with their own value.
+/// Sends `count` requests to each model at once. Returns how many were answered with their own value.
 async fn flood(runtime: &Arc<Runtime>, models: &[(&str, u32)], count: i32) -> i32 {
     let mut tasks = Vec::new();
     for value in 0..count {
@@ -195,8 +169,8 @@ async fn flood(runtime: &Arc<Runtime>, models: &[(&str, u32)], count: i32) -> i3
             let version = runtime.resolve(name, None).expect("loaded");
             tasks.push(tokio::spawn(async move {
                 let answer = version.infer(request(value)).await;
-                let same = |tensor: &Tensor| tensor == &request(value).inputs[0].1;
-                answer.is_ok_and(|answer| same(&answer.outputs[0].tensor))
+                let sent = request(value).inputs.remove(0).1;
+                answer.is_ok_and(|answer| answer.outputs[0].tensor == sent)
             }));
         }
     }
@@ -212,13 +186,13 @@ async fn no_more_threads_compute_than_there_are_slots() {
     for (slots, models, most_expected) in [
         (1, &[("a_1", 3), ("b_1", 2)][..], 1),
         (2, &[("a_1", 3), ("b_1", 2), ("c_2", 2)][..], 2),
-        // A model that needs more than there are gets all of them; what it then uses is its own affair.
+        // A model that needs more slots than there are gets all of them, and may use more threads.
         (2, &[("a_3", 2)][..], 3),
     ] {
         let root = TempDir::new().expect("directory");
         let (runtime, most) = runtime(root.path(), slots, models);
         let answered = flood(&runtime, models, 200).await;
-        // One of each 200 is deadly.
+        // One request in 200 is deadly.
         assert_eq!(answered, 199 * i32::try_from(models.len()).expect("few"));
         let most = most.load(Ordering::SeqCst);
         assert!(most <= most_expected, "{most} threads with {slots} slots");
@@ -226,7 +200,7 @@ async fn no_more_threads_compute_than_there_are_slots() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slots_come_back_from_instances_that_panic_and_models_that_go() {
+async fn slots_return_from_panicked_instances_and_unloaded_models() {
     let root = TempDir::new().expect("directory");
     let models = [("a_1", 2), ("b_1", 1)];
     let (runtime, _) = runtime(root.path(), 1, &models);
@@ -235,7 +209,7 @@ async fn slots_come_back_from_instances_that_panic_and_models_that_go() {
         assert!(version.infer(request(DEADLY)).await.is_err());
     }
     assert_eq!(flood(&runtime, &models[1..], 5).await, 5, "after panics");
-    // Models that are loaded anew and unloaded while they work.
+    // The model is reloaded while it works.
     for _ in 0..20 {
         let working = tokio::spawn({
             let version = runtime.resolve("a_1", None).expect("loaded");
@@ -250,7 +224,7 @@ async fn slots_come_back_from_instances_that_panic_and_models_that_go() {
         });
         assert!(
             working.await.expect("no panic"),
-            "what was taken in is answered"
+            "an accepted request is answered"
         );
         again.await.expect("no panic");
     }

@@ -1,9 +1,8 @@
-//! Loads, unloads and indexes beside models whose loads never end.
+//! Loads, unloads and indexes while other loads never end.
 
 use std::{
     fs,
     future::Future,
-    num::NonZeroUsize,
     path::Path,
     pin::pin,
     sync::Arc,
@@ -14,12 +13,14 @@ use std::{
 
 use skep_backend_mock::Mock;
 use skep_runtime::{
-    BackendEntry, Backends, Control, ErrorKind, InferRequest, LoadOptions, LoadOverrides,
-    MetricsOptions, Repository, Runtime, RuntimeOptions, VersionState, WaitingLimit,
+    BackendEntry, Backends, ErrorKind, InferRequest, LoadOverrides, Runtime, RuntimeOptions,
+    VersionState,
 };
 use skep_tensor::Tensor;
 use skep_types::{DataType, ModelName, Shape};
 use tempfile::TempDir;
+
+use crate::common;
 
 /// Longer than any test.
 const FOREVER: &str = "3000000000";
@@ -36,32 +37,16 @@ fn write_model(root: &Path, name: &str, load_latency_us: &str) {
     fs::write(root.join(name).join("config.pbtxt"), config).expect("file");
 }
 
-/// A node that loads one model at a time, beside which two calls may wait.
+/// A node that loads one model at a time, while two calls may wait.
 fn not_started(root: &Path) -> Arc<Runtime> {
     let mut backends = Backends::default();
     backends.add("mock", BackendEntry::new(|| Ok(Arc::new(Mock))));
     backends.prefer(&["mock"]);
     let options = RuntimeOptions {
-        repository: Repository::open(vec![root.to_owned()]).expect("repository"),
-        load: LoadOptions {
-            auto_complete: true,
-            backend_settings: vec![],
-            cores: NonZeroUsize::MIN,
-            metrics: MetricsOptions::default(),
-            config_name: None,
-            gpu_as_cpu: false,
-            retries: 0,
-            waiting_limit: Arc::new(WaitingLimit::new(1000)),
-            hold_until: 0,
-            cpu: None,
-            weights: None,
-            request_memory: None,
-            sandbox_load_limit: None,
-        },
         load_threads: 1,
         max_waiting_loads: 2,
-        control: Control::Explicit,
         strict_readiness: false,
+        ..common::options(root)
     };
     Runtime::new(options, backends)
 }
@@ -83,7 +68,7 @@ fn models() -> TempDir {
     root
 }
 
-/// A load that was asked for: its first poll submits it.
+/// Polls a load for the first time, which submits it.
 fn submit<F: Future<Output = Result<(), skep_runtime::RuntimeError>>>(
     load: &mut std::pin::Pin<&mut F>,
 ) {
@@ -101,6 +86,11 @@ async fn wait_until_loading(runtime: &Arc<Runtime>, name: &str) {
     }
 }
 
+/// Why a model cannot be resolved.
+fn error_kind(runtime: &Runtime, name: &str) -> ErrorKind {
+    runtime.resolve(name, None).expect_err("not there").kind()
+}
+
 const fn none() -> LoadOverrides {
     LoadOverrides {
         config: None,
@@ -110,7 +100,7 @@ const fn none() -> LoadOverrides {
 }
 
 #[tokio::test]
-async fn what_is_loaded_is_served_and_unloaded_while_a_load_never_ends() {
+async fn models_are_served_and_unloaded_while_a_load_never_ends() {
     let root = models();
     let runtime = runtime(root.path());
     runtime.request_load("quick", none()).await.expect("loads");
@@ -135,7 +125,7 @@ async fn what_is_loaded_is_served_and_unloaded_while_a_load_never_ends() {
 }
 
 #[tokio::test]
-async fn a_full_queue_refuses_at_once_and_who_goes_away_makes_room() {
+async fn a_full_queue_refuses_at_once_and_a_leaving_client_makes_room() {
     let root = models();
     let runtime = runtime(root.path());
     let mut running = pin!(runtime.request_load("a", none()));
@@ -157,16 +147,16 @@ async fn a_full_queue_refuses_at_once_and_who_goes_away_makes_room() {
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         assert_eq!(
             error.to_string(),
-            "2 loads and unloads wait already, as many as may\n  `--max-waiting-loads` says how many"
+            "2 loads and unloads are waiting, the most allowed\n  `--max-waiting-loads` sets the limit"
         );
     }
-    // The load of `c` went away with whoever asked for it.
+    // The load of `c` was cancelled with its caller.
     let mut third = pin!(runtime.request_load("d", none()));
     submit(&mut third);
 }
 
 #[tokio::test]
-async fn a_stop_answers_who_waits_and_waits_for_no_load() {
+async fn a_stop_answers_all_callers_and_does_not_wait_for_loads() {
     let root = models();
     let runtime = runtime(root.path());
     runtime.request_load("quick", none()).await.expect("loads");
@@ -183,11 +173,11 @@ async fn a_stop_answers_who_waits_and_waits_for_no_load() {
         waiting.await,
         runtime.request_load("c", none()).await,
     ] {
-        let error = outcome.expect_err("given up");
+        let error = outcome.expect_err("cancelled");
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         assert_eq!(
             error.to_string(),
-            "the server is stopping, the call is given up"
+            "the server is stopping, the call is cancelled"
         );
     }
     assert_eq!(runtime.left_at_stop(), (0, 1), "the load that never ends");
@@ -206,17 +196,24 @@ fn a_load_that_fails_is_answered() {
 }
 
 #[tokio::test]
-async fn what_the_start_has_still_to_load_is_not_unknown() {
+async fn models_that_the_start_has_yet_to_load_are_not_unknown() {
     let root = models();
     write_model(root.path(), "broken", "no number");
     let runtime = not_started(root.path());
-    let kind = |name: &str| runtime.resolve(name, None).expect_err("not there").kind();
-    assert_eq!(kind("quick"), ErrorKind::NotFound, "nobody starts anything");
+    assert_eq!(
+        error_kind(&runtime, "quick"),
+        ErrorKind::NotFound,
+        "no start is announced"
+    );
     runtime.announce_start();
-    assert_eq!(kind("no such"), ErrorKind::Unavailable, "nobody knows yet");
+    assert_eq!(
+        error_kind(&runtime, "no such"),
+        ErrorKind::Unavailable,
+        "the start does not know its models yet"
+    );
     let names = ["quick", "broken", "a", "b"].map(|name| ModelName::new(name).expect("a name"));
     let starting = Arc::clone(&runtime);
-    // It ends with the process: the load of `a` never does.
+    // The thread ends with the process, since the load of `a` never ends.
     thread::spawn(move || starting.start(Some(&names)));
     wait_until_loading(&runtime, "a").await;
     for name in ["a", "b"] {
@@ -228,7 +225,15 @@ async fn what_the_start_has_still_to_load_is_not_unknown() {
         }
     }
     runtime.resolve("quick", None).expect("loaded");
-    assert_eq!(kind("broken"), ErrorKind::NotFound, "its load is over");
-    assert_eq!(kind("c"), ErrorKind::NotFound, "not of the start");
-    assert_eq!(kind("no such"), ErrorKind::NotFound);
+    assert_eq!(
+        error_kind(&runtime, "broken"),
+        ErrorKind::NotFound,
+        "its load is over"
+    );
+    assert_eq!(
+        error_kind(&runtime, "c"),
+        ErrorKind::NotFound,
+        "not part of the start"
+    );
+    assert_eq!(error_kind(&runtime, "no such"), ErrorKind::NotFound);
 }

@@ -1,5 +1,5 @@
-//! Executions that take longer than they may: their requests are answered, others are served, and what comes back serves
-//! again.
+//! Executions that take longer than they may: their requests are answered, other models are served, and an instance
+//! that comes back serves again.
 
 use std::{
     fs,
@@ -14,34 +14,35 @@ use skep_backend::{
     OutputSlot,
 };
 use skep_runtime::{
-    BackendEntry, Backends, Control, Device, InferRequest, InferResponse, LoadOptions,
-    LoadOverrides, LoadedVersion, MetricsOptions, Repository, Runtime, RuntimeError,
-    RuntimeOptions, VersionState, WaitingLimit,
+    BackendEntry, Backends, Device, InferRequest, InferResponse, LoadOverrides, LoadedVersion,
+    Runtime, RuntimeError, VersionState,
 };
 use skep_tensor::{Tensor, TensorView};
-use skep_types::{DataType, DeviceId, Dims, ModelSignature, Shape, TensorSpec};
+use skep_types::{DataType, DeviceId, ModelSignature, Shape};
 use tempfile::TempDir;
 
-/// An execution with this input takes until the gate is opened.
+use crate::common;
+
+/// An execution with this input waits until the gate is opened.
 const STUCK: i32 = 13;
 
-/// Where executions are stuck.
+/// Holds executions until it is opened.
 #[derive(Default)]
 struct Gate {
-    state: Mutex<Opened>,
+    state: Mutex<GateState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct Opened {
-    /// How many have come to it, and how many may go.
+struct GateState {
+    /// How many executions have arrived, and how many of them may pass.
     arrived: u32,
-    may_go: u32,
+    may_pass: u32,
     interrupted: bool,
 }
 
 impl Gate {
-    /// Whether it was opened, not interrupted.
+    /// Waits at the gate. Returns whether it was opened, as opposed to interrupted.
     fn pass(&self) -> bool {
         let mut state = self.state.lock().expect("whole");
         state.arrived += 1;
@@ -49,14 +50,14 @@ impl Gate {
         self.changed.notify_all();
         let state = self
             .changed
-            .wait_while(state, |state| state.may_go < number && !state.interrupted)
+            .wait_while(state, |state| state.may_pass < number && !state.interrupted)
             .expect("whole");
-        state.may_go >= number
+        state.may_pass >= number
     }
 
     fn open(&self) {
         let mut state = self.state.lock().expect("whole");
-        state.may_go = state.arrived;
+        state.may_pass = state.arrived;
         self.changed.notify_all();
     }
 
@@ -80,7 +81,7 @@ impl Interrupt for Gate {
     }
 }
 
-/// Models of one thread; those whose name begins with `i` can be interrupted.
+/// A backend of single-threaded models. Those whose name begins with `i` can be interrupted.
 struct Gated(Arc<Gate>);
 
 struct GatedModel {
@@ -111,15 +112,10 @@ impl Backend for Gated {
     }
 
     fn load(&self, request: &LoadRequest<'_>) -> Result<Arc<dyn Model>, BackendError> {
-        let spec = |name: &str| TensorSpec {
-            name: name.to_owned(),
-            datatype: DataType::Int32,
-            dims: Some(Dims::new(&[1]).expect("dims")),
-        };
         Ok(Arc::new(GatedModel {
             signature: ModelSignature {
-                inputs: vec![spec("x")],
-                outputs: vec![spec("y")],
+                inputs: vec![common::one_int("x")],
+                outputs: vec![common::one_int("y")],
             },
             gate: Arc::clone(&self.0),
             can_be_interrupted: request.config.name().as_str().starts_with('i'),
@@ -185,16 +181,16 @@ fn value(answer: Result<InferResponse, RuntimeError>) -> i32 {
     i32::from_le_bytes(data.as_ref().try_into().expect("four bytes"))
 }
 
-struct Node {
+struct TestNode {
     runtime: Arc<Runtime>,
     gate: Arc<Gate>,
     root: TempDir,
 }
 
-/// How long executions of a model may take that get stuck.
+/// How long an execution may take.
 const SHORT_MS: u32 = 20;
 
-impl Node {
+impl TestNode {
     /// A node of one slot without models.
     fn new() -> Self {
         let root = TempDir::new().expect("directory");
@@ -205,28 +201,8 @@ impl Node {
             "mock",
             BackendEntry::new(move || Ok(Arc::clone(&gated) as Arc<dyn Backend>)),
         );
-        let options = RuntimeOptions {
-            repository: Repository::open(vec![root.path().to_owned()]).expect("repository"),
-            load: LoadOptions {
-                auto_complete: true,
-                backend_settings: vec![],
-                cores: NonZeroUsize::MIN,
-                metrics: MetricsOptions::default(),
-                config_name: None,
-                gpu_as_cpu: false,
-                retries: 0,
-                waiting_limit: Arc::new(WaitingLimit::new(10_000)),
-                hold_until: 0,
-                cpu: Some(Device::new(DeviceId::default(), 1)),
-                weights: None,
-                request_memory: None,
-                sandbox_load_limit: None,
-            },
-            load_threads: 2,
-            max_waiting_loads: 256,
-            control: Control::Explicit,
-            strict_readiness: true,
-        };
+        let mut options = common::options(root.path());
+        options.load.cpu = Some(Device::new(DeviceId::default(), 1));
         Self {
             runtime: Runtime::new(options, backends),
             gate,
@@ -244,7 +220,7 @@ impl Node {
         self.runtime.resolve(name, None).expect("loaded")
     }
 
-    /// The state of a model in the index, and why.
+    /// A model's state in the index, and the reason.
     fn state(&self, name: &str) -> (Option<VersionState>, String) {
         let rows = self.runtime.index(false);
         let row = rows.into_iter().find(|row| row.name.as_str() == name);
@@ -277,12 +253,12 @@ fn refused(answer: Result<InferResponse, RuntimeError>, part: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stuck_execution_is_answered_and_costs_others_nothing() {
-    let node = Node::new();
+async fn a_stuck_execution_is_answered_and_does_not_block_others() {
+    let node = TestNode::new();
     let (bad, good) = (node.load("bad", ""), node.load("good", ""));
     let first = stuck(&bad);
     node.gate.wait_for(1);
-    // It waits behind the stuck one, and is answered with it.
+    // This request waits behind the stuck one, and is answered with it.
     let behind = tokio::spawn({
         let bad = Arc::clone(&bad);
         async move { bad.infer(request(2)).await }
@@ -303,7 +279,7 @@ async fn a_stuck_execution_is_answered_and_costs_others_nothing() {
         bad.infer(request(3)).await,
         "no instance of the model can run",
     );
-    // The node's one slot is the others'.
+    // The node's one slot is free for other models.
     assert!(good.is_healthy());
     assert_eq!(value(good.infer(request(4)).await), 4);
 
@@ -321,8 +297,8 @@ async fn a_stuck_execution_is_answered_and_costs_others_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn other_instances_go_on() {
-    let node = Node::new();
+async fn other_instances_keep_serving() {
+    let node = TestNode::new();
     let bad = node.load("bad", "instance_group { kind: KIND_CPU count: 2 }");
     refused(stuck(&bad).await.expect("no panic"), "max_execution_ms");
     for number in 0..5 {
@@ -335,8 +311,8 @@ async fn other_instances_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_execution_that_can_be_interrupted_is() {
-    let node = Node::new();
+async fn an_interruptible_execution_is_interrupted() {
+    let node = TestNode::new();
     let bad = node.load("interruptible", "");
     refused(stuck(&bad).await.expect("no panic"), "max_execution_ms");
     assert_eq!(value(bad.infer(request(1)).await), 1);
@@ -344,8 +320,8 @@ async fn an_execution_that_can_be_interrupted_is() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_model_that_is_stuck_can_be_unloaded_and_loaded() {
-    let node = Node::new();
+async fn a_stuck_model_can_be_unloaded_and_loaded() {
+    let node = TestNode::new();
     let bad = node.load("bad", "");
     let first = stuck(&bad);
     node.gate.wait_for(1);
@@ -364,8 +340,8 @@ async fn a_model_that_is_stuck_can_be_unloaded_and_loaded() {
 }
 
 #[test]
-fn a_warm_up_that_is_stuck_fails_the_load() {
-    let node = Node::new();
+fn a_stuck_warm_up_fails_the_load() {
+    let node = TestNode::new();
     // The input of a warm-up: 13 in every element.
     let file = node.root.path().join("bad/warmup/x");
     fs::create_dir_all(file.parent().expect("a parent")).expect("made");

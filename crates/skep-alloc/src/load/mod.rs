@@ -59,7 +59,7 @@ const MAX_SCRATCH_MAPPINGS: usize = 4096;
 /// A block of a recorded load, in the order of allocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoadedBlock {
-    /// Bytes that were asked for; at least [`LOADED_BYTES`].
+    /// Requested bytes; at least [`LOADED_BYTES`].
     pub size: u64,
     /// Whether the runtime still had it when the load was over.
     pub kept: bool,
@@ -188,7 +188,7 @@ impl MappedBlock {
     }
 }
 
-/// What a block lies on.
+/// The memory behind a block.
 enum BackingPages<'a> {
     Own,
     Scratch(&'a ScratchPages),
@@ -254,7 +254,7 @@ impl CurrentLoad {
         let block = match MappedBlock::map(size, pages) {
             Ok(block) => block,
             Err(error) => {
-                // Then the place among the others is lost as well.
+                // Then the position in the sequence is lost as well.
                 self.has_deviated = true;
                 self.failure = Some(error);
                 return None;
@@ -266,7 +266,7 @@ impl CurrentLoad {
     }
 }
 
-/// The block of a load that the calling thread is in; `None` where it is in none, for a small one, and without memory.
+/// A block of the calling thread's load; `None` outside of a load, for a small block, and without memory.
 pub(crate) fn malloc(size: usize) -> Option<*mut u8> {
     if size < LOADED_BYTES {
         return None;
@@ -278,7 +278,7 @@ pub(crate) fn malloc(size: usize) -> Option<*mut u8> {
     made.ok().flatten()
 }
 
-/// Frees the block at `address` if it is one of a load's, and says its size.
+/// Frees the block at `address` if it belongs to a load, and returns its size.
 pub(crate) fn free(address: usize) -> Option<u64> {
     let blocks = BLOCKS.load();
     let of = |block: &Arc<MappedBlock>| block.base.as_ptr() as usize;
@@ -364,14 +364,14 @@ impl LoadedBlocks {
         &self.sequence
     }
 
-    /// Whether a replay took and kept the expected blocks, each of them with memory of its own address; true of a
-    /// recorded load that found memory for all of its blocks.
+    /// Whether a replay allocated and kept the expected blocks, each with its own addresses; of a recorded load,
+    /// whether all blocks found memory.
     #[must_use]
     pub const fn went_as_expected(&self) -> bool {
         self.went_as_expected
     }
 
-    /// Why a block found no memory, or no room for its file, where one did not.
+    /// The error of a block that found no memory, or no room for its file.
     #[must_use]
     pub const fn failure(&self) -> Option<&io::Error> {
         self.failure.as_ref()
@@ -418,5 +418,4 @@ impl LoadedBlocks {
 }
 
 #[cfg(test)]
-#[path = "load_tests.rs"]
 mod tests;

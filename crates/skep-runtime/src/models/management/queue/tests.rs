@@ -1,6 +1,9 @@
 //! The queue, call by call: order, joining, bounds, lanes, the end.
 
+use skep_types::ModelName;
+
 use super::*;
+use crate::{models::management::call::CallTarget, repository::LoadOverrides};
 
 const LIMITS: QueueLimits = QueueLimits {
     loads: 2,
@@ -39,9 +42,9 @@ const NONE: [CallTicket; 0] = [];
 const INDEX: ManagementCall = ManagementCall::Index { ready_only: false };
 
 /// A queue whose callers are words.
-struct Calls(CallQueue<&'static str>);
+struct TestQueue(CallQueue<&'static str>);
 
-impl Calls {
+impl TestQueue {
     fn new() -> Self {
         Self(CallQueue::new(LIMITS))
     }
@@ -65,7 +68,7 @@ impl Calls {
     fn assert_empty(&self) {
         let queue = &self.0;
         assert!(
-            queue.entries.is_empty() && queue.lines.is_empty(),
+            queue.calls.is_empty() && queue.lines.is_empty(),
             "{queue:?}"
         );
         assert!(queue.ready.iter().all(BTreeSet::is_empty), "{queue:?}");
@@ -75,12 +78,12 @@ impl Calls {
 }
 
 #[test]
-fn the_same_load_joins_one_that_waits_and_none_that_runs() {
-    let mut calls = Calls::new();
+fn a_load_joins_the_same_load_only_while_that_waits() {
+    let mut calls = TestQueue::new();
     calls.add(load("m"), "a");
     calls.add(load("m"), "b");
     assert_eq!(calls.start(), [0]);
-    // Files may have changed since the first one read them.
+    // Files may have changed since the first load read them.
     calls.add(load("m"), "c");
     calls.add(load("m"), "d");
     assert_eq!(calls.start(), NONE, "one after the other");
@@ -92,7 +95,7 @@ fn the_same_load_joins_one_that_waits_and_none_that_runs() {
 
 #[test]
 fn other_loads_and_unloads_of_a_model_keep_their_order() {
-    let mut calls = Calls::new();
+    let mut calls = TestQueue::new();
     for (work, caller) in [
         (load("m"), "a"),
         (load_with("m", "{}"), "b"),
@@ -102,7 +105,7 @@ fn other_loads_and_unloads_of_a_model_keep_their_order() {
     ] {
         calls.add(work, caller);
     }
-    // The last one that waits is an unload: this load comes after it.
+    // The last waiting call is an unload: this load comes after it.
     calls.add(load("m"), "f");
     for (ticket, callers) in [
         (0, &["a"][..]),
@@ -117,15 +120,15 @@ fn other_loads_and_unloads_of_a_model_keep_their_order() {
 }
 
 #[test]
-fn models_run_side_by_side_as_many_as_may_oldest_first() {
-    let mut calls = Calls::new();
+fn models_load_side_by_side_oldest_first_up_to_the_limit() {
+    let mut calls = TestQueue::new();
     calls.add(load("a"), "a");
     calls.add(load("a"), "a");
     calls.add(load_with("a", "{}"), "a");
     calls.add(load("b"), "b");
     calls.add(load("c"), "c");
     assert_eq!(calls.start(), [0, 2]);
-    // Places of their own: neither waits for loads.
+    // An index has its own place: it does not wait for loads.
     calls.add(INDEX, "i");
     assert_eq!(calls.start(), [4]);
     calls.0.finish(0);
@@ -136,8 +139,8 @@ fn models_run_side_by_side_as_many_as_may_oldest_first() {
 }
 
 #[test]
-fn what_waits_is_bounded_and_joining_is_free() {
-    let mut calls = Calls::new();
+fn waiting_calls_are_bounded_and_joining_is_free() {
+    let mut calls = TestQueue::new();
     let names = ["a", "b", "c", "d", "e", "f"];
     calls.add(load(names[0]), "0");
     calls.add(load(names[1]), "1");
@@ -148,7 +151,7 @@ fn what_waits_is_bounded_and_joining_is_free() {
     assert_eq!(calls.refused(load("g")), CallRefusal::Full(4));
     assert_eq!(calls.refused(unload("a")), CallRefusal::Full(4));
     calls.add(load("f"), "joins");
-    // The node's own are bounded by its repository.
+    // The node's own calls are bounded by its repository.
     calls.0.submit(load("g"), false, "own").expect("taken");
     calls.0.finish(0);
     assert_eq!(calls.start().len(), 1);
@@ -163,15 +166,15 @@ fn what_waits_is_bounded_and_joining_is_free() {
 }
 
 #[test]
-fn a_call_that_nobody_waits_for_goes_before_it_begins() {
-    let mut calls = Calls::new();
+fn a_waiting_call_is_removed_with_its_last_caller() {
+    let mut calls = TestQueue::new();
     let first = calls.add(load("m"), "a");
     assert_eq!(calls.start(), [0]);
     let second = calls.add(load_with("m", "{}"), "b");
     let joined = calls.add(load_with("m", "{}"), "c");
     calls.add(unload("m"), "d");
-    assert!(calls.0.leave(second).is_none(), "somebody waits still");
-    assert!(calls.0.leave(joined).is_some(), "nobody any more");
+    assert!(calls.0.leave(second).is_none(), "another caller waits");
+    assert!(calls.0.leave(joined).is_some(), "the last caller");
     assert!(calls.0.leave(joined).is_none(), "gone already");
     assert!(calls.0.leave(first).is_none(), "runs");
     assert_eq!(
@@ -181,7 +184,7 @@ fn a_call_that_nobody_waits_for_goes_before_it_begins() {
     );
     assert_eq!(calls.0.finish(0), [""; 0]);
     assert_eq!(calls.start(), [2]);
-    // One at the front of its line that waits for a thread.
+    // A call at the front of its line that waits for a thread.
     let ready = calls.add(unload("n"), "e");
     calls.add(load("n"), "f");
     assert!(calls.0.leave(ready).is_some());
@@ -192,8 +195,8 @@ fn a_call_that_nobody_waits_for_goes_before_it_begins() {
 }
 
 #[test]
-fn the_end_gives_up_what_waits_and_keeps_nobody_waiting() {
-    let mut calls = Calls::new();
+fn closing_drops_waiting_calls_and_releases_every_caller() {
+    let mut calls = TestQueue::new();
     let runs = calls.add(load("a"), "runs");
     calls.start();
     calls.add(unload("a"), "waits");
@@ -208,15 +211,18 @@ fn the_end_gives_up_what_waits_and_keeps_nobody_waiting() {
     calls.assert_empty();
 }
 
-#[test]
-fn large_overrides_are_not_compared() {
-    let with = |bytes: usize| LoadOverrides {
+fn with_file(bytes: usize) -> LoadOverrides {
+    LoadOverrides {
         config: Some("{}".to_owned()),
         files: vec![("1/model.onnx".to_owned(), vec![0; bytes].into())],
         charge: None,
-    };
-    assert!(with(10).is_same(&with(10)));
-    assert!(!with(10).is_same(&with(11)));
-    assert!(!with(10).is_same(&LoadOverrides::default()));
-    assert!(!with(1 << 20).is_same(&with(1 << 20)));
+    }
+}
+
+#[test]
+fn large_overrides_are_not_compared() {
+    assert!(with_file(10).is_same(&with_file(10)));
+    assert!(!with_file(10).is_same(&with_file(11)));
+    assert!(!with_file(10).is_same(&LoadOverrides::default()));
+    assert!(!with_file(1 << 20).is_same(&with_file(1 << 20)));
 }

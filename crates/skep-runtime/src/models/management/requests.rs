@@ -1,38 +1,41 @@
-//! What clients ask for: loads, unloads, the index; and what each then does on its thread.
+//! The loads, unloads and indexes that clients request, and what each does on its thread.
 
 use std::sync::Arc;
 
 use skep_types::ModelName;
 
-use super::{CallOutcome, CallTarget, ManagementCall};
 use crate::{
-    ErrorKind, IndexEntry, LoadOverrides, Runtime, RuntimeError,
-    models::Control,
-    repository::{ModelId, not_polled},
+    error::{ErrorKind, RuntimeError},
+    models::{
+        management::{CallOutcome, CallTarget, ManagementCall},
+        records::IndexEntry,
+        runtime::{Control, Runtime},
+    },
+    repository::{LoadOverrides, ModelId, not_polled},
 };
 
 impl Runtime {
-    /// Loads a model, or loads it again; the versions that serve now go on until the new ones are ready. Blocks.
+    /// Loads or reloads a model. The versions that serve now keep serving until the new ones are ready. Blocks.
     ///
-    /// `overrides` stay in force over loads without any until the repository's files change or the model is unloaded
-    /// (a configuration), or until the next load (files).
+    /// An overriding configuration stays in force for loads without overrides, until the repository's files change or
+    /// the model is unloaded. Overriding files last until the next load.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] unless models are controlled explicitly, when too many calls wait, and when the server
-    /// stops; otherwise why the load failed.
+    /// [`ErrorKind::Unavailable`] unless models are controlled explicitly, when too many calls wait, and when the
+    /// server stops; otherwise why the load failed.
     pub fn load(
         self: &Arc<Self>,
         name: &str,
         overrides: &LoadOverrides,
     ) -> Result<(), RuntimeError> {
-        let work = self.load_of(name, overrides.clone())?;
-        self.manage_now([work], true)
+        let call = self.load_call(name, overrides.clone())?;
+        self.manage_now([call], true)
             .into_iter()
             .try_for_each(|outcome| outcome.map(drop))
     }
 
-    /// [`Self::load`] without blocking. Where the same load waits already, this one is that one. Dropping the future takes
-    /// the load back if it has not begun.
+    /// [`Self::load`] without blocking. It joins the same load if that waits already. Dropping the future cancels the
+    /// load if it has not begun.
     ///
     /// # Errors
     /// As [`Self::load`].
@@ -41,49 +44,48 @@ impl Runtime {
         name: &str,
         overrides: LoadOverrides,
     ) -> Result<(), RuntimeError> {
-        let work = self.load_of(name, overrides)?;
-        self.manage(work).await.map(drop)
+        let call = self.load_call(name, overrides)?;
+        self.manage(call).await.map(drop)
     }
 
-    fn load_of(
+    fn load_call(
         &self,
         name: &str,
         overrides: LoadOverrides,
     ) -> Result<ManagementCall, RuntimeError> {
-        self.explicit()?;
+        self.check_control()?;
         let model = ModelName::new(name).map_err(|error| not_polled(name, &error.to_string()))?;
         let target = CallTarget::Named(model);
         Ok(ManagementCall::Load { target, overrides })
     }
 
-    /// Unloads a model: no new requests from now on; memory is given back when the last one is answered. A model that
-    /// is not loaded, or not even there, is unloaded already. Blocks, while loads of the model that were asked for before
-    /// wait and run.
+    /// Unloads a model: it takes no new requests, and its memory is freed when the last one is answered. A model that
+    /// is not loaded, or does not exist, counts as unloaded. Blocks until earlier loads of the model have run.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] unless models are controlled explicitly, when too many calls wait, and when the server
-    /// stops.
+    /// [`ErrorKind::Unavailable`] unless models are controlled explicitly, when too many calls wait, and when the
+    /// server stops.
     pub fn unload(self: &Arc<Self>, name: &str) -> Result<(), RuntimeError> {
-        let work = self.unload_of(name)?;
-        self.manage_now(work, true)
+        let call = self.unload_call(name)?;
+        self.manage_now(call, true)
             .into_iter()
             .try_for_each(|outcome| outcome.map(drop))
     }
 
-    /// [`Self::unload`] without blocking. Dropping the future takes the unload back if it has not begun.
+    /// [`Self::unload`] without blocking. Dropping the future cancels the unload if it has not begun.
     ///
     /// # Errors
     /// As [`Self::unload`].
     pub async fn request_unload(self: &Arc<Self>, name: &str) -> Result<(), RuntimeError> {
-        match self.unload_of(name)? {
-            Some(work) => self.manage(work).await.map(drop),
+        match self.unload_call(name)? {
+            Some(call) => self.manage(call).await.map(drop),
             None => Ok(()),
         }
     }
 
-    /// Nothing where no model can have the name.
-    fn unload_of(&self, name: &str) -> Result<Option<ManagementCall>, RuntimeError> {
-        self.explicit()?;
+    /// `None` if no model can have the name.
+    fn unload_call(&self, name: &str) -> Result<Option<ManagementCall>, RuntimeError> {
+        self.check_control()?;
         let model = ModelName::new(name).ok();
         Ok(model.map(|model| ManagementCall::Unload(CallTarget::Named(model))))
     }
@@ -99,16 +101,16 @@ impl Runtime {
         self.manage(ManagementCall::Index { ready_only }).await
     }
 
-    /// Does what a management call asks for, on the thread that it was given.
-    pub(crate) fn carry_out(self: &Arc<Self>, work: ManagementCall) -> CallOutcome {
-        let nothing = || Arc::from([]);
-        match work {
+    /// Carries out a management call, on the calling thread.
+    pub(super) fn carry_out(self: &Arc<Self>, call: ManagementCall) -> CallOutcome {
+        match call {
             ManagementCall::Load { target, overrides } => {
-                self.load_all_of(&target, &overrides).map(|()| nothing())
+                self.load_all_of(&target, &overrides)?;
+                Ok(Arc::from([]))
             }
             ManagementCall::Unload(target) => {
                 self.unload_all_of(&target);
-                Ok(nothing())
+                Ok(Arc::from([]))
             }
             ManagementCall::Index { ready_only } => Ok(self.index(ready_only).into()),
         }
@@ -127,7 +129,7 @@ impl Runtime {
         if let [first, _, ..] = &ids[..]
             && is_overridden
         {
-            let why = "several repositories have the model, load parameters cannot say which";
+            let why = "several repositories have the model, and load parameters cannot select one";
             return Err(not_polled(first.name.as_str(), why));
         }
         ids.iter().try_for_each(|id| self.load_now(id, overrides))
@@ -148,7 +150,8 @@ impl Runtime {
         ids.iter().for_each(|id| self.unload_now(id));
     }
 
-    fn explicit(&self) -> Result<(), RuntimeError> {
+    /// Checks that clients may load and unload models.
+    fn check_control(&self) -> Result<(), RuntimeError> {
         if self.options.control == Control::Explicit {
             return Ok(());
         }

@@ -1,0 +1,90 @@
+//! Management calls: what they do, which of them are the same, and which must not run at once.
+
+use skep_types::ModelName;
+
+use crate::repository::{LoadOverrides, ModelId};
+
+/// What a management call does.
+#[derive(Debug, Clone)]
+pub(in crate::models) enum ManagementCall {
+    Load {
+        target: CallTarget,
+        overrides: LoadOverrides,
+    },
+    Unload(CallTarget),
+    Index {
+        ready_only: bool,
+    },
+}
+
+/// Which models a call is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::models) enum CallTarget {
+    /// All models with a name, in every namespace.
+    Named(ModelName),
+    /// This model.
+    One(ModelId),
+}
+
+impl CallTarget {
+    fn name(&self) -> &ModelName {
+        match self {
+            Self::Named(name) => name,
+            Self::One(id) => &id.name,
+        }
+    }
+}
+
+/// Calls in different lanes do not take each other's places: an index is answered while every load is slow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CallLane {
+    Loads,
+    Unloads,
+    Indexes,
+}
+
+pub(super) const LANES: usize = 3;
+
+/// Calls in the same line run one after the other.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum CallLine {
+    Model(ModelName),
+    Index { ready_only: bool },
+}
+
+impl ManagementCall {
+    pub(super) const fn lane(&self) -> CallLane {
+        match self {
+            Self::Load { .. } => CallLane::Loads,
+            Self::Unload(_) => CallLane::Unloads,
+            Self::Index { .. } => CallLane::Indexes,
+        }
+    }
+
+    pub(super) fn line(&self) -> CallLine {
+        match self {
+            Self::Load { target, .. } | Self::Unload(target) => {
+                CallLine::Model(target.name().clone())
+            }
+            Self::Index { ready_only } => CallLine::Index {
+                ready_only: *ready_only,
+            },
+        }
+    }
+
+    /// Whether one outcome answers both.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::Load { target, overrides },
+                Self::Load {
+                    target: others,
+                    overrides: with,
+                },
+            ) => target == others && overrides.is_same(with),
+            (Self::Unload(target), Self::Unload(others)) => target == others,
+            (Self::Index { ready_only }, Self::Index { ready_only: other }) => ready_only == other,
+            _ => false,
+        }
+    }
+}

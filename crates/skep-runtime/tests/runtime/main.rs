@@ -1,0 +1,9 @@
+//! The runtime over scripted backends: loading, serving, failing, unloading, stopping.
+
+mod common;
+mod echo;
+mod loading;
+mod management;
+mod overdue;
+mod serving;
+mod slots;
