@@ -102,13 +102,13 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     for entry in fs::read_dir(root.join("crates"))? {
         let name = entry?.file_name().to_string_lossy().into_owned();
         if !ORDER.iter().any(|(_, known)| *known == name) {
-            findings.push(format!("crates/{name}: has no layer, give it a place in xtask/src/tidy.rs and ARCHITECTURE.md"));
+            findings.push(format!("crates/{name}: has no layer, give it a place in xtask/src/tidy/mod.rs and ARCHITECTURE.md"));
         }
     }
     for module in PURE_MODULES {
         if !root.join(module).exists() {
             findings.push(format!(
-                "{module}: moved away, mend PURE_MODULES in xtask/src/tidy.rs"
+                "{module}: moved away, mend PURE_MODULES in xtask/src/tidy/mod.rs"
             ));
         }
     }
