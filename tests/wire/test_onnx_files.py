@@ -353,7 +353,7 @@ def test_check_says_what_is_left_out(repository):
     assert outcome.returncode == 0
     assert outcome.stdout == """\
 ok      classifier  version 1
-  warning: the protocol carries tensors alone and this output is left out: output `probabilities` is a sequence of maps
+  warning: the protocol supports tensors only, so this output is left out: output `probabilities` is a sequence of maps
     convert the model with `zipmap=False` to get this output as a tensor (skl2onnx: `to_onnx(model, x, options={'zipmap': False})`)
 1 model, 0 failed
 """
@@ -373,8 +373,8 @@ def test_what_has_no_output_to_serve_or_names_one_is_refused(repository):
     code, log = serve_and_fail(repository, "--exit-on-error=true")
     assert code == 1
     assert "the protocol can carry none of its outputs: output `probabilities` is a sequence of maps" in log
-    assert "the protocol carries tensors alone, output `probabilities` is a sequence of maps" in log
-    assert log.count("the protocol carries tensors alone, output `probabilities`") >= 2
+    assert "the protocol supports tensors only, but output `probabilities` is a sequence of maps" in log
+    assert log.count("the protocol supports tensors only, but output `probabilities`") >= 2
     assert "zipmap=False" in log
 
 
@@ -421,7 +421,7 @@ def test_models_whose_first_dimension_is_no_batch_are_not_batched(repository):
     repository.config("boxes", "max_batch_size: 8")
     outcome = run("check", repository, "--config=pbtxt", "--model=boxes")
     assert "max_batch_size: 8" in outcome.stdout
-    assert "warning: REPO/boxes/config.pbtxt:1:1: max_batch_size is 8, and the first dimension may be no batch" in (
+    assert "warning: REPO/boxes/config.pbtxt:1:1: max_batch_size is 8, but the first dimension may not be a batch dimension" in (
         outcome.stdout.replace(str(repository), "REPO")
     )
 

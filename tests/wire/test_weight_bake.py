@@ -110,7 +110,7 @@ def test_a_model_in_a_sandbox_is_baked_behind_and_its_next_load_uses_that(reposi
     cache = tmp_path / "weights"
     with Server(repository, *weights(cache), *EXPLICIT, "--load-model=m") as server:
         assert outputs(server, KIND) == answer
-        server.wait_for("the next load is of its baked form")
+        server.wait_for("the next load uses its baked form")
         assert files(cache) == whole
         assert outputs(server, KIND) == answer
         for name in ("unload", "load"):
@@ -136,13 +136,13 @@ def test_a_death_in_baking_costs_nothing_and_is_remembered(repository, tmp_path,
     cache = tmp_path / "weights"
     with Server(repository, *weights(cache)) as server:
         os.kill(stopped_child(server), signal.SIGKILL)
-        server.wait_for("was not baked, and is not for another 60 min")
+        server.wait_for("was not baked, and will not be tried again for 60 min")
         assert "by signal 9 (SIGKILL) while it baked the model" in server.log
         assert outputs(server, KIND) == answer
         wait_until(lambda: not staging(cache), "what it wrote is removed")
     assert files(cache) == {}
     with Server(repository, *weights(cache)) as server:
-        server.wait_for("is not baked for another 60 min, since the process died that tried the last time: ")
+        server.wait_for("will not be baked for another 60 min, because the last process that tried died: ")
         assert outputs(server, KIND) == answer
         assert "baking `" not in server.log
     outcome = run("bake", "--json", f"--weight-cache={cache}", repository)
@@ -157,7 +157,7 @@ def test_a_stop_while_it_bakes_leaves_nothing(repository, tmp_path, model):
     with Server(repository, *weights(cache)) as server:
         child = stopped_child(server)
         assert server.stop() == 0
-        assert "was given up" in server.log
+        assert "was cancelled" in server.log
     wait_until(lambda: not os.path.exists(f"/proc/{child}"), "it has ended")
     assert files(cache) == {} and not staging(cache)
 
@@ -168,7 +168,7 @@ def test_an_unload_while_it_bakes_leaves_nothing(repository, tmp_path, model):
     with Server(repository, *weights(cache), *EXPLICIT, "--load-model=m") as server:
         stopped_child(server)
         assert post(server, "/v2/repository/models/m/unload").status == 200
-        server.wait_for("was given up: the model is not wanted any more")
+        server.wait_for("was cancelled: the model is no longer needed")
         wait_until(lambda: not workers(server) and not staging(cache), "it has ended")
         assert not list((cache / "v1" / "failures").iterdir())
         assert post(server, "/v2/repository/models/m/load").status == 200

@@ -1,12 +1,14 @@
-//! ONNX's own node tests on both backends: a line a test, and the table of operators for the documentation.
+//! Runs ONNX's own node tests on both backends: prints a line per test, and writes the table of operators for the
+//! documentation.
 //!
 //! ```text
 //! cargo run -p skep-backend-embedded --example node_tests -- DIRECTORY [--markdown FILE] > tests.tsv
 //! ```
 //!
-//! DIRECTORY is `onnx/backend/test/data/node` of PyPI's `onnx` package. A test *passes*, gives *wrong* values, is *refused*
-//! when the model is loaded, or ends in an *error* when it runs. Tests of inference whose inputs and outputs are FP32,
-//! INT32, INT64, INT8, UINT8 or BOOL make the table; training, random numbers, and other datatypes are left out.
+//! DIRECTORY is `onnx/backend/test/data/node` of PyPI's `onnx` package. A test *passes*, gives *wrong* values, is
+//! *refused* when the model is loaded, or ends in an *error* when it runs. Tests of inference whose inputs and
+//! outputs are FP32, INT32, INT64, INT8, UINT8 or BOOL make the table; tests of training, random numbers and other
+//! datatypes are omitted.
 
 #[path = "node_tests/case.rs"]
 mod case;
@@ -28,7 +30,7 @@ use skep_backend::{
     conformance::{self, Tolerance},
 };
 use skep_backend_embedded::Embedded;
-use skep_backend_onnxruntime::{OnnxRuntime, Search};
+use skep_backend_onnxruntime::{LibrarySearch, OnnxRuntime};
 use skep_tensor::{Tensor, TensorView};
 use skep_types::DeviceId;
 
@@ -40,14 +42,14 @@ const TOLERANCE: Tolerance = Tolerance {
 
 /// How a test ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Outcome {
+enum TestOutcome {
     Pass,
     Wrong(String),
     Refused(String),
     Error(String),
 }
 
-impl Outcome {
+impl TestOutcome {
     const fn word(&self) -> &'static str {
         match self {
             Self::Pass => "pass",
@@ -66,7 +68,7 @@ impl Outcome {
 }
 
 /// Outcomes by operator: for each backend passes and tests.
-type Table = BTreeMap<String, Vec<(usize, usize)>>;
+type OperatorTable = BTreeMap<String, Vec<(usize, usize)>>;
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -78,13 +80,13 @@ fn main() -> Result<()> {
     let markdown = match (arguments.next().as_deref(), arguments.next()) {
         (None, _) => None,
         (Some("--markdown"), Some(file)) => Some(PathBuf::from(file)),
-        _ => bail!("expected `--markdown FILE` behind the directory"),
+        _ => bail!("expected `--markdown FILE` after the directory"),
     };
-    let (onnxruntime, _) = OnnxRuntime::start(&Search::from_environment())?;
+    let (onnxruntime, _) = OnnxRuntime::start(&LibrarySearch::from_environment())?;
     let backends: [&dyn Backend; 2] = [&onnxruntime, &Embedded];
-    // A panic is an outcome here; its message is in the table.
+    // A panic is a result here; its message is in the table.
     std::panic::set_hook(Box::new(|_| ()));
-    let mut table = Table::new();
+    let mut table = OperatorTable::new();
     let mut wrong = Vec::new();
     let mut totals: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     for path in directories(&directory)? {
@@ -98,7 +100,7 @@ fn main() -> Result<()> {
         let mut reference = None;
         for (backend, (passed, all)) in backends.iter().zip(row) {
             let outcome = run(*backend, &test);
-            // Where both differ from the test in the same way, it is the test that ONNX Runtime reads otherwise.
+            // If both differ from the test in the same way, ONNX Runtime interprets the test differently.
             let reference = reference.get_or_insert_with(|| outcome.clone());
             if outcome.word() == "wrong"
                 && backend.name() == Embedded.name()
@@ -106,7 +108,7 @@ fn main() -> Result<()> {
             {
                 wrong.push(test.name.clone());
             }
-            *passed += usize::from(outcome == Outcome::Pass);
+            *passed += usize::from(outcome == TestOutcome::Pass);
             *all += 1;
             *totals.entry((backend.name(), outcome.word())).or_default() += 1;
             let reason = outcome.reason().replace(['\t', '\n'], " ");
@@ -143,16 +145,16 @@ fn directories(root: &PathBuf) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn run(backend: &dyn Backend, test: &NodeTest) -> Outcome {
+fn run(backend: &dyn Backend, test: &NodeTest) -> TestOutcome {
     let result = catch_unwind(AssertUnwindSafe(|| try_run(backend, test)));
     result.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
-        Outcome::Error(format!("panicked: {}", text.unwrap_or_default()))
+        TestOutcome::Error(format!("panicked: {}", text.unwrap_or_default()))
     })
 }
 
-fn try_run(backend: &dyn Backend, test: &NodeTest) -> Outcome {
+fn try_run(backend: &dyn Backend, test: &NodeTest) -> TestOutcome {
     let model = backend.load(&LoadRequest {
         file: &test.file,
         config: &conformance::config(backend.name(), ""),
@@ -163,7 +165,7 @@ fn try_run(backend: &dyn Backend, test: &NodeTest) -> Outcome {
     });
     let mut instance = match model.and_then(|m| m.instance(DeviceId::default())) {
         Ok(instance) => instance,
-        Err(error) => return Outcome::Refused(error.to_string()),
+        Err(error) => return TestOutcome::Refused(error.to_string()),
     };
     for (inputs, expected) in &test.sets {
         let views: Vec<TensorView<'_>> = inputs.iter().map(Tensor::view).collect();
@@ -174,16 +176,16 @@ fn try_run(backend: &dyn Backend, test: &NodeTest) -> Outcome {
             } else {
                 ""
             };
-            return Outcome::Error(format!("{fault}{error}"));
+            return TestOutcome::Error(format!("{fault}{error}"));
         }
         for (slot, expected) in slots.into_iter().zip(expected) {
             let Some(got) = slot.into_tensor() else {
-                return Outcome::Error("an output is missing".to_owned());
+                return TestOutcome::Error("an output is missing".to_owned());
             };
             if let Some(difference) = conformance::difference(&got, expected, TOLERANCE) {
-                return Outcome::Wrong(difference);
+                return TestOutcome::Wrong(difference);
             }
         }
     }
-    Outcome::Pass
+    TestOutcome::Pass
 }

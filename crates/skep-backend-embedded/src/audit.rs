@@ -1,8 +1,8 @@
-//! What is refused at load, because the engine would take it and compute something else.
+//! Refuses models at load that the engine would accept but compute incorrectly.
 //!
-//! The engine has four element types: it reads FP64 and FP16 as FP32, INT64 as INT32 (saturating), and types it does not
-//! know as nothing. So datatypes are taken from the file, everywhere they can occur. What cannot be seen here: INT64
-//! arithmetic whose intermediate results leave 32 bits wraps around.
+//! The engine has four element types: it reads FP64 and FP16 as FP32, INT64 as INT32 (saturating), and ignores types
+//! that it does not know. So the audit checks datatypes everywhere in the file. It cannot detect that INT64
+//! arithmetic wraps around if intermediate results exceed 32 bits.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,17 +14,18 @@ use skep_proto::onnx::{
 
 use crate::refusals;
 
-/// What to do about a refusal.
+/// The hint for a refused model.
 pub(crate) const HINT: &str =
     "the onnxruntime backend serves such models: `pip install onnxruntime`";
 
-/// The operator set of ONNX 1.17, whose node tests decided what is refused: a newer one may mean something else.
+/// The operator set of ONNX 1.17, whose node tests determined the refusals. A newer set may change an operator's
+/// meaning.
 const NEWEST_OPSET: i64 = 22;
 
-/// Looks through a model whose external tensors were resolved.
+/// Audits a model whose external tensors were resolved.
 ///
 /// # Errors
-/// A text naming the tensor or operator.
+/// A text that names the tensor or operator that is refused.
 pub(crate) fn audit(model: &OnnxModel) -> Result<(), String> {
     let opset = model
         .proto()
@@ -36,13 +37,13 @@ pub(crate) fn audit(model: &OnnxModel) -> Result<(), String> {
         .ok_or("it imports no operator set of ONNX's own")?;
     if opset > NEWEST_OPSET {
         return Err(format!(
-            "it imports operator set {opset}, expected at most {NEWEST_OPSET}, the newest that the embedded backend was held against"
+            "it imports operator set {opset}, expected at most {NEWEST_OPSET}, the newest that the embedded backend was tested with"
         ));
     }
     let mut graphs = Vec::new();
     model.visit(&mut |graph| graphs.push(graph));
-    let uses = Uses::of(&graphs);
-    let declared = Declared::of(&graphs);
+    let uses = TensorUses::of(&graphs);
+    let declared = DeclaredTensors::of(&graphs);
     for graph in &graphs {
         values(graph)?;
         for tensor in &graph.initializer {
@@ -61,16 +62,16 @@ pub(crate) fn audit(model: &OnnxModel) -> Result<(), String> {
     Ok(())
 }
 
-/// What files declare of tensors, by name.
+/// Declarations of tensors, by name.
 #[derive(Debug, Default)]
-pub(crate) struct Declared<'a> {
+pub(crate) struct DeclaredTensors<'a> {
     /// Numbers of dimensions.
     pub(crate) ranks: BTreeMap<&'a str, usize>,
     /// Element types.
     pub(crate) types: BTreeMap<&'a str, i32>,
 }
 
-impl<'a> Declared<'a> {
+impl<'a> DeclaredTensors<'a> {
     fn of(graphs: &[&'a GraphProto]) -> Self {
         let mut declared = Self::default();
         for graph in graphs {
@@ -114,7 +115,7 @@ fn values(graph: &GraphProto) -> Result<(), String> {
     })
 }
 
-fn node(node: &NodeProto, uses: &Uses<'_>) -> Result<(), String> {
+fn node(node: &NodeProto, uses: &TensorUses<'_>) -> Result<(), String> {
     let operator = node.op_type();
     if !matches!(node.domain(), "" | "ai.onnx") {
         return Err(format!(
@@ -150,7 +151,7 @@ fn node(node: &NodeProto, uses: &Uses<'_>) -> Result<(), String> {
 }
 
 /// An initializer or the tensor of a `Constant`.
-fn constant(tensor: &TensorProto, name: &str, uses: &Uses<'_>) -> Result<(), String> {
+fn constant(tensor: &TensorProto, name: &str, uses: &TensorUses<'_>) -> Result<(), String> {
     let place = || format!("tensor `{name}`");
     element_type(tensor.data_type(), place)?;
     if uses.only_as_slice_bound(name) {
@@ -162,14 +163,15 @@ fn constant(tensor: &TensorProto, name: &str, uses: &Uses<'_>) -> Result<(), Str
 fn in_range(value: Option<i64>, place: impl Fn() -> String) -> Result<(), String> {
     match value {
         Some(value) => Err(format!(
-            "{} holds {value}, which does not fit the 32 bits in which the embedded backend computes INT64",
+            "{} holds {value}, which does not fit into the 32 bits with which the embedded backend computes INT64",
             place()
         )),
         None => Ok(()),
     }
 }
 
-/// 0 is "not declared", which shape inference or the operator settles.
+/// Refuses an element type that the engine does not compute. 0 means "not declared": shape inference or the operator
+/// determines the type.
 fn element_type(number: i32, place: impl Fn() -> String) -> Result<(), String> {
     match Onnx::try_from(number) {
         Ok(
@@ -190,7 +192,7 @@ fn element_type(number: i32, place: impl Fn() -> String) -> Result<(), String> {
     }
 }
 
-/// The first INT64 element that does not fit 32 bits.
+/// The first INT64 element that does not fit into 32 bits.
 fn out_of_range(tensor: &TensorProto) -> Option<i64> {
     if tensor.data_type() != Onnx::Int64 as i32 {
         return None;
@@ -210,16 +212,16 @@ fn attribute_out_of_range(attribute: &AttributeProto) -> Option<i64> {
     values.into_iter().find(|&v| i32::try_from(v).is_err())
 }
 
-/// Which operators read a tensor.
-struct Uses<'a> {
+/// The operators that read each tensor.
+struct TensorUses<'a> {
     readers: BTreeMap<&'a str, Vec<(&'a NodeProto, usize)>>,
     outputs: BTreeSet<&'a str>,
 }
 
-/// Steps between a constant and a `Slice` that are followed; exporters write one or two.
+/// The most steps to follow between a constant and a `Slice`; exporters write one or two.
 const MAX_STEPS: usize = 8;
 
-impl<'a> Uses<'a> {
+impl<'a> TensorUses<'a> {
     fn of(graphs: &[&'a GraphProto]) -> Self {
         let mut readers: BTreeMap<&str, Vec<_>> = BTreeMap::new();
         for node in graphs.iter().flat_map(|g| &g.node) {
@@ -238,8 +240,8 @@ impl<'a> Uses<'a> {
         Self { readers, outputs }
     }
 
-    /// Whether a tensor only says where slices begin or end: there "beyond 32 bits" means the end of the axis, which
-    /// the engine's saturated value means as well.
+    /// Whether a tensor only says where slices begin or end. There a value beyond 32 bits means the end of the axis,
+    /// and so does the engine's saturated value.
     fn only_as_slice_bound(&self, tensor: &str) -> bool {
         self.bound_within(tensor, MAX_STEPS)
     }

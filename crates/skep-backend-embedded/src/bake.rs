@@ -1,16 +1,16 @@
-//! The baked form of a model, and loading by it.
+//! The baked form of a model, and loading from it.
 //!
 //! ```text
 //! model's files --> normalised message --- without its large tensors --> graph   \
-//!                                      \-- each large tensor, as it is --> weight  > form, in the cache
+//!                                      \-- each large tensor, unchanged --> weight > form, in the cache
 //!
 //! form --- graph -------------------------------------> engine
 //!      --- weights --> tensor store (memory) -- in place -->
 //! ```
 //!
-//! The engine optimises the graph at every load: what it computes of weights then (normalisations folded into
-//! convolutions, constants that are transposed) is its own private memory, and depends on nothing but the form. So a form
-//! serves every level of optimisation, and a model that is loaded by it answers as one that is loaded as it is.
+//! The engine optimises the graph at every load. The weights that it derives then (normalisations folded into
+//! convolutions, transposed constants) are its private memory, and depend only on the form. So one form serves every
+//! optimisation level, and a model loaded from it computes the same outputs as one loaded from its own file.
 
 use std::{
     collections::BTreeMap,
@@ -24,31 +24,31 @@ use skep_onnx::OnnxModel;
 use skep_store::Description;
 use skep_weights::{
     WeightSource,
-    baking::{self, BakeCost, Bakes, FormFailure, FormRest, NoForm},
+    baking::{self, BakeCost, Bakes, FormFailure, FormGraph, NoForm},
     check_graph,
 };
 
 use crate::{
     normalize,
-    weights::{self, LoadedModel},
+    weights::{self, EngineModel},
 };
 
-/// Changes when what a form holds or means does, so also with what is [normalised](normalize).
+/// The version of forms; it changes whenever their content or meaning changes, also with [`normalize`].
 const FORM: &[u8] = b"embedded 1";
 
-/// A model that was decoded and, to be baked, audited.
-pub(crate) struct Subject<'a> {
+/// A decoded model file, which can be loaded or baked. It is audited before either.
+pub(crate) struct EmbeddedModelFile<'a> {
     pub(crate) path: &'a Path,
-    /// What it consists of.
+    /// All files of the model.
     pub(crate) files: Vec<PathBuf>,
-    /// Its external tensors are resolved where it is baked.
+    /// The decoded model. External tensors are resolved before it is loaded or baked.
     pub(crate) onnx: OnnxModel,
-    /// Inputs whose defaults were forgotten, in order.
+    /// Inputs whose defaults were removed, sorted.
     pub(crate) forgotten: Vec<String>,
 }
 
-impl Subject<'_> {
-    /// The message as the engine takes it, with all its tensors.
+impl EmbeddedModelFile<'_> {
+    /// The model's message, normalised for the engine, with all its tensors.
     fn normalised(&self) -> skep_proto::onnx::ModelProto {
         // Tensors are slices of the mapped files: they are not copied.
         let mut proto = self.onnx.proto().clone();
@@ -56,21 +56,21 @@ impl Subject<'_> {
         proto
     }
 
-    /// Loads the model as it is.
-    pub(crate) fn load(&self, optimize: bool) -> Result<LoadedModel, rten::LoadError> {
+    /// Loads the model from its own files.
+    pub(crate) fn load(&self, optimize: bool) -> Result<EngineModel, rten::LoadError> {
         let mut proto = self.normalised();
         let cuts = weights::cut_out(&mut proto, weights::MIN_BYTES);
         let slices = cuts.into_iter().map(|cut| (cut.alias, cut.bytes));
-        LoadedModel::load(proto.encode_to_vec(), slices, optimize)
+        EngineModel::load(proto.encode_to_vec(), slices, optimize)
     }
 
-    /// Loads the model by its baked form, which is made if it is not there. `None` where it is to be loaded as it is.
-    pub(crate) fn load_baked(&self, weights: &WeightSource, optimize: bool) -> Option<LoadedModel> {
+    /// Loads the model from its baked form; `None` if it has to be loaded from its own files.
+    pub(crate) fn load_baked(&self, weights: &WeightSource, optimize: bool) -> Option<EngineModel> {
         baking::load(self, weights, |form| open(form, weights, optimize))
     }
 }
 
-impl Bakes for Subject<'_> {
+impl Bakes for EmbeddedModelFile<'_> {
     fn path(&self) -> &Path {
         self.path
     }
@@ -88,28 +88,29 @@ impl Bakes for Subject<'_> {
         let sizes = self.files.iter().filter_map(|file| fs::metadata(file).ok());
         let bytes: u64 = sizes.map(|metadata| metadata.len()).sum();
         BakeCost {
-            // Weights are used where they lie in the files unless they are not aligned there, and the engine copies some
-            // of what it is given.
+            // Weights are used in the files if they are aligned there, but the engine copies some of them.
             memory_bytes: baking::BASE_BYTES + bytes,
             disk_bytes: bytes,
         }
     }
 
-    fn make(&self, making: &mut Making) -> Result<FormRest, NoForm> {
+    fn make(&self, making: &mut Making) -> Result<FormGraph, NoForm> {
         let mut proto = self.normalised();
         let cuts = weights::cut_out(&mut proto, baking::MIN_WEIGHT_BYTES);
         let graph = proto.encode_to_vec();
-        // What the engine does not take is not worth keeping; whether it optimises makes no difference to that.
+        // A form that the engine cannot load is not worth keeping. Optimisation makes no difference to that.
         let slices = cuts
             .iter()
             .map(|cut| (cut.alias.clone(), cut.bytes.clone()));
-        LoadedModel::load(graph.clone(), slices, false)
+        EngineModel::load(graph.clone(), slices, false)
             .map_err(|error| NoForm::Never(error.to_string()))?;
         for cut in cuts {
             let dims = cut.dims.iter().map(|&dim| u64::try_from(dim));
             let dims = dims.collect::<Result<_, _>>().map_err(|_| {
                 let dims = &cut.dims;
-                NoForm::Never(format!("a tensor declares the dimensions {dims:?}"))
+                NoForm::Never(format!(
+                    "a tensor declares the negative dimensions {dims:?}"
+                ))
             })?;
             let description = Description {
                 datatype: cut.datatype,
@@ -118,16 +119,16 @@ impl Bakes for Subject<'_> {
             };
             making.add(Role::Weight, &cut.alias, description, &cut.bytes)?;
         }
-        Ok(FormRest {
+        Ok(FormGraph {
             graph,
             notes: BTreeMap::new(),
         })
     }
 }
 
-/// Loads a model by its form.
-fn open(form: &Form, weights: &WeightSource, optimize: bool) -> Result<LoadedModel, FormFailure> {
-    // The engine asks for each by the file that its data is said to be in.
+/// Loads a model from its form.
+fn open(form: &Form, weights: &WeightSource, optimize: bool) -> Result<EngineModel, FormFailure> {
+    // The engine requests each tensor by the file that the graph names for its data.
     let own = |_: &str, location: &str| Some(location.to_owned());
     check_graph(form, own).map_err(|why| FormFailure::damaged(form, &why))?;
     let parts: Vec<&FormTensor> = form.parts().iter().collect();
@@ -135,6 +136,6 @@ fn open(form: &Form, weights: &WeightSource, optimize: bool) -> Result<LoadedMod
     // Each slice keeps the lease.
     let slices = parts.iter().enumerate();
     let slices = slices.map(|(index, part)| (part.name.clone(), lease.bytes(index)));
-    LoadedModel::load(form.graph().to_vec(), slices, optimize)
+    EngineModel::load(form.graph().to_vec(), slices, optimize)
         .map_err(|error| FormFailure::Unusable(error.to_string()))
 }

@@ -1,7 +1,7 @@
-//! Between the protocol's tensors and the engine's.
+//! Converts between the protocol's tensors and the engine's.
 //!
-//! The engine knows four element types. `INT64` and `BOOL` travel through its 32-bit integers: in, each value is checked
-//! to fit; out, it is widened again.
+//! The engine knows four element types. `INT64` and `BOOL` become its 32-bit integers: each input value must fit, and
+//! output values are widened again.
 
 use bytes::Bytes;
 use rten::{Value, ValueOrView, ValueView};
@@ -11,7 +11,7 @@ use skep_proto::onnx::tensor_proto::DataType as Onnx;
 use skep_tensor::{Tensor, TensorView};
 use skep_types::{DataType, Shape};
 
-/// The datatypes that are served.
+/// The served datatypes.
 pub(crate) const DATATYPES: &[DataType] = &[
     DataType::Fp32,
     DataType::Int32,
@@ -21,7 +21,7 @@ pub(crate) const DATATYPES: &[DataType] = &[
     DataType::Int64,
 ];
 
-/// The alignment of an element type that the engine uses as it lies in a file; `None` for all it converts.
+/// The alignment of an element type that the engine uses in place; `None` for those that it converts.
 pub(crate) fn in_place_size(element_type: i32) -> Option<usize> {
     match Onnx::try_from(element_type).ok()? {
         Onnx::Float | Onnx::Int32 => Some(4),
@@ -30,18 +30,18 @@ pub(crate) fn in_place_size(element_type: i32) -> Option<usize> {
     }
 }
 
-/// Memory that inputs which cannot be used as they lie are converted into, kept from run to run.
+/// Memory for inputs that must be converted, kept from run to run.
 #[derive(Debug, Default)]
-pub(crate) struct Scratch {
+pub(crate) struct InputScratch {
     integers: Vec<i32>,
     floats: Vec<f32>,
 }
 
-/// An input as the engine takes it: the caller's memory where it can be used as it lies.
+/// An input as the engine takes it: in the caller's memory if it can be used there.
 pub(crate) fn input<'a>(
     name: &str,
     view: TensorView<'a>,
-    scratch: &'a mut Scratch,
+    scratch: &'a mut InputScratch,
 ) -> Result<ValueOrView<'a>, BackendError> {
     let data = view.data();
     let dims = view.shape().dims();
@@ -74,7 +74,7 @@ pub(crate) fn input<'a>(
     }))
 }
 
-/// Elements as they lie, or copied into `scratch` where they are not aligned.
+/// Elements in place, or copied into `scratch` if they are not aligned.
 fn elements<'a, T: bytemuck::Pod>(
     dims: &[usize],
     data: &'a [u8],
@@ -91,7 +91,7 @@ fn elements<'a, T: bytemuck::Pod>(
     EngineView::from_data(dims, scratch.as_slice())
 }
 
-/// INT64 elements as 32-bit ones.
+/// Converts INT64 elements to 32 bits.
 fn narrow(name: &str, data: &[u8], integers: &mut Vec<i32>) -> Result<(), BackendError> {
     integers.clear();
     for (index, chunk) in data.as_chunks::<8>().0.iter().enumerate() {
@@ -113,7 +113,7 @@ fn narrow(name: &str, data: &[u8], integers: &mut Vec<i32>) -> Result<(), Backen
     Ok(())
 }
 
-/// An output as the protocol has it, of the datatype that the model's file declares.
+/// An output as a tensor of the protocol, with the datatype that the model's file declares.
 pub(crate) fn output(name: &str, datatype: DataType, value: Value) -> Result<Tensor, BackendError> {
     let internal =
         |what: String| BackendError::new(ErrorKind::Internal, format!("output `{name}`: {what}"));
@@ -126,7 +126,7 @@ pub(crate) fn output(name: &str, datatype: DataType, value: Value) -> Result<Ten
         (DataType::Uint8, Value::UInt8Tensor(t)) => Bytes::from(t.into_data()),
         (DataType::Int64, Value::Int32Tensor(t)) => {
             let wide: Vec<i64> = t.into_data().into_iter().map(i64::from).collect();
-            Bytes::from_owner(Elements(wide))
+            Bytes::from_owner(ElementBytes(wide))
         }
         (DataType::Bool, Value::Int32Tensor(t)) => {
             Bytes::from_iter(t.into_data().into_iter().map(|i| u8::from(i != 0)))
@@ -141,14 +141,14 @@ pub(crate) fn output(name: &str, datatype: DataType, value: Value) -> Result<Ten
     Tensor::new(datatype, shape, data).map_err(|e| internal(e.to_string()))
 }
 
-/// A tensor's elements as bytes, without a copy where they are contiguous.
+/// A tensor's elements as bytes, without a copy if they are contiguous.
 fn share<T: bytemuck::Pod + Send + Sync>(tensor: EngineTensor<T>) -> Bytes {
-    Bytes::from_owner(Elements(tensor.into_data()))
+    Bytes::from_owner(ElementBytes(tensor.into_data()))
 }
 
-struct Elements<T>(Vec<T>);
+struct ElementBytes<T>(Vec<T>);
 
-impl<T: bytemuck::Pod> AsRef<[u8]> for Elements<T> {
+impl<T: bytemuck::Pod> AsRef<[u8]> for ElementBytes<T> {
     fn as_ref(&self) -> &[u8] {
         bytemuck::cast_slice(&self.0)
     }
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn integers_beyond_32_bits_are_refused_by_index_and_value() {
-        let mut scratch = Scratch::default();
+        let mut scratch = InputScratch::default();
         let fits = int64(&[2], &[i64::from(i32::MIN), i64::from(i32::MAX)]);
         assert!(input("x", fits.view(), &mut scratch).is_ok());
         let beyond = int64(&[2], &[0, 1 << 31]);
@@ -193,7 +193,7 @@ mod tests {
             );
             let view = TensorView::new(DataType::Fp32, &shape, &source.data()[skip..skip + 8])
                 .expect("a view");
-            let mut scratch = Scratch::default();
+            let mut scratch = InputScratch::default();
             let value = input("x", view, &mut scratch)
                 .map(|v| v.to_owned())
                 .expect("converts");

@@ -1,13 +1,23 @@
 //! The embedded backend: ONNX models in pure Rust, with nothing installed.
 //!
-//! The engine is rten. It is fast on the large networks and sparing with memory (one copy of the weights, in the tensor
-//! store, or in the mapped file where that is possible), but it knows fewer datatypes and operators than ONNX, and takes some of what it does not
-//! know for something else. This backend never approximates: what would be computed wrongly is refused, at load where the
-//! file shows it (`audit`, `refusals`), per request where the values do.
+//! The engine is rten. It is fast on large networks and needs little memory: it keeps one copy of the weights, in the
+//! tensor store or in the mapped file if possible. But it knows fewer datatypes and operators than ONNX, and
+//! misinterprets some of those that it does not know. This backend never approximates. It refuses whatever the engine
+//! would compute incorrectly: at load if the file shows it (`audit`, `refusals`), per request if the values do.
 //!
-//! Served datatypes: FP32, INT32, INT8, UINT8, BOOL, and INT64 within 32 bits. INT64 inputs beyond 32 bits are refused by
-//! request; constants beyond 32 bits are refused at load, unless they only bound slices. One thing cannot be seen: INT64
-//! arithmetic whose intermediate results leave 32 bits wraps around. And `Relu` and `Clip` do not pass NaN on.
+//! Served datatypes: FP32, INT32, INT8, UINT8, BOOL, and INT64 within 32 bits. Requests with larger INT64 inputs are
+//! refused; models with larger constants are refused at load, unless the constants only bound slices. Two deviations
+//! cannot be detected: INT64 arithmetic whose intermediate results exceed 32 bits wraps around, and `Relu` and `Clip`
+//! do not propagate NaN.
+//!
+//! ```text
+//! audit.rs, refusals.rs  what is refused at load
+//! normalize.rs           rewrites what the engine does not know into what it knows
+//! weights.rs             weights in place
+//! bake.rs                the baked form, and loading from it
+//! sizes.rs               what a run allocates, known before it begins
+//! model.rs, convert.rs   a loaded model, its instances; the protocol's tensors as the engine's
+//! ```
 
 mod audit;
 mod bake;
@@ -18,7 +28,7 @@ mod refusals;
 mod sizes;
 mod weights;
 
-use std::{num::NonZeroUsize, path::Path, sync::Arc, thread};
+use std::{fmt, num::NonZeroUsize, path::Path, sync::Arc, thread};
 
 use rten::{LoadErrorKind, NodeId};
 use skep_backend::{
@@ -27,7 +37,7 @@ use skep_backend::{
 };
 use skep_cache::{Claim, FormKey, Found, Making};
 use skep_config::{GraphOptimization, ModelConfig};
-use skep_onnx::{OnnxError, OnnxModel};
+use skep_onnx::OnnxModel;
 use skep_shapes::computed_outputs;
 use skep_types::{DimensionNames, ModelSignature, TensorSpec};
 use skep_weights::{
@@ -35,7 +45,7 @@ use skep_weights::{
     baking::{self, FormPlan},
 };
 
-use crate::{bake::Subject, model::EmbeddedModel, sizes::Sizes, weights::LoadedModel};
+use crate::{bake::EmbeddedModelFile, model::EmbeddedModel, sizes::RunSizes, weights::EngineModel};
 
 /// The backend's name in configurations.
 pub const NAME: &str = "embedded";
@@ -63,10 +73,9 @@ impl Backend for Embedded {
 
     fn load(&self, request: &LoadRequest<'_>) -> Result<Arc<dyn Model>, BackendError> {
         let path = request.file.path();
-        let invalid = |reason: String| failure(ErrorKind::InvalidModel, path, &reason);
         check_cpu(NAME, request.device)?;
         let (subject, signature) = audited(request)?;
-        // The engine knows all or nothing.
+        // The engine has two levels: everything or nothing.
         let level = request.config.execution().graph_optimization;
         let optimize = level != GraphOptimization::Disable;
         let baked = request.weights;
@@ -76,12 +85,13 @@ impl Backend for Embedded {
             Some(loaded) => loaded,
             None => subject.load(optimize).map_err(|error| match error.kind() {
                 LoadErrorKind::OperatorInvalid => unsupported(path, &error.to_string()),
-                _ => invalid(error.to_string()),
+                _ => invalid(path, &error),
             })?,
         };
-        let (inputs, outputs) = nodes(&loaded, &subject.onnx, &signature).map_err(invalid)?;
+        let (inputs, outputs) =
+            nodes(&loaded, &subject.onnx, &signature).map_err(|error| invalid(path, &error))?;
         Ok(Arc::new(EmbeddedModel {
-            sizes: Sizes::of(&subject.onnx),
+            sizes: RunSizes::of(&subject.onnx),
             bound: request.run_bound(),
             threads: threads(request),
             is_baked,
@@ -94,18 +104,19 @@ impl Backend for Embedded {
 
     fn ask(&self, file: &ModelFile) -> Result<FileInterface, BackendError> {
         let path = file.path();
-        let invalid = |error: OnnxError| failure(ErrorKind::InvalidModel, path, &error.to_string());
-        let onnx = file.onnx().map_err(invalid)?;
+        let onnx = file.onnx().map_err(|error| invalid(path, &error))?;
         let computed = computed_outputs(&onnx);
-        let told = |name: &str| computed.iter().find(|spec| spec.name == name).cloned();
+        let reported = |name: &str| computed.iter().find(|spec| spec.name == name).cloned();
         Ok(FileInterface {
-            signature: onnx.signature_with([], &told).map_err(invalid)?,
+            signature: onnx
+                .signature_with([], &reported)
+                .map_err(|error| invalid(path, &error))?,
             dimension_names: DimensionNames::new(),
         })
     }
 
     fn inspect(&self, request: &InspectRequest<'_>) -> Result<Inspection, BackendError> {
-        let untold_output = |output: &str| {
+        let unknown_output_text = |output: &str| {
             format!(
                 "backend `{NAME}` cannot infer the type of output `{output}`: declare it in the configuration, or use backend \
                  `onnxruntime`"
@@ -113,7 +124,7 @@ impl Backend for Embedded {
         };
         let reader = OnnxReader {
             reads_ort: false,
-            untold_output: &untold_output,
+            unknown_output_text: &unknown_output_text,
         };
         reader.inspect(request)
     }
@@ -124,11 +135,11 @@ impl Backend for Embedded {
 
     fn plan_form(&self, request: &LoadRequest<'_>) -> Result<FormPlan, BackendError> {
         let Some(weights) = request.weights else {
-            return Ok(FormPlan::WithoutForm("there is no cache".to_owned()));
+            return Ok(FormPlan::WithoutForm("the weight cache is off".to_owned()));
         };
         let planned = baking::plan(&decoded(request)?, weights);
         let path = request.file.path();
-        planned.map_err(|why| failure(ErrorKind::InvalidModel, path, &why))
+        planned.map_err(|why| invalid(path, &why))
     }
 
     fn make_form(&self, request: &LoadRequest<'_>, making: Making) -> Result<(), BackendError> {
@@ -151,26 +162,23 @@ impl Backend for Embedded {
 
     fn bake(&self, request: &LoadRequest<'_>) -> Result<Baked, BackendError> {
         let Some(weights) = request.weights else {
-            return Ok(Baked::WithoutForm("there is no cache".to_owned()));
+            return Ok(Baked::WithoutForm("the weight cache is off".to_owned()));
         };
         let (subject, _) = audited(request)?;
         Ok(baking::bake(&subject, weights)?)
     }
 }
 
-/// The model as its file has it, less the defaults of inputs that are fed.
-fn decoded<'a>(request: &LoadRequest<'a>) -> Result<Subject<'a>, BackendError> {
+/// The decoded file, without the defaults of inputs that requests supply.
+fn decoded<'a>(request: &LoadRequest<'a>) -> Result<EmbeddedModelFile<'a>, BackendError> {
     let path = request.file.path();
-    let onnx = request
-        .file
-        .onnx()
-        .map_err(|error| failure(ErrorKind::InvalidModel, path, &error.to_string()))?;
+    let onnx = request.file.onnx().map_err(|error| invalid(path, &error))?;
     let mut onnx = OnnxModel::clone(&onnx);
-    // The engine takes defaults for constants: an input that the configuration names must have none.
+    // The engine treats defaults as constants, so an input that the configuration names must not have one.
     let mut forgotten: Vec<String> = request.config.fed_inputs().map(str::to_owned).collect();
     forgotten.retain(|input| onnx.forget_default(input));
     forgotten.sort();
-    Ok(Subject {
+    Ok(EmbeddedModelFile {
         path,
         files: baking::files(path, &onnx),
         onnx,
@@ -178,19 +186,22 @@ fn decoded<'a>(request: &LoadRequest<'a>) -> Result<Subject<'a>, BackendError> {
     })
 }
 
-/// A model that the engine computes rightly, and its signature.
-fn audited<'a>(request: &LoadRequest<'a>) -> Result<(Subject<'a>, ModelSignature), BackendError> {
+/// A model that passed the audit, and its signature.
+fn audited<'a>(
+    request: &LoadRequest<'a>,
+) -> Result<(EmbeddedModelFile<'a>, ModelSignature), BackendError> {
     let path = request.file.path();
-    let invalid = |reason: String| failure(ErrorKind::InvalidModel, path, &reason);
     let mut subject = decoded(request)?;
-    let signature = declared(&subject.onnx, request.config).map_err(invalid)?;
-    weights::resolve_external(subject.onnx.proto_mut(), path).map_err(invalid)?;
+    let signature =
+        declared(&subject.onnx, request.config).map_err(|error| invalid(path, &error))?;
+    weights::resolve_external(subject.onnx.proto_mut(), path)
+        .map_err(|error| invalid(path, &error))?;
     audit::audit(&subject.onnx).map_err(|reason| unsupported(path, &reason))?;
     Ok((subject, signature))
 }
 
-/// The signature, in which outputs that the file does not declare are what the configuration says, as far as the graph does
-/// not tell otherwise.
+/// The signature. The configuration describes outputs that the file does not declare, and must agree with the graph
+/// as far as their types follow from it.
 fn declared(onnx: &OnnxModel, config: &ModelConfig) -> Result<ModelSignature, String> {
     for spec in computed_outputs(onnx) {
         config.check_reported_output(&spec)?;
@@ -199,7 +210,12 @@ fn declared(onnx: &OnnxModel, config: &ModelConfig) -> Result<ModelSignature, St
     signature.map_err(|error| error.to_string())
 }
 
-/// A model for another backend.
+/// The error for a broken file.
+fn invalid(path: &Path, reason: &dyn fmt::Display) -> BackendError {
+    failure(ErrorKind::InvalidModel, path, &reason.to_string())
+}
+
+/// The error for a model that only another backend can serve.
 fn unsupported(path: &Path, reason: &str) -> BackendError {
     let reason = format!("{reason}\n{}", audit::HINT);
     failure(ErrorKind::Unsupported, path, &reason)
@@ -215,7 +231,7 @@ fn failure(kind: ErrorKind, path: &Path, reason: &str) -> BackendError {
     )
 }
 
-/// Threads of a run: what the configuration says, where 0 means all.
+/// Threads of a run: the configured number; 0 means all.
 fn threads(request: &LoadRequest<'_>) -> usize {
     match request.config.execution().intra_op_threads {
         None => request.threads.get(),
@@ -226,7 +242,7 @@ fn threads(request: &LoadRequest<'_>) -> usize {
 
 /// The engine's names for inputs and outputs.
 fn nodes(
-    loaded: &LoadedModel,
+    loaded: &EngineModel,
     onnx: &OnnxModel,
     signature: &ModelSignature,
 ) -> Result<(Vec<NodeId>, Vec<NodeId>), String> {
@@ -234,7 +250,7 @@ fn nodes(
     let find = |spec: &TensorSpec| {
         engine
             .find_node(&spec.name)
-            .ok_or_else(|| format!("tensor `{}` is not computed by any node", spec.name))
+            .ok_or_else(|| format!("no node computes tensor `{}`", spec.name))
     };
     let (ids, outputs) = (engine.output_ids(), &onnx.graph().output);
     if ids.len() != outputs.len() {
@@ -244,7 +260,7 @@ fn nodes(
             outputs.len()
         ));
     }
-    // Those that are left out have no place in the signature.
+    // The signature does not contain omitted outputs.
     let output = |spec: &TensorSpec| {
         let index = outputs.iter().position(|value| value.name() == spec.name);
         index.map(|index| ids[index])

@@ -10,24 +10,24 @@ use skep_types::{DeviceId, ModelSignature, Shape};
 use smallvec::SmallVec;
 
 use crate::{
-    convert::{self, Scratch},
-    sizes::Sizes,
-    weights::LoadedModel,
+    convert::{self, InputScratch},
+    sizes::RunSizes,
+    weights::EngineModel,
 };
 
 /// One model of the engine, which all instances share.
 pub(crate) struct EmbeddedModel {
-    pub(crate) loaded: LoadedModel,
+    pub(crate) loaded: EngineModel,
     pub(crate) signature: ModelSignature,
     pub(crate) inputs: Vec<NodeId>,
     pub(crate) outputs: Vec<NodeId>,
     /// Threads of a run.
     pub(crate) threads: usize,
-    /// What runs allocate, as far as that is known before them.
-    pub(crate) sizes: Sizes,
-    /// What they may take.
+    /// What runs allocate, as far as it is known before a run.
+    pub(crate) sizes: RunSizes,
+    /// The bound on a run's memory.
     pub(crate) bound: RunBound,
-    /// Whether its weights are those of its baked form.
+    /// Whether it runs on its baked form.
     pub(crate) is_baked: bool,
 }
 
@@ -36,7 +36,7 @@ impl Model for EmbeddedModel {
         &self.signature
     }
 
-    /// The engine does not write into memory of others.
+    /// The engine does not write into the caller's memory.
     fn output_shapes(&self, _inputs: &[&Shape]) -> Option<Vec<Shape>> {
         None
     }
@@ -52,7 +52,11 @@ impl Model for EmbeddedModel {
     fn instance(self: Arc<Self>, device: DeviceId) -> Result<Box<dyn Instance>, BackendError> {
         check_cpu(crate::NAME, device)?;
         let pool = Arc::new(ThreadPool::with_num_threads(self.threads));
-        let scratch = self.inputs.iter().map(|_| Scratch::default()).collect();
+        let scratch = self
+            .inputs
+            .iter()
+            .map(|_| InputScratch::default())
+            .collect();
         Ok(Box::new(EmbeddedInstance {
             options: RunOptions::default().with_thread_pool(Some(Arc::clone(&pool))),
             wanted: Vec::new(),
@@ -70,15 +74,15 @@ struct EmbeddedInstance {
     model: Arc<EmbeddedModel>,
     options: RunOptions,
     wanted: Vec<NodeId>,
-    scratch: Vec<Scratch>,
-    /// The engine's threads; `None` where there is one, whose time is a run's.
+    scratch: Vec<InputScratch>,
+    /// The engine's threads, for measurements; `None` for a single thread.
     pool: Option<Arc<ThreadPool>>,
     runs: u32,
-    /// CPU time of the last run, where it was measured.
+    /// CPU time of the last run, if it was measured.
     cpu_time: Option<Duration>,
 }
 
-/// The first runs of an instance are measured, and then one in so many: it wakes every thread.
+/// The first runs of an instance are measured, then one in [`EVERY_RUNS`]: a measurement wakes every thread.
 const FIRST_RUNS: u32 = 8;
 const EVERY_RUNS: u32 = 64;
 
@@ -100,7 +104,7 @@ impl Instance for EmbeddedInstance {
         let model = &*self.model;
         check_run(&model.signature, inputs, outputs)?;
         let shapes: SmallVec<[&Shape; 8]> = inputs.iter().map(TensorView::shape).collect();
-        // The engine does not come back from a lack of memory.
+        // The engine ends the process if it runs out of memory.
         let peak = model.sizes.peak(&model.signature, &shapes)?;
         let _charge = model.bound.admit(peak)?;
         let specs = model.signature.inputs.iter().zip(&model.inputs);

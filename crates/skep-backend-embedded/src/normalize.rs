@@ -1,8 +1,8 @@
-//! What the engine does not know, written into the model in words that it knows.
+//! Rewrites parts of a model that the engine does not know into equivalent ones that it knows.
 //!
-//! ONNX lets `strides`, `dilations` and `pads` be left out, which then are 1, 1 and 0 along every spatial axis. The engine
-//! takes that for some operators only, and fails for the others when they run. And it has no BOOL, so that a cast to it must
-//! be spelt out.
+//! ONNX models may omit `strides`, `dilations` and `pads`, which are then 1, 1 and 0 along every spatial axis. The
+//! engine supports that for some operators only, and the others fail when they run. It also has no BOOL, so casts to
+//! BOOL are spelled out.
 
 use std::{collections::BTreeMap, mem};
 
@@ -10,7 +10,7 @@ use skep_proto::onnx::{
     AttributeProto, GraphProto, ModelProto, NodeProto, attribute_proto::AttributeType, tensor_proto,
 };
 
-/// Writes the defaults of pooling and convolution attributes, and casts to BOOL, in the engine's words.
+/// Writes the defaults of pooling and convolution attributes, and replaces casts to BOOL.
 pub(crate) fn write_defaults(proto: &mut ModelProto) {
     let Some(graph) = &mut proto.graph else {
         return;
@@ -43,7 +43,7 @@ fn in_graph(graph: &mut GraphProto, ranks: &BTreeMap<String, usize>) {
     graph.node = nodes.into_iter().flat_map(cast_to_bool).collect();
 }
 
-/// Writes the attributes that are left out and whose number of axes is known.
+/// Writes the omitted attributes if the number of axes is known.
 fn spatial_defaults(node: &mut NodeProto, ranks: &BTreeMap<String, usize>) {
     let convolution = matches!(node.op_type(), "Conv" | "ConvTranspose" | "ConvInteger");
     if !convolution && !matches!(node.op_type(), "MaxPool" | "AveragePool") {
@@ -55,18 +55,18 @@ fn spatial_defaults(node: &mut NodeProto, ranks: &BTreeMap<String, usize>) {
     add(node, "strides", vec![1; axes]);
     if convolution {
         add(node, "dilations", vec![1; axes]);
-        // Explicit pads exclude automatic ones, unless those are none.
-        let explicit = |a: &AttributeProto| matches!(a.s(), b"" | b"NOTSET" | b"VALID");
-        node.attribute
-            .retain(|a| a.name() != "auto_pad" || !explicit(a));
+        // Explicit pads exclude automatic ones, unless `auto_pad` means no padding.
+        node.attribute.retain(|attribute| {
+            attribute.name() != "auto_pad" || !matches!(attribute.s(), b"" | b"NOTSET" | b"VALID")
+        });
         if !has(node, "auto_pad") {
             add(node, "pads", vec![0; 2 * axes]);
         }
     }
 }
 
-/// A `Cast` to BOOL as two negations: the engine's own would keep 2 as 2, and make 0.2 false. From floating-point numbers
-/// the engine then refuses to run.
+/// Replaces a `Cast` to BOOL by two negations: the engine's own cast keeps 2 as 2 and turns 0.2 into false. For
+/// floating-point inputs the engine then refuses to run.
 fn cast_to_bool(node: NodeProto) -> Vec<NodeProto> {
     let to = node
         .attribute
@@ -79,19 +79,26 @@ fn cast_to_bool(node: NodeProto) -> Vec<NodeProto> {
     if node.op_type() != "Cast" || to != Some(tensor_proto::DataType::Bool as i64) {
         return vec![node];
     }
-    // Unlike any name that an exporter writes; a clash would be a load error.
+    // No exporter writes such a name; a clash would be a load error.
     let between = format!("{output}\u{1}not");
-    let not = |input: &str, output: &str| NodeProto {
-        name: Some(format!("{} as Not", node.name())),
+    vec![
+        negation(&node, input, &between),
+        negation(&node, &between, output),
+    ]
+}
+
+/// A `Not` that replaces half of a cast.
+fn negation(cast: &NodeProto, input: &str, output: &str) -> NodeProto {
+    NodeProto {
+        name: Some(format!("{} as Not", cast.name())),
         op_type: Some("Not".to_owned()),
         input: vec![input.to_owned()],
         output: vec![output.to_owned()],
         ..NodeProto::default()
-    };
-    vec![not(input, &between), not(&between, output)]
+    }
 }
 
-/// Spatial axes, by the kernel's shape or the weights' rank.
+/// The number of spatial axes, from the kernel's shape or the weights' rank.
 fn spatial_axes(node: &NodeProto, ranks: &BTreeMap<String, usize>) -> Option<usize> {
     let kernel = node.attribute.iter().find(|a| a.name() == "kernel_shape");
     let weights = || ranks.get(node.input.get(1)?)?.checked_sub(2);
@@ -138,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_is_written_and_what_is_there_is_kept() {
+    fn omitted_attributes_are_written_and_present_ones_kept() {
         let strides = ("strides", Attribute::Ints(vec![2, 2]));
         assert_eq!(
             written("ConvTranspose", &[strides]),

@@ -1,119 +1,119 @@
 //! Operators that the engine is known to compute wrongly.
 //!
-//! The table comes from ONNX's own node tests (`examples/node_tests.rs`) and from comparisons with ONNX Runtime over older
-//! opsets, attributes and edge values: whatever gave wrong values there, instead of an error, is refused. Each row says what
-//! is refused and why. Known and let through: `Relu` and `Clip` give 0 or a bound for NaN, and a `Cast` of a number that its
-//! target cannot hold, which ONNX leaves undefined, saturates.
+//! The table comes from ONNX's own node tests (`examples/node_tests.rs`) and from comparisons with ONNX Runtime over
+//! older opsets, attributes and edge values. It refuses everything that gave wrong values there instead of an error.
+//! Each row says what is refused and why. Two known deviations are accepted: `Relu` and `Clip` give 0 or a bound for
+//! NaN, and a `Cast` of a number that its target cannot represent saturates, which ONNX leaves undefined.
 
 use skep_proto::onnx::{AttributeProto, NodeProto, tensor_proto::DataType as Onnx};
 
-use crate::audit::Declared;
+use crate::audit::DeclaredTensors;
 
 /// A row: an operator, when it is refused, and why.
-struct Refusal {
+struct OperatorRefusal {
     operator: &'static str,
-    when: fn(&Context<'_>) -> bool,
+    when: fn(&NodeContext<'_>) -> bool,
     why: &'static str,
 }
 
-/// A node and what is known around it.
-struct Context<'a> {
+/// A node, the operator set, and the declarations of tensors.
+struct NodeContext<'a> {
     node: &'a NodeProto,
     opset: i64,
-    declared: &'a Declared<'a>,
+    declared: &'a DeclaredTensors<'a>,
 }
 
 /// The table.
-const REFUSALS: &[Refusal] = &[
-    Refusal {
+const REFUSALS: &[OperatorRefusal] = &[
+    OperatorRefusal {
         operator: "Sign",
         when: always,
         why: "its engine gives 1 for 0",
     },
-    Refusal {
+    OperatorRefusal {
         operator: "NonMaxSuppression",
         when: always,
         why: "its engine compares boxes across classes and batches, and misreads flipped coordinates",
     },
-    Refusal {
+    OperatorRefusal {
         operator: "Resize",
         when: |c| c.text_is("mode", "cubic"),
         why: "its engine interpolates linearly where `mode` is `cubic`",
     },
-    Refusal {
+    OperatorRefusal {
         operator: "Upsample",
         when: |c| c.text_is("mode", "cubic"),
         why: "its engine interpolates linearly where `mode` is `cubic`",
     },
-    Refusal {
+    OperatorRefusal {
         operator: "QuantizeLinear",
         when: always,
         why: QUANTIZATION,
     },
-    Refusal {
+    OperatorRefusal {
         operator: "DynamicQuantizeLinear",
         when: always,
         why: QUANTIZATION,
     },
-    Refusal {
+    OperatorRefusal {
         operator: "Softmax",
         when: flattens,
         why: FLATTENING,
     },
-    Refusal {
+    OperatorRefusal {
         operator: "LogSoftmax",
         when: flattens,
         why: FLATTENING,
     },
-    Refusal {
+    OperatorRefusal {
         operator: "AveragePool",
         when: same_lower,
         why: SAME_LOWER,
     },
-    Refusal {
+    OperatorRefusal {
         operator: "Conv",
         when: same_lower,
         why: SAME_LOWER,
     },
-    Refusal {
+    OperatorRefusal {
         operator: "ConvInteger",
         when: same_lower,
         why: SAME_LOWER,
     },
-    Refusal {
+    OperatorRefusal {
         operator: "ConvTranspose",
         when: same_lower,
         why: SAME_LOWER,
     },
-    Refusal {
+    OperatorRefusal {
         operator: "MaxPool",
         when: same_lower,
         why: SAME_LOWER,
     },
-    Refusal {
+    OperatorRefusal {
         operator: "ArgMax",
         when: always,
         why: "its engine gives the last of several equal maxima, not the first",
     },
-    Refusal {
+    OperatorRefusal {
         operator: "CastLike",
         when: may_cast_to_bool,
         why: "its engine cannot tell BOOL from integers",
     },
-    Refusal {
+    OperatorRefusal {
         operator: "GRU",
         when: has_sequence_lengths,
         why: SEQUENCE_LENGTHS,
     },
-    Refusal {
+    OperatorRefusal {
         operator: "LSTM",
         when: has_sequence_lengths,
         why: SEQUENCE_LENGTHS,
     },
-    Refusal {
+    OperatorRefusal {
         operator: "Resize",
         when: |c| c.text_is("nearest_mode", "round_prefer_ceil"),
-        why: "its engine rounds otherwise where `nearest_mode` is `round_prefer_ceil`",
+        why: "its engine rounds differently where `nearest_mode` is `round_prefer_ceil`",
     },
 ];
 
@@ -122,9 +122,9 @@ const SAME_LOWER: &str =
     "its engine puts the odd row of padding at the end where `auto_pad` is `SAME_LOWER`";
 const QUANTIZATION: &str = "its engine multiplies by the reciprocal of the scale, which is one step off where a quotient ends in one half";
 const FLATTENING: &str =
-    "before opset 13 it normalises over all axes from `axis` on, its engine over that axis alone";
+    "before opset 13 it normalises over all axes from `axis` on, its engine over that axis only";
 
-fn has_sequence_lengths(context: &Context<'_>) -> bool {
+fn has_sequence_lengths(context: &NodeContext<'_>) -> bool {
     context
         .node
         .input
@@ -132,23 +132,24 @@ fn has_sequence_lengths(context: &Context<'_>) -> bool {
         .is_some_and(|name| !name.is_empty())
 }
 
-/// Whether the tensor whose datatype is taken is BOOL, or of a datatype that the file does not declare.
-fn may_cast_to_bool(context: &Context<'_>) -> bool {
+/// Whether the tensor that gives the datatype is BOOL, or its datatype is not declared.
+fn may_cast_to_bool(context: &NodeContext<'_>) -> bool {
     let like = context.node.input.get(1).map_or("", String::as_str);
     let datatype = context.declared.types.get(like);
     datatype.is_none_or(|&t| t == Onnx::Bool as i32 || t == Onnx::Undefined as i32)
 }
 
-fn same_lower(context: &Context<'_>) -> bool {
+fn same_lower(context: &NodeContext<'_>) -> bool {
     context.text_is("auto_pad", "SAME_LOWER")
 }
 
-fn always(_: &Context<'_>) -> bool {
+fn always(_: &NodeContext<'_>) -> bool {
     true
 }
 
-/// Before opset 13, from `axis` (default 1) on all axes were one; only for the last axis that makes no difference.
-fn flattens(context: &Context<'_>) -> bool {
+/// Before opset 13, the operator treated all axes from `axis` (default 1) on as one. Only for the last axis that
+/// makes no difference.
+fn flattens(context: &NodeContext<'_>) -> bool {
     if context.opset >= 13 {
         return false;
     }
@@ -164,12 +165,16 @@ fn flattens(context: &Context<'_>) -> bool {
     }
 }
 
-/// Refuses a node that a row of the table is about.
+/// Refuses a node that a row of the table matches.
 ///
 /// # Errors
-/// A text naming the operator, the node and the reason.
-pub(crate) fn check(node: &NodeProto, opset: i64, declared: &Declared<'_>) -> Result<(), String> {
-    let context = Context {
+/// A text that names the operator, the node and the reason.
+pub(crate) fn check(
+    node: &NodeProto,
+    opset: i64,
+    declared: &DeclaredTensors<'_>,
+) -> Result<(), String> {
+    let context = NodeContext {
         node,
         opset,
         declared,
@@ -188,7 +193,7 @@ pub(crate) fn check(node: &NodeProto, opset: i64, declared: &Declared<'_>) -> Re
     }
 }
 
-impl Context<'_> {
+impl NodeContext<'_> {
     fn attribute(&self, name: &str) -> Option<&AttributeProto> {
         self.node.attribute.iter().find(|a| a.name() == name)
     }
@@ -227,7 +232,8 @@ mod tests {
 
     #[test]
     fn a_refusal_names_operator_node_and_reason() {
-        let error = check(&node("Sign", Vec::new()), 22, &Declared::default()).expect_err("wrong");
+        let error =
+            check(&node("Sign", Vec::new()), 22, &DeclaredTensors::default()).expect_err("wrong");
         assert_eq!(
             error,
             "operator `Sign` of node `n` is not served by the embedded backend: its engine gives 1 for 0"
@@ -241,20 +247,21 @@ mod tests {
             s: Some(mode.to_owned().into()),
             ..AttributeProto::default()
         };
-        let resize = |attributes| check(&node("Resize", attributes), 22, &Declared::default());
+        let resize =
+            |attributes| check(&node("Resize", attributes), 22, &DeclaredTensors::default());
         assert!(resize(vec![mode("cubic")]).is_err());
         assert!(resize(vec![mode("linear")]).is_ok());
         assert!(resize(Vec::new()).is_ok());
     }
 
     #[test]
-    fn a_cast_like_a_boolean_or_the_unknown_is_refused() {
+    fn a_cast_like_to_bool_or_an_unknown_datatype_is_refused() {
         let like = |datatype: Option<Onnx>| {
             let mut cast = node("CastLike", Vec::new());
             cast.input.push("like".to_owned());
-            let declared = Declared {
+            let declared = DeclaredTensors {
                 types: datatype.map(|t| ("like", t as i32)).into_iter().collect(),
-                ..Declared::default()
+                ..DeclaredTensors::default()
             };
             check(&cast, 22, &declared).is_ok()
         };
@@ -267,18 +274,18 @@ mod tests {
     fn sequence_lengths_are_refused_where_they_are_given() {
         let mut gru = node("GRU", Vec::new());
         gru.input = ["x", "w", "r", "b", ""].map(str::to_owned).to_vec();
-        assert!(check(&gru, 22, &Declared::default()).is_ok());
+        assert!(check(&gru, 22, &DeclaredTensors::default()).is_ok());
         gru.input[4] = "lengths".to_owned();
-        assert!(check(&gru, 22, &Declared::default()).is_err());
+        assert!(check(&gru, 22, &DeclaredTensors::default()).is_err());
     }
 
     #[test]
     fn old_softmax_is_served_over_the_last_axis_only() {
         let softmax = |opset, attributes, rank: Option<usize>| {
             let ranks = rank.map(|r| ("x", r)).into_iter().collect();
-            let declared = Declared {
+            let declared = DeclaredTensors {
                 ranks,
-                ..Declared::default()
+                ..DeclaredTensors::default()
             };
             check(&node("Softmax", attributes), opset, &declared).is_ok()
         };

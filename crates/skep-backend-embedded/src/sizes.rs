@@ -1,13 +1,13 @@
-//! What a run allocates, known before it begins.
+//! Computes what a run allocates before it begins.
 //!
-//! The engine ends the process when it has no memory for a tensor, so a run that needs too much has to be refused before it.
-//! For most models that can be told: the sizes of all tensors follow from the shapes of the inputs. Where an operator makes
-//! a tensor as large as *values* say that only a run knows, or a graph lies within a node, nothing can be told, and the model
-//! belongs into a process of its own ([`unbounded`]).
+//! The engine ends the process if it has no memory for a tensor, so a run that needs too much must be refused
+//! beforehand. For most models this works: the sizes of all tensors follow from the shapes of the inputs. If the size
+//! of a tensor depends on *values* that only a run computes, or a node contains a graph, the sizes are unknown, and
+//! the model must run in a worker process ([`unbounded`]).
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard},
 };
 
 use skep_backend::{BackendError, ErrorKind};
@@ -22,8 +22,8 @@ use smallvec::SmallVec;
 
 use crate::weights;
 
-/// Operators whose outputs are as large as the values of these inputs say. Others give at most what follows from the shapes
-/// of theirs, such as the positions of all elements.
+/// Operators whose output sizes depend on the values of these inputs. The shapes of the inputs bound the outputs of
+/// all other operators, for example by the positions of all elements.
 const SIZED_BY_VALUES: [(&str, &[usize]); 12] = [
     ("CenterCropPad", &[1]),
     ("Col2Im", &[1]),
@@ -39,22 +39,22 @@ const SIZED_BY_VALUES: [(&str, &[usize]); 12] = [
     ("Upsample", &[1]),
 ];
 
-/// Estimates that are kept: those of usual batch sizes.
+/// The most estimates that are kept: enough for the usual batch sizes.
 const MAX_KNOWN: usize = 64;
 
 /// Shapes of a run's inputs, each with its rank before it.
-type Key = SmallVec<[usize; 16]>;
+type ShapeKey = SmallVec<[usize; 16]>;
 
 /// What runs of a model allocate.
-pub(crate) struct Sizes {
-    /// Without the values of its weights.
+pub(crate) struct RunSizes {
+    /// The model without the values of its weights.
     onnx: OnnxModel,
-    /// Whether sizes follow from shapes. A model whose sizes do not runs in a process of its own.
+    /// Whether sizes follow from shapes. Otherwise the model runs in a worker process.
     are_bounded: bool,
-    known: Mutex<HashMap<Key, Result<u64, BackendError>>>,
+    known: Mutex<HashMap<ShapeKey, Result<u64, BackendError>>>,
 }
 
-impl Sizes {
+impl RunSizes {
     pub(crate) fn of(onnx: &OnnxModel) -> Self {
         let onnx = bare(onnx);
         Self {
@@ -64,12 +64,16 @@ impl Sizes {
         }
     }
 
-    /// The most bytes that a run with inputs of these shapes has in use at once for its tensors, its inputs not counted; 0 for
-    /// a model whose sizes are known only in a run.
+    fn known(&self) -> MutexGuard<'_, HashMap<ShapeKey, Result<u64, BackendError>>> {
+        skep_host::lock(&self.known)
+    }
+
+    /// The most bytes that a run with inputs of these shapes has in use at once for its tensors, without its inputs;
+    /// 0 for a model whose sizes only a run determines.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`] for shapes that the graph cannot compute with, [`ErrorKind::Exhausted`] if the sizes
-    /// turn out to be known only in a run.
+    /// [`ErrorKind::InvalidArgument`] for shapes that the graph cannot process, [`ErrorKind::Exhausted`] if it turns
+    /// out that only a run determines the sizes.
     pub(crate) fn peak(
         &self,
         signature: &ModelSignature,
@@ -78,13 +82,12 @@ impl Sizes {
         if !self.are_bounded {
             return Ok(0);
         }
-        let mut key = Key::new();
+        let mut key = ShapeKey::new();
         for shape in shapes {
             key.push(shape.rank());
             key.extend_from_slice(shape.dims());
         }
-        let lock = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(peak) = lock().get(&key) {
+        if let Some(peak) = self.known().get(&key) {
             return peak.clone();
         }
         let named = signature.inputs.iter().zip(shapes);
@@ -96,16 +99,16 @@ impl Sizes {
         let inferred = infer_shapes(&self.onnx, &given);
         let peak = inferred.map(|inferred| peak(self.onnx.graph(), &inferred));
         let peak = peak.map_err(|error| {
-            if only_a_run_tells(&error) {
+            if only_a_run_determines(&error) {
                 let text = format!(
-                    "the memory that this run takes cannot be known beforehand, and the embedded engine ends its process when there is too little: {error}\n  \
-                     the parameter `isolation` with the value `process` runs the model in a process of its own"
+                    "the memory of this run cannot be determined beforehand, and the embedded engine ends its process if there is too little: {error}\n  \
+                     set the parameter `isolation` to `process` to run the model in a worker process"
                 );
                 return BackendError::new(ErrorKind::Exhausted, text);
             }
             BackendError::new(ErrorKind::InvalidArgument, format!("embedded engine: {error}"))
         });
-        let mut known = lock();
+        let mut known = self.known();
         if known.len() >= MAX_KNOWN {
             known.clear();
         }
@@ -114,8 +117,8 @@ impl Sizes {
     }
 }
 
-/// Whether sizes are not known for want of values, or of a rule, and not since something does not fit.
-const fn only_a_run_tells(error: &InferError) -> bool {
+/// Whether sizes are unknown because values or a rule are missing, not because shapes do not fit.
+const fn only_a_run_determines(error: &InferError) -> bool {
     matches!(
         error,
         InferError::Undetermined { .. }
@@ -125,7 +128,7 @@ const fn only_a_run_tells(error: &InferError) -> bool {
     )
 }
 
-/// The most bytes of tensors that nodes give which are in use at once, each from its node to the last one that reads it.
+/// The most bytes in use at once for tensors that nodes compute, each from its node to the last node that reads it.
 fn peak(graph: &GraphProto, inferred: &InferredShapes) -> u64 {
     let bytes = |name: &String| {
         let tensor = inferred.tensors.get(name);
@@ -172,8 +175,8 @@ fn tensor(info: &mut ValueInfoProto) -> Option<&mut type_proto::Tensor> {
     }
 }
 
-/// The model without what the engine does not look at either: the names of dimensions, which may say that what it broadcasts
-/// is equal, and shapes of tensors that nodes give; nor the values of its weights.
+/// The model without parts that the engine ignores: names of dimensions, which may wrongly equate dimensions that it
+/// broadcasts, and declared shapes of computed tensors. The values of weights are removed as well.
 fn bare(onnx: &OnnxModel) -> OnnxModel {
     use skep_proto::onnx::tensor_shape_proto::dimension::Value as Dimension;
     let mut onnx = onnx.clone();
@@ -198,8 +201,8 @@ fn bare(onnx: &OnnxModel) -> OnnxModel {
     onnx
 }
 
-/// Why it cannot be told before a run how much that allocates, if that is so: the node that makes a tensor of a size which
-/// only a run tells.
+/// Why the memory of a run cannot be determined beforehand: the text names the node that makes a tensor whose size
+/// only a run determines. `None` if it can.
 pub(crate) fn unbounded(onnx: &OnnxModel) -> Option<String> {
     unbounded_bare(&bare(onnx))
 }
@@ -217,14 +220,14 @@ fn unbounded_bare(onnx: &OnnxModel) -> Option<String> {
         }
     });
     suspects.retain(|(_, sizes)| sizes.iter().any(|size| !constants.contains(size)));
-    if let Some(node) = onnx.graph().node.iter().find(|node| holds_a_graph(node)) {
-        let what = format!("operator {} has graphs of its own", named(node));
+    if let Some(node) = onnx.graph().node.iter().find(|node| contains_a_graph(node)) {
+        let what = format!("operator {} contains graphs", named(node));
         return Some(format!("{what}, and {WHY_NOT_HERE}"));
     }
     let inferred = match infer_examples(onnx) {
         Some(Err(error)) if suspects.is_empty() => {
             return Some(format!(
-                "the sizes of its tensors are known only in a run ({error}), and {WHY_NOT_HERE}"
+                "only a run determines the sizes of its tensors ({error}), and {WHY_NOT_HERE}"
             ));
         }
         other => other.and_then(Result::ok),
@@ -240,7 +243,7 @@ fn unbounded_bare(onnx: &OnnxModel) -> Option<String> {
         .find(|(_, sizes)| !sizes.iter().all(|size| follows(size)));
     culprit.map(|(node, _)| {
         let what = format!(
-            "operator {} makes a tensor of a size that is known only in a run",
+            "operator {} makes a tensor whose size only a run determines",
             named(node)
         );
         format!("{what}, and {WHY_NOT_HERE}")
@@ -248,9 +251,9 @@ fn unbounded_bare(onnx: &OnnxModel) -> Option<String> {
 }
 
 const WHY_NOT_HERE: &str =
-    "the embedded engine ends its process when there is no memory for a tensor";
+    "the embedded engine ends its process if there is no memory for a tensor";
 
-/// A node's operator, and its name if it has one.
+/// A node's operator, with the node's name if it has one.
 fn named(node: &NodeProto) -> String {
     match node.name() {
         "" => format!("`{}`", node.op_type()),
@@ -258,26 +261,26 @@ fn named(node: &NodeProto) -> String {
     }
 }
 
-/// Whether a node computes graphs of its own, of whose tensors nothing is known before.
-fn holds_a_graph(node: &NodeProto) -> bool {
+/// Whether a node contains graphs, whose tensors are not known before a run.
+fn contains_a_graph(node: &NodeProto) -> bool {
     let mut attributes = node.attribute.iter();
     attributes.any(|attribute| attribute.g.is_some() || !attribute.graphs.is_empty())
 }
 
-/// Sizes that open dimensions are tried with: not all suit every model.
+/// Sizes to try for open dimensions: not all suit every model.
 const EXAMPLES: [usize; 3] = [2, 64, 256];
 
-/// What is inferred for inputs of some shapes, or why only a run tells; `None` where none of the shapes suits the model.
+/// The shapes inferred for example inputs, or why only a run determines them; `None` if no example suits the model.
 fn infer_examples(onnx: &OnnxModel) -> Option<Result<InferredShapes, InferError>> {
     EXAMPLES
         .iter()
         .find_map(|size| match infer_shapes(onnx, &examples(onnx, *size)?) {
-            Err(error) if !only_a_run_tells(&error) => None,
-            told => Some(told),
+            Err(error) if !only_a_run_determines(&error) => None,
+            reported => Some(reported),
         })
 }
 
-/// A node whose outputs are as large as values say, and the names of these.
+/// A node whose output sizes depend on values, and the names of the inputs with these values.
 fn suspect(node: &NodeProto) -> Option<(&NodeProto, Vec<&str>)> {
     let known = SIZED_BY_VALUES
         .iter()
@@ -288,7 +291,7 @@ fn suspect(node: &NodeProto) -> Option<(&NodeProto, Vec<&str>)> {
     Some((node, names.collect()))
 }
 
-/// Shapes that inputs can have: `size` wherever the file leaves a dimension open.
+/// Example shapes of the inputs: `size` for every dimension that the file leaves open.
 fn examples(onnx: &OnnxModel, size: usize) -> Option<GivenShapes> {
     use skep_proto::onnx::tensor_shape_proto::dimension::Value as Dimension;
     let graph = onnx.graph();
@@ -331,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_that_follow_from_shapes_are_told_beforehand() {
+    fn sizes_that_follow_from_shapes_are_known_before_a_run() {
         let weights = fp32(&[4, 1000], &[0.0; 4000]);
         let onnx = model(
             Graph::new()
@@ -343,7 +346,7 @@ mod tests {
                 .node("Relu", &["b"], &["y"], &[]),
         );
         assert_eq!(unbounded(&onnx), None);
-        let sizes = Sizes::of(&onnx);
+        let sizes = RunSizes::of(&onnx);
         let signature = onnx.signature().expect("a signature");
         let shape = |n: usize| Shape::new(&[n, 4]).expect("a shape");
         // Two of the three are in use at once.
@@ -357,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_dimensions_and_declared_outputs_do_not_refuse_what_the_engine_computes() {
+    fn dimension_names_and_declared_outputs_are_ignored() {
         let onnx = model(
             Graph::new()
                 .input("x", DataType::Fp32, &["batch", "4"])
@@ -369,7 +372,7 @@ mod tests {
         let signature = onnx.signature().expect("a signature");
         let shape = |rows: usize| Shape::new(&[rows, 4]).expect("a shape");
         let (x, b) = (shape(3), shape(1));
-        assert_eq!(Sizes::of(&onnx).peak(&signature, &[&x, &b]), Ok(48));
+        assert_eq!(RunSizes::of(&onnx).peak(&signature, &[&x, &b]), Ok(48));
     }
 
     #[test]
@@ -383,7 +386,7 @@ mod tests {
                 .node("Expand", &["one", "s"], &["y"], &[]),
         );
         assert_eq!(unbounded(&onnx), None);
-        let sizes = Sizes::of(&onnx);
+        let sizes = RunSizes::of(&onnx);
         let signature = onnx.signature().expect("a signature");
         let (x, one) = (
             Shape::new(&[1000, 1000]).expect("a shape"),
@@ -394,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_that_values_say_are_not_bounded() {
+    fn sizes_that_depend_on_values_are_not_bounded() {
         let why = unbounded(&model(sized_by_value(false))).expect("unbounded");
         assert!(why.starts_with("operator `ConstantOfShape`"), "{why}");
         let tiled = |repeats: bool| {
@@ -413,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_within_inner_graphs_and_behind_open_shapes_are_not_bounded() {
+    fn sizes_in_inner_graphs_and_after_open_shapes_are_not_bounded() {
         let outer = |graph: Graph| {
             graph
                 .input("x", DataType::Fp32, &["n", "1"])
@@ -426,13 +429,13 @@ mod tests {
                 .node("NonZero", &["m"], &["y"], &[]),
         );
         assert!(unbounded(&onnx).is_some(), "how many are not zero");
-        let sizes = Sizes::of(&onnx);
+        let sizes = RunSizes::of(&onnx);
         let signature = onnx.signature().expect("a signature");
         let shape = Shape::new(&[3, 1]).expect("a shape");
         assert_eq!(
             sizes.peak(&signature, &[&shape]),
             Ok(0),
-            "by a process of its own"
+            "bounded by the worker process"
         );
         let mut onnx = model(
             Graph::new()
@@ -450,6 +453,6 @@ mod tests {
                 ..Default::default()
             });
         let why = unbounded(&onnx).expect("an inner graph");
-        assert!(why.contains("has graphs of its own"), "{why}");
+        assert!(why.contains("contains graphs"), "{why}");
     }
 }

@@ -1,9 +1,9 @@
-//! Weights where they lie.
+//! Weights in place.
 //!
-//! The engine copies weights that are inside of the model's file, and takes those from files beside it in place. So all
-//! weights become such: each large initializer is cut out of the message and handed over as a slice: of the tensor store
-//! for models that are baked ([`bake`](crate::bake)), otherwise of the mapped file where the slice is aligned for its
-//! elements, of an aligned copy where it is not.
+//! The engine copies weights inside the model's file, and uses external data in place. So all large initializers
+//! become external data: they are cut out of the message and passed as slices. For baked models
+//! ([`bake`](crate::bake)) these are slices of the tensor store; otherwise of the mapped file if the slice is aligned
+//! for its elements, else of an aligned copy.
 //!
 //! ```text
 //! model.onnx (mapped)  [ graph | raw_data of w0 | ... | raw_data of w1 ]      message without them -> engine
@@ -29,22 +29,22 @@ use skep_proto::onnx::{GraphProto, ModelProto, TensorProto, tensor_proto::DataLo
 use skep_tensor::AlignedBuffer;
 use skep_types::DataType;
 
-/// Tensors below this many bytes stay in the message: there is nothing to gain, and shape arithmetic reads them there.
+/// Smaller tensors stay in the message: cutting them out gains nothing, and shape arithmetic reads them there.
 pub(crate) const MIN_BYTES: usize = 1024;
 
-/// An engine's model together with the memory that its weights lie in.
-pub(crate) struct LoadedModel {
+/// An engine's model, with the memory of its weights.
+pub(crate) struct EngineModel {
     // Declared before the memory: fields are dropped in this order.
     model: rten::Model,
     _weights: Vec<Bytes>,
 }
 
-impl LoadedModel {
-    /// Loads a message whose large tensors are those of `weights`, by alias; their memory is kept, and used where it lies
-    /// if it is aligned for its elements.
+impl EngineModel {
+    /// Loads a message whose large tensors are in `weights`, by alias. Their memory is kept, and used in place if it
+    /// is aligned for its elements.
     ///
-    /// `optimize` lets the engine rewrite the graph. Where that folds a normalisation into a convolution, the folded
-    /// weights are new, private memory, and those handed in are not used any more.
+    /// `optimize` lets the engine rewrite the graph. If it folds a normalisation into a convolution, the folded
+    /// weights are new private memory that replaces the given weights.
     pub(crate) fn load(
         message: Vec<u8>,
         weights: impl IntoIterator<Item = (String, Bytes)>,
@@ -54,9 +54,9 @@ impl LoadedModel {
         options.enable_optimization(optimize);
         let mut kept = Vec::new();
         for (alias, data) in weights {
-            // SAFETY: the memory behind a `Bytes` neither moves nor changes while a clone of it lives. The engine's
+            // SAFETY: the memory of a `Bytes` neither moves nor changes while a clone of it lives. The engine's
             // model, the only holder of this slice after `options`, is dropped before `_weights` (see the fields), and
-            // what a run returns is memory of its own.
+            // the results of a run are separate memory.
             let slice: &'static [u8] = unsafe { slice::from_raw_parts(data.as_ptr(), data.len()) };
             options.external_data_static(&alias, slice);
             kept.push(data);
@@ -74,9 +74,9 @@ impl LoadedModel {
     }
 }
 
-/// A large tensor, taken out of a message.
-pub(crate) struct Cut {
-    /// The name under which the engine asks for it.
+/// A large tensor that was cut out of a message.
+pub(crate) struct CutTensor {
+    /// The name under which the engine requests it.
     pub(crate) alias: String,
     pub(crate) datatype: DataType,
     pub(crate) dims: Vec<i64>,
@@ -84,9 +84,9 @@ pub(crate) struct Cut {
     pub(crate) bytes: Bytes,
 }
 
-/// Takes the tensors of at least so many bytes out of a message whose external tensors were
+/// Cuts the tensors of at least `min_bytes` bytes out of a message whose external tensors were
 /// [resolved](resolve_external), and leaves references to them.
-pub(crate) fn cut_out(proto: &mut ModelProto, min_bytes: usize) -> Vec<Cut> {
+pub(crate) fn cut_out(proto: &mut ModelProto, min_bytes: usize) -> Vec<CutTensor> {
     let mut cuts = Vec::new();
     if let Some(graph) = &mut proto.graph {
         for_each_initializer(graph, &mut |tensor| {
@@ -98,7 +98,7 @@ pub(crate) fn cut_out(proto: &mut ModelProto, min_bytes: usize) -> Vec<Cut> {
     cuts
 }
 
-/// Takes the values of large tensors out of a message, of which then only types and shapes are known.
+/// Removes the values of large tensors from a message; their types and shapes stay.
 pub(crate) fn forget_large(proto: &mut ModelProto) {
     let Some(graph) = &mut proto.graph else {
         return;
@@ -122,11 +122,11 @@ pub(crate) fn forget_large(proto: &mut ModelProto) {
     .unwrap_or_else(|never| match never {});
 }
 
-fn cut_one(tensor: &mut TensorProto, min_bytes: usize, index: usize) -> Option<Cut> {
+fn cut_one(tensor: &mut TensorProto, min_bytes: usize, index: usize) -> Option<CutTensor> {
     let alignment = crate::convert::in_place_size(tensor.data_type())?;
     let datatype = skep_onnx::datatype(tensor.data_type())?;
     let data = tensor.raw_data.take_if(|data| data.len() >= min_bytes)?;
-    // The engine insists on this ending.
+    // The engine requires this extension.
     let alias = format!("{index}.data");
     tensor.set_data_location(DataLocation::External);
     let there = ExternalData {
@@ -142,7 +142,7 @@ fn cut_one(tensor: &mut TensorProto, min_bytes: usize, index: usize) -> Option<C
         aligned.copy_from_slice(&data);
         aligned.freeze()
     };
-    Some(Cut {
+    Some(CutTensor {
         alias,
         datatype,
         dims: tensor.dims.clone(),
@@ -150,10 +150,10 @@ fn cut_one(tensor: &mut TensorProto, min_bytes: usize, index: usize) -> Option<C
     })
 }
 
-/// Puts slices of mapped files in the place of references to files beside the model.
+/// Replaces references to files beside the model by slices of the mapped files.
 ///
 /// # Errors
-/// A text naming the tensor, when a file is missing, too short or outside of the model's directory.
+/// A text that names the tensor, if a file is missing, too short or outside the model's directory.
 pub(crate) fn resolve_external(proto: &mut ModelProto, model: &Path) -> Result<(), String> {
     let directory = model.parent().unwrap_or(Path::new(""));
     let mut files: HashMap<String, ModelFile> = HashMap::new();

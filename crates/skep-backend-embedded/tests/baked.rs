@@ -1,5 +1,5 @@
-//! Models loaded by their baked forms answer to the bit what they answer when they are loaded as they are, whatever
-//! happens to cache and store.
+//! Models loaded from their baked forms compute the same outputs to the bit as models loaded from their own files,
+//! whatever happens to cache and store.
 #![allow(clippy::expect_used, reason = "tests state what they expect")]
 
 use std::{
@@ -26,7 +26,7 @@ use skep_testkit::{
 use skep_types::{DataType, DeviceId};
 use skep_weights::{Baked, WeightSource, baking::FormPlan};
 
-/// As large as a form's smallest model.
+/// As large as the smallest model that is baked.
 const LARGE: usize = 1 << 20;
 
 fn save(node: &Node, graph: Graph) -> PathBuf {
@@ -68,7 +68,7 @@ fn kind(text: &str) -> Kind {
 
 const MLP: &str = "mlp:layers=256x512x512x512x10";
 
-/// The engine leaves the graph as it is written.
+/// The engine does not rewrite the graph.
 const AS_WRITTEN: &str = "optimization { graph { level: 2 } }";
 
 #[test]
@@ -98,7 +98,7 @@ fn baked_models_answer_as_plain_ones_and_share_their_weights() {
         assert_eq!(node.stat().bytes_stored, stored, "{name}: nothing twice");
         assert_eq!(node.stat().bytes_leased, 2 * stored, "{name}: held");
         drop((first, second));
-        assert_eq!(node.stat().bytes_leased, 0, "{name}: let go");
+        assert_eq!(node.stat().bytes_leased, 0, "{name}: released");
 
         node.restart();
         let third = load(&path, pbtxt, Some(&node.weights));
@@ -107,7 +107,7 @@ fn baked_models_answer_as_plain_ones_and_share_their_weights() {
 }
 
 #[test]
-fn variants_and_tenants() {
+fn variants_share_tensors_and_tenants_do_not() {
     let kind = kind(MLP);
     let mut node = Node::new();
     let path = node.model(&kind, &Options::default());
@@ -125,7 +125,7 @@ fn variants_and_tenants() {
     let both = node.stat().bytes_stored;
     assert!(both - alone < alone / 10, "{alone} and {both} bytes");
 
-    // Of another tenant nothing is shared.
+    // Another tenant shares nothing.
     node.weights.tenant = Tenant::named("other").expect("a name");
     let theirs = load(&path, "", Some(&node.weights));
     assert!(answers(&theirs, &kind) == plain);
@@ -134,7 +134,7 @@ fn variants_and_tenants() {
 }
 
 #[test]
-fn damage_is_mended() {
+fn a_damaged_form_is_made_again() {
     let kind = kind(MLP);
     let mut node = Node::new();
     let path = node.model(&kind, &Options::default());
@@ -155,7 +155,7 @@ fn damage_is_mended() {
 }
 
 #[test]
-fn a_cache_that_takes_nothing_leaves_plain_loads() {
+fn loads_are_plain_if_the_cache_cannot_store_the_form() {
     let kind = kind(MLP);
     let mut node = Node::new();
     let path = node.model(&kind, &Options::default());
@@ -209,7 +209,7 @@ fn with_default() -> Graph {
 }
 
 #[test]
-fn a_default_that_is_fed_makes_another_form_than_one_that_is_left_out() {
+fn a_replaced_default_makes_another_form_than_an_unused_one() {
     let node = Node::new();
     let path = save(&node, with_default());
     let size = LARGE / 4;
@@ -230,7 +230,7 @@ fn a_default_that_is_fed_makes_another_form_than_one_that_is_left_out() {
 }
 
 #[test]
-fn baking_ahead_says_what_it_made_and_a_load_makes_nothing_then() {
+fn baking_ahead_reports_the_form_and_later_loads_make_none() {
     let node = Node::new();
     let path = node.model(&kind(MLP), &Options::default());
     let with = |then: fn(&LoadRequest<'_>) -> Result<(bool, Baked), BackendError>| {
@@ -259,7 +259,7 @@ fn baking_ahead_says_what_it_made_and_a_load_makes_nothing_then() {
 }
 
 #[test]
-fn what_is_refused_is_refused_with_weights_too_and_leaves_no_form() {
+fn refused_models_are_refused_with_a_cache_too_and_leave_no_form() {
     let node = Node::new();
     let half = tensor(DataType::Fp16, &[LARGE / 2], vec![0; LARGE]);
     let refused = with_default().initializer("half", &half);
@@ -302,12 +302,12 @@ fn loads_of_one_model_at_once_bake_it_once() {
     assert_eq!(node.forms().len(), 2);
 }
 
-/// What is done to a graph, and how.
+/// A change of a graph, with its name.
 type Forgery<'a> = (&'a str, &'a dyn Fn(&mut ModelProto));
 
-/// Whatever somebody put into a form: it is not used, and made again from the model.
+/// A form that was tampered with is not used, and is made again from the model.
 #[test]
-fn a_forged_form_is_mended() {
+fn a_forged_form_is_made_again() {
     let kind = kind(MLP);
     let mut node = Node::new();
     let path = node.model(&kind, &Options::default());

@@ -9,7 +9,7 @@ use skep_backend::{
     conformance::{Tolerance, compare, config},
 };
 use skep_backend_embedded::Embedded;
-use skep_backend_onnxruntime::{OnnxRuntime, Search};
+use skep_backend_onnxruntime::{LibrarySearch, OnnxRuntime};
 use skep_models::{Inputs, Kind, Options, generate, inputs};
 use skep_tensor::Tensor;
 use skep_types::DeviceId;
@@ -25,14 +25,14 @@ const NETWORKS: &[&str] = &["mlp", "cnn", "mobilenetv2", "bert-tiny"];
 
 fn reference() -> Option<OnnxRuntime> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let search = Search {
+    let search = LibrarySearch {
         working_directory: Some(root),
-        ..Search::from_environment()
+        ..LibrarySearch::from_environment()
     };
     match OnnxRuntime::start(&search) {
         Ok((backend, _)) => Some(backend),
         Err(error) => {
-            // Past the test harness, which hides what passing tests print.
+            // Bypasses the test harness, which hides the output of passing tests.
             let _ = writeln!(std::io::stderr(), "NOT COMPARED, no ONNX Runtime: {error}");
             None
         }

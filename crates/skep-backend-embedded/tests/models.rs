@@ -208,7 +208,7 @@ fn constants_beyond_32_bits_are_refused_unless_they_only_bound_slices() {
         );
         assert_eq!(y, Ok(fp32(&[2], &[2.0, 3.0])));
     }
-    // The same constant that also goes elsewhere is a number.
+    // The same constant, if it is also used elsewhere, is a number.
     let both = slice(false)
         .output("z", DataType::Int64, &["1"])
         .node("Neg", &["end"], &["z"], &[]);
@@ -233,7 +233,7 @@ fn inputs_beyond_32_bits_are_refused_and_the_instance_lives_on() {
 }
 
 #[test]
-fn operators_that_are_computed_wrongly_or_unknown_are_refused_by_name() {
+fn unknown_and_incorrectly_computed_operators_are_refused_by_name() {
     for (operator, expected) in [
         ("Sign", "operator `Sign` of node `Sign_0` is not served"),
         ("Hardmax", "Hardmax operator not supported"),
@@ -287,7 +287,7 @@ fn plus_large(weights: TensorProto) -> Graph {
 }
 
 #[test]
-fn weights_are_right_at_every_alignment_in_the_file() {
+fn weights_are_correct_at_every_alignment_in_the_file() {
     for padding in 0..4 {
         let mut graph = plus_large(initializer("w", &large()));
         let before = initializer("p", &tensor(DataType::Uint8, &[padding], vec![0; padding]));
@@ -403,7 +403,7 @@ fn broken_models_are_errors() {
 }
 
 #[test]
-fn a_run_that_may_not_take_so_much_is_refused_before_it() {
+fn a_run_over_its_memory_bound_is_refused_before_it_begins() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("model.onnx");
     let graph = Graph::new()
@@ -438,7 +438,7 @@ fn a_run_that_may_not_take_so_much_is_refused_before_it() {
 }
 
 #[test]
-fn a_model_whose_sizes_only_a_run_tells_needs_a_process() {
+fn a_model_whose_sizes_only_a_run_determines_needs_a_process() {
     let directory = tempfile::tempdir().expect("a directory");
     let needs = |graph: Graph| {
         let path = directory.path().join("model.onnx");

@@ -1,10 +1,10 @@
-//! What scripted outputs hold.
+//! The content of scripted outputs.
 
 use half::{bf16, f16};
 use skep_types::DataType;
 
-/// Writes 0, 1, 2, ... into fixed-size elements: `BOOL` alternates, integers wrap around at their width, floating-point
-/// numbers are rounded to theirs.
+/// Writes 0, 1, 2, ... into fixed-size elements: `BOOL` alternates, integers wrap around at their width, and
+/// floating-point numbers are rounded.
 pub(crate) fn ramp(datatype: DataType, memory: &mut [u8]) {
     let size = datatype.element_size().unwrap_or(1);
     for (index, element) in (0u64..).zip(memory.chunks_exact_mut(size)) {

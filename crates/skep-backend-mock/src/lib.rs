@@ -1,8 +1,10 @@
 //! The mock backend: scripted latency, output and failure, for tests of the server and for simulation.
 //!
-//! A model needs no file; inputs and outputs are those of its configuration, and its `parameters` are the script
-//! (`mock.latency_us` and so on, listed in docs/model-parameters.md). Counts of executions run through all instances of a
-//! model. A panic that the script asks for is deliberate: it tests that the server isolates it.
+//! A model needs no file: its configuration declares inputs and outputs, and its `parameters` are the script
+//! (`mock.latency_us` and so on, listed in docs/model-parameters.md). All instances of a model share one count of
+//! executions. A scripted panic is deliberate: it tests that the server isolates it.
+//!
+//! `fill.rs` has the content of outputs, `timer.rs` waits until a point in time.
 
 mod fill;
 mod timer;
@@ -21,8 +23,7 @@ use skep_backend::{
     Backend, BackendError, Capabilities, ErrorKind, Instance, LoadRequest, Model, OutputSlot,
     check_cpu, check_run,
 };
-use skep_config::{MockOptions, MockOutput};
-use skep_config::{ModelConfig, TensorConfig};
+use skep_config::{MockOptions, MockOutput, ModelConfig, TensorConfig};
 use skep_tensor::{AlignedBuffer, Tensor, TensorView};
 use skep_types::{DataType, DeviceId, ModelSignature, Shape, TensorSpec};
 
@@ -75,34 +76,40 @@ impl Backend for Mock {
     }
 }
 
-/// Inputs and outputs as the configuration has them, those that are computed of a batch behind the others.
+/// The configuration's inputs and outputs, followed by the inputs that are computed from a batch.
 fn signature(config: &ModelConfig) -> ModelSignature {
-    let spec = |tensor: &TensorConfig| TensorSpec {
-        name: tensor.name.clone(),
-        datatype: tensor.datatype,
-        dims: Some(tensor.full_dims()),
-    };
     let computed = config.batch_inputs().iter().map(|input| TensorSpec {
         name: input.name.clone(),
         datatype: input.datatype,
         dims: Some(input.kind.dims()),
     });
+    let inputs = config.inputs().iter().map(tensor_spec);
     ModelSignature {
-        inputs: config.inputs().iter().map(spec).chain(computed).collect(),
-        outputs: config.outputs().iter().map(spec).collect(),
+        inputs: inputs.chain(computed).collect(),
+        outputs: config.outputs().iter().map(tensor_spec).collect(),
     }
 }
 
-/// An output echoes the input at its position.
+fn tensor_spec(tensor: &TensorConfig) -> TensorSpec {
+    TensorSpec {
+        name: tensor.name.clone(),
+        datatype: tensor.datatype,
+        dims: Some(tensor.full_dims()),
+    }
+}
+
+/// Checks that each output can echo the input at its position.
 fn check_echo(signature: &ModelSignature) -> Result<(), BackendError> {
     for (index, output) in signature.outputs.iter().enumerate() {
         let input = signature.inputs.get(index);
         if input.is_none_or(|input| input.datatype != output.datatype) {
-            let got = input.map_or("no input".to_owned(), |i| i.datatype.to_string());
+            let got = input.map_or("a missing input".to_owned(), |i| {
+                format!("an input of datatype {}", i.datatype)
+            });
             return Err(BackendError::new(
                 ErrorKind::Unsupported,
                 format!(
-                    "`mock.output` is `echo`, but output `{}` of datatype {} stands opposite to {got}",
+                    "`mock.output` is `echo`, but output `{}` of datatype {} cannot echo {got}",
                     output.name, output.datatype
                 ),
             ));
@@ -119,21 +126,21 @@ struct MockModel {
     running: AtomicU32,
 }
 
-/// Counts an execution as one that runs, for as long as it lives.
-struct Running<'a> {
+/// Counts an execution as running, for as long as it lives.
+struct RunningExecution<'a> {
     running: &'a AtomicU32,
-    /// How many others ran when it began.
+    /// The number of others that were running when it began.
     others: u32,
 }
 
-impl<'a> Running<'a> {
+impl<'a> RunningExecution<'a> {
     fn new(running: &'a AtomicU32) -> Self {
         let others = running.fetch_add(1, Ordering::Relaxed);
         Self { running, others }
     }
 }
 
-impl Drop for Running<'_> {
+impl Drop for RunningExecution<'_> {
     fn drop(&mut self) {
         self.running.fetch_sub(1, Ordering::Relaxed);
     }
@@ -166,8 +173,8 @@ impl Model for MockModel {
 }
 
 impl MockModel {
-    /// An output's shape: the echoed input's, or the configured dims with variable ones taken from the input at the same
-    /// position, the batch from the first input, and 1 where neither says.
+    /// An output's shape: the echoed input's, or the configured dims. A variable dim comes from the input at the same
+    /// position, the batch size from the first input; otherwise it is 1.
     fn shape(&self, index: usize, inputs: &[&Shape]) -> Option<Shape> {
         let opposite = inputs.get(index);
         if self.script.output == MockOutput::Echo {
@@ -184,7 +191,7 @@ impl MockModel {
         Shape::new(&sizes.collect::<Vec<_>>()).ok()
     }
 
-    /// Inferences in a batch.
+    /// The number of inferences in a batch.
     fn items(&self, inputs: &[TensorView<'_>]) -> u32 {
         let first = inputs.first().and_then(|view| view.shape().dims().first());
         match first {
@@ -193,7 +200,7 @@ impl MockModel {
         }
     }
 
-    /// Puts output `slot.index()` into the slot.
+    /// Fills the slot with its output.
     fn fill(&self, slot: &mut OutputSlot, inputs: &[TensorView<'_>]) -> Result<(), BackendError> {
         let internal =
             |e: &dyn std::error::Error| BackendError::new(ErrorKind::Internal, e.to_string());
@@ -235,6 +242,11 @@ impl MockModel {
     }
 }
 
+/// Whether something that happens at every `every`-th execution happens at this one; 0 means never.
+const fn is_due(number: u64, every: u64) -> bool {
+    every != 0 && number.is_multiple_of(every)
+}
+
 struct MockInstance {
     model: Arc<MockModel>,
 }
@@ -250,17 +262,16 @@ impl Instance for MockInstance {
         check_run(&model.signature, inputs, outputs)?;
         let script = &model.script;
         let number = model.executions.fetch_add(1, Ordering::Relaxed) + 1;
-        let due = |every: u64| every != 0 && number.is_multiple_of(every);
         let latency = script.latency + script.latency_per_item.saturating_mul(model.items(inputs));
-        let running = Running::new(&model.running);
+        let running = RunningExecution::new(&model.running);
         let longer = running.others.saturating_mul(script.overlap_percent);
         timer::wait_until(start + latency + latency.saturating_mul(longer) / 100);
         drop(running);
         assert!(
-            !due(script.panic_every),
+            !is_due(number, script.panic_every),
             "execution {number} panics, as `mock.panic_every` says"
         );
-        if due(script.fail_every) {
+        if is_due(number, script.fail_every) {
             let message = format!("execution {number} fails, as `mock.fail_every` says");
             return Err(BackendError::new(ErrorKind::Internal, message));
         }

@@ -110,7 +110,7 @@ fn an_echo_without_its_input_is_refused() {
     let error = load(mismatch).map(|_| ()).expect_err("mismatch");
     assert_eq!(
         error.to_string(),
-        "`mock.output` is `echo`, but output `y` of datatype FP32 stands opposite to INT32"
+        "`mock.output` is `echo`, but output `y` of datatype FP32 cannot echo an input of datatype INT32"
     );
 }
 
@@ -128,7 +128,7 @@ fn latency_is_fixed_plus_per_item_and_never_short() {
 }
 
 #[test]
-fn failures_and_panics_come_by_number_over_all_instances() {
+fn failures_and_panics_count_executions_over_all_instances() {
     let model = load(&text(&[
         ("mock.fail_every", "2"),
         ("mock.panic_every", "3"),
@@ -144,7 +144,7 @@ fn failures_and_panics_come_by_number_over_all_instances() {
     let mut seen = Vec::new();
     for number in 0..6 {
         let instance = instances[number % 2].as_mut();
-        // The instance is whole after a panic: the script breaks nothing.
+        // The instance still works after a scripted panic.
         seen.push(match catch_unwind(AssertUnwindSafe(|| run(instance, &x))) {
             Ok(Ok(_)) => "answer".to_owned(),
             Ok(Err(error)) => {
@@ -176,7 +176,7 @@ fn a_scripted_load_error_is_passed_on() {
 }
 
 #[test]
-fn a_load_takes_what_the_script_says() {
+fn a_load_takes_as_long_as_the_script_says() {
     let began = Instant::now();
     load(&text(&[("mock.load_latency_us", "20000")])).expect("loads");
     assert!(began.elapsed() >= Duration::from_millis(20));

@@ -1,18 +1,19 @@
-//! Baking: the form of a model that the library loads fastest, made once and kept in the cache.
+//! Baking: makes the form of a model that the library loads fastest, once, for the cache.
 //!
 //! ```text
 //! model's files (mapped) --- rewrite ---> graph, weights (file)
 //! graph + weights (mapped) --- pack ----> packed weights (files that the library packs into)
-//! model's files (mapped) --- run -------> answers  \
-//! graph + weights + packed --- run -----> answers  / the same to the bit
+//! model's files (mapped) --- run -------> outputs  \
+//! graph + weights + packed --- run -----> outputs  / equal to the bit
 //! ```
 //!
-//! The library rewrites the graph as it does at every load (fusions, constants, layouts of images), and writes the result
-//! beside its weights. That graph is loaded once more, without rewriting, and what the library packs is kept. Then the model
-//! and the form run on the same inputs, one after the other; a form whose answers differ in a bit is never used.
+//! The library rewrites the graph as it does at every load (fusions, constants, image layouts) and writes the result
+//! with its weights. It then loads that graph without rewriting, and Skep keeps the weights that it packs. Then the
+//! model and the form run on the same inputs, one after the other. A form whose outputs differ in a single bit is
+//! never used.
 //!
-//! Nothing is held in memory that lies in a file: the library gets weights as places in files, and packs into files. What
-//! it takes beside them ([`cost`]) is one tensor on its way to the disk, and what it rewrites.
+//! Weights stay in files: the library gets them as ranges of files and packs them into files. Besides, baking takes
+//! memory for one tensor on its way to the disk and for the weights that the library rewrites ([`cost`]).
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -34,50 +35,50 @@ use skep_onnx::{ExternalData, OnnxModel, is_external};
 use skep_proto::onnx::{GraphProto, ModelProto, TensorProto, tensor_proto::DataLocation};
 use skep_store::{Description, FileRange, Wanted};
 use skep_types::DataType;
-use skep_weights::baking::{self, BakeCost, Bakes, FormFailure, FormRest, NoForm};
+use skep_weights::baking::{self, BakeCost, Bakes, FormFailure, FormGraph, NoForm};
 
 use crate::{
     OnnxRuntime, baked,
-    ffi::{self, ApiError, Session, SessionOptions, Weight},
+    ffi::{self, ApiError, NamedWeight, Session, SessionOptions},
     machine, options,
     sessions::SharedSession,
-    trial::{self, Expected, Trial},
+    trial::{self, ExpectedOutputs, TrialResult},
 };
 
-/// Changes when what a form holds or means does.
+/// The version of forms; it changes whenever their content or meaning changes.
 const FORM: &[u8] = b"onnxruntime 2";
 
 /// The file that the library writes weights into.
 const WEIGHTS: &std::ffi::CStr = c"weights";
 
-/// The name of a form's graph in its directory, to which its weights refer: the library wants a file to be there, although
-/// every weight that refers to it is given in memory.
+/// The name of a form's graph in its directory. Its weights refer to this file, because the library requires that the
+/// file exists, although it gets every such weight in memory.
 pub(crate) const GRAPH: &str = "graph";
 
-/// Operators of which the library moves no large input: it packs it, or reads it where it lies.
+/// Operators whose large inputs the library does not rewrite: it packs them, or reads them in place.
 const KEPT: [&str; 5] = ["MatMul", "Gemm", "Gather", "FusedMatMul", "FusedGemm"];
 
-/// Operators that pack their second input where it is a constant matrix, and then do not read it any more.
+/// Operators that pack their second input if it is a constant matrix, and do not read it afterwards.
 const PACKING: [&str; 4] = ["MatMul", "Gemm", "FusedMatMul", "FusedGemm"];
 
-/// What is to be loaded.
-pub(crate) struct Subject<'a> {
+/// A decoded model file with the settings of its sessions: it can be loaded or baked.
+pub(crate) struct OrtModelFile<'a> {
     pub(crate) backend: OnnxRuntime,
     pub(crate) path: &'a Path,
-    /// The file's bytes, of which the model's large tensors are slices.
+    /// The file's bytes; the model's large tensors are slices of them.
     pub(crate) bytes: &'a Bytes,
     pub(crate) onnx: &'a OnnxModel,
-    pub(crate) setting: options::Setting<'a>,
+    pub(crate) setting: options::SessionSettings<'a>,
 }
 
-impl<'a> Subject<'a> {
+impl<'a> OrtModelFile<'a> {
     pub(crate) fn of(backend: OnnxRuntime, request: &LoadRequest<'a>, onnx: &'a OnnxModel) -> Self {
         Self {
             backend,
             path: request.file.path(),
             bytes: request.file.bytes(),
             onnx,
-            setting: options::Setting {
+            setting: options::SessionSettings {
                 execution: request.config.execution(),
                 threads: request.threads,
             },
@@ -85,17 +86,17 @@ impl<'a> Subject<'a> {
     }
 }
 
-/// Of the library, while it makes a form: what it cannot load, or load again, it never can, unless it lacked memory.
+/// A failure of the library while it makes a form. It is permanent, unless the library ran out of memory.
 impl From<ApiError> for NoForm {
     fn from(error: ApiError) -> Self {
         match error.code {
-            ffi::Code::RUNTIME_EXCEPTION => Self::Now(error.message),
+            ffi::ApiErrorCode::RUNTIME_EXCEPTION => Self::Now(error.message),
             _ => Self::Never(error.message),
         }
     }
 }
 
-impl Bakes for Subject<'_> {
+impl Bakes for OrtModelFile<'_> {
     fn path(&self) -> &Path {
         self.path
     }
@@ -105,7 +106,7 @@ impl Bakes for Subject<'_> {
     }
 
     fn unfit(&self) -> Option<&'static str> {
-        has_defaults(self.onnx.graph()).then_some("it has inputs with values of their own")
+        has_defaults(self.onnx.graph()).then_some("it has inputs with default values")
     }
 
     fn depends_on(&self) -> Vec<Vec<u8>> {
@@ -129,26 +130,27 @@ impl Bakes for Subject<'_> {
         cost(self.onnx, &self.files())
     }
 
-    fn make(&self, making: &mut Making) -> Result<FormRest, NoForm> {
-        let source = Outside::of(self);
+    fn make(&self, making: &mut Making) -> Result<FormGraph, NoForm> {
+        let source = ExternalModel::of(self);
         let mut baked = self.rewrite(&source, &making.scratch())?;
         let (sequence, packed) = self.pack(&mut baked, making)?;
         let blocks = baked::write_blocks(&sequence);
-        let replayed = || self.replayed(&baked, making, (&sequence, &packed));
-        self.same_answers(&source, &making.scratch(), replayed)?;
-        Ok(FormRest {
+        self.check_outputs(&source, &making.scratch(), || {
+            self.replayed(&baked, making, (&sequence, &packed))
+        })?;
+        Ok(FormGraph {
             graph: baked.graph,
             notes: BTreeMap::from([(baked::BLOCKS.to_owned(), blocks)]),
         })
     }
 }
 
-impl Subject<'_> {
-    /// Lets the library rewrite the graph, and nothing else: it packs nothing.
-    fn rewrite(&self, source: &Outside, scratch: &Path) -> Result<Baked, NoForm> {
+impl OrtModelFile<'_> {
+    /// Lets the library rewrite the graph without packing weights.
+    fn rewrite(&self, source: &ExternalModel, scratch: &Path) -> Result<RewrittenModel, NoForm> {
         let graph_path = scratch.join("model.onnx");
         let mut options = options::session_options(self.backend.runtime, &self.setting)?;
-        // It warns that what it writes is made for this machine, which the key says.
+        // It warns that the result fits this machine only. The form's key contains the machine.
         options.quiet()?;
         options.rewritten_to(&graph_path)?;
         options.entry(c"session.disable_prepacking", c"1")?;
@@ -167,7 +169,7 @@ impl Subject<'_> {
             options.entry(key, value)?;
         }
         let rewritten = self.session(source, options).map_err(|error| {
-            // It writes last. What fails then, a disk that is full for instance, may go well the next time.
+            // The library writes last. A failure after that, such as a full disk, may not happen next time.
             match fs::read_dir(scratch).is_ok_and(|mut written| written.next().is_some()) {
                 true => NoForm::Now(error.message),
                 false => error.into(),
@@ -182,35 +184,39 @@ impl Subject<'_> {
         let initializers = Initializers::take(&mut model, &weights_path)?;
         let graph = model.encode_to_vec();
         fs::write(scratch.join(GRAPH), &graph)?;
-        Ok(Baked {
+        Ok(RewrittenModel {
             sources: initializers.sources(model.graph.as_ref()),
             graph,
             initializers,
         })
     }
 
-    /// A session of the model, whose weights the library reads where they lie. Where it does not take them so, it reads the
-    /// file by itself.
-    fn session(&self, source: &Outside, mut options: SessionOptions) -> Result<Session, ApiError> {
+    /// A session of the model, whose weights the library reads in place. If it refuses that, it reads the whole file.
+    fn session(
+        &self,
+        source: &ExternalModel,
+        mut options: SessionOptions,
+    ) -> Result<Session, ApiError> {
         let runtime = self.backend.runtime;
         options.external_data_in(&source.directory)?;
         let made = Session::from_bytes(runtime, &source.message, &options);
         made.or_else(|error| {
             let path = self.path.display();
             let why = error.message;
-            tracing::warn!("`{path}` is read whole to be baked: {why}");
+            tracing::warn!("baking reads all of `{path}` into memory: {why}");
             Session::from_file(runtime, self.path, &options)
         })
     }
 
-    /// Lets the library pack, into files, and adds these and the weights to the form. What it took, and the packed tensors.
+    /// Lets the library pack weights into files, and adds these and the graph's weights to the form. Returns the
+    /// sequence of blocks that the library allocated, and the packed tensors.
     fn pack(
         &self,
-        baked: &mut Baked,
+        baked: &mut RewrittenModel,
         making: &mut Making,
     ) -> Result<(Vec<LoadedBlock>, Vec<Wanted>), NoForm> {
         let scratch = making.scratch();
-        let execution = self.any_planner();
+        let execution = self.planned_execution();
         let options = self.rewritten_options(&execution, &baked.initializers)?;
         let make = || Session::from_file(self.backend.runtime, &scratch.join(GRAPH), &options);
         let directory = scratch.join("packed");
@@ -220,14 +226,14 @@ impl Subject<'_> {
             let why = loaded
                 .failure()
                 .map_or_else(String::new, |e| format!(": {e}"));
-            let text = format!("there is no room for packed weights{why}");
+            let text = format!("packed weights cannot be stored{why}");
             return Err(NoForm::Now(text));
         }
         let session = session?;
         let blocks = loaded.sequence().to_vec();
         let kept = (0..blocks.len()).filter(|&index| blocks[index].kept);
         let kept: Vec<usize> = kept.collect();
-        // Only if each of them was packed is none read any more.
+        // Runs read none of them only if the library packed all of them.
         let sources = baked.sources.iter();
         let are_packed = sources.filter(|is_source| **is_source).count() <= kept.len();
         let roles = baked
@@ -244,7 +250,7 @@ impl Subject<'_> {
                 layout: baking::PLAIN.into(),
             };
             let tensor = making.add(role, &initializer.name, description, &initializer.bytes)?;
-            // The same bytes in the tensor's own file: what the library wrote need not be there any more.
+            // The same bytes from the tensor's own file, so that the library's file can be removed.
             let file = ModelFile::map(&scratch, &making.open(&tensor)?)?;
             initializer.bytes = file.bytes().clone();
         }
@@ -263,20 +269,20 @@ impl Subject<'_> {
             let bytes = ffi::contents(&session, &loaded, index);
             let path = directory.join(index.to_string());
             if path.exists() {
-                // It has whole pages.
+                // The file ends at a page boundary.
                 File::options()
                     .write(true)
                     .open(&path)?
                     .set_len(blocks[index].size)?;
                 packed.push(making.add_file(Role::Packed, "", description, (&path, bytes))?);
             } else {
-                // The file system takes no room beforehand: the block was memory.
+                // The file system cannot reserve space, so the block was in memory.
                 packed.push(making.add(Role::Packed, "", description, bytes)?);
             }
         }
         drop((session, loaded, options));
         fs::remove_file(scratch.join(WEIGHTS.to_string_lossy().as_ref())).or_else(|error| {
-            // It wrote none where all weights are small.
+            // The library writes no file if all weights are small.
             match error.kind() {
                 io::ErrorKind::NotFound => Ok(()),
                 _ => Err(error),
@@ -285,9 +291,9 @@ impl Subject<'_> {
         Ok((blocks, packed))
     }
 
-    /// This model's setting, but for where intermediate tensors lie: the form is that of any, and only so is what is packed
-    /// seen.
-    fn any_planner(&self) -> ExecutionOptions {
+    /// The model's execution options with the memory planner that shows packed weights. The form does not depend on the
+    /// planner.
+    fn planned_execution(&self) -> ExecutionOptions {
         ExecutionOptions {
             memory_planner: MemoryPlanner::Planned,
             ..self.setting.execution.clone()
@@ -301,24 +307,24 @@ impl Subject<'_> {
         initializers: &Initializers,
     ) -> Result<SessionOptions, NoForm> {
         let runtime = self.backend.runtime;
-        let setting = options::Setting {
+        let setting = options::SessionSettings {
             execution,
             ..self.setting
         };
         let mut options = baked::session_options(runtime, &setting)?;
-        let weights = ffi::Weights::new(runtime, initializers.weights(), None)?;
+        let weights = ffi::WeightTensors::new(runtime, initializers.weights(), None)?;
         options.weights(Arc::new(weights))?;
         Ok(options)
     }
 
-    /// The session as later loads make it: packed weights read-only, out of files.
+    /// The session as later loads make it: packed weights are mapped read-only from files.
     fn replayed(
         &self,
-        baked: &Baked,
+        baked: &RewrittenModel,
         making: &Making,
         (blocks, packed): (&[LoadedBlock], &[Wanted]),
     ) -> Result<Session, NoForm> {
-        let execution = self.any_planner();
+        let execution = self.planned_execution();
         let options = self.rewritten_options(&execution, &baked.initializers)?;
         let path = making.scratch().join(GRAPH);
         let make = || Session::from_file(self.backend.runtime, &path, &options);
@@ -340,11 +346,11 @@ impl Subject<'_> {
             })
     }
 
-    /// Runs the model as it is and then the baked one on the same inputs; the answers must be the same to the bit. One after
-    /// the other, so that there is one at a time in memory, and what the first one packs lies in files.
-    fn same_answers(
+    /// Runs the model and then its form on the same inputs, and compares the outputs to the bit. The two run one
+    /// after the other, so that only one is in memory, and the model's packed weights are in files.
+    fn check_outputs(
         &self,
-        source: &Outside,
+        source: &ExternalModel,
         scratch: &Path,
         baked: impl FnOnce() -> Result<Session, NoForm>,
     ) -> Result<(), NoForm> {
@@ -355,8 +361,8 @@ impl Subject<'_> {
             model.map_err(|error: BackendError| NoForm::Now(error.to_string()))
         };
         let plain = || {
-            let execution = self.any_planner();
-            let setting = options::Setting {
+            let execution = self.planned_execution();
+            let setting = options::SessionSettings {
                 execution: &execution,
                 ..self.setting
             };
@@ -366,56 +372,61 @@ impl Subject<'_> {
             let (session, loaded) = load(LoadMode::Files(&directory), || {
                 self.session(source, options)
             })?;
-            // They are mapped as long as the session needs them.
+            // The mappings keep the files' content as long as the session needs it.
             fs::remove_dir_all(&directory)?;
             if let Some(error) = loaded.failure() {
-                return Err(NoForm::Now(format!("there is no room to try it: {error}")));
+                return Err(NoForm::Now(format!(
+                    "the model cannot run for the comparison: {error}"
+                )));
             }
             model(session?)
         };
-        let limit = Trial::limit();
+        let limit = TrialResult::limit();
         let expected = trial::expected(plain()?, limit);
         let path = self.path.display();
         let trial = match expected {
-            Expected::Nothing => Trial::NotCompared,
-            Expected::TooSlow => Trial::TooSlow,
-            Expected::Answers(answers) => trial::compare(&answers, model(baked()?)?, limit),
+            ExpectedOutputs::Nothing => TrialResult::NotCompared,
+            ExpectedOutputs::TooSlow => TrialResult::TooSlow,
+            ExpectedOutputs::Outputs(expected) => {
+                trial::compare(&expected, model(baked()?)?, limit)
+            }
         };
         match trial {
-            Trial::Same => Ok(()),
-            Trial::NotCompared => {
+            TrialResult::Same => Ok(()),
+            TrialResult::NotCompared => {
                 tracing::info!(
-                    "the baked form of `{path}` was not compared with it: it takes none of the inputs tried"
+                    "the baked form of `{path}` was not compared with the model: the model rejects all inputs that were tried"
                 );
                 Ok(())
             }
-            Trial::TooSlow => {
+            TrialResult::TooSlow => {
                 let seconds = limit.as_secs_f64();
                 tracing::info!(
-                    "the baked form of `{path}` was not compared with it: a run takes more than {seconds:.1} s of the processor"
+                    "the baked form of `{path}` was not compared with the model: a run takes more than {seconds:.1} s of CPU time"
                 );
                 Ok(())
             }
-            Trial::Different => Err(NoForm::Never(
+            TrialResult::Different => Err(NoForm::Never(
                 "the outputs of its baked form differ from the model's".to_owned(),
             )),
-            Trial::Failed(why) => Err(NoForm::Now(why)),
+            TrialResult::Failed(why) => Err(NoForm::Now(why)),
         }
     }
 }
 
-/// The model's message without its large tensors, which the library reads out of the files that they lie in: of a message
-/// that holds them it makes copies, up to three of each.
-struct Outside {
+/// The model's message without its large tensors, which the library reads from their files. If a message contains
+/// tensors, the library makes up to three copies of each.
+struct ExternalModel {
     message: Vec<u8>,
-    /// Of these files.
+    /// The directory of these files.
     directory: PathBuf,
 }
 
-impl Outside {
-    fn of(subject: &Subject<'_>) -> Self {
+impl ExternalModel {
+    fn of(subject: &OrtModelFile<'_>) -> Self {
         let mut proto = subject.onnx.proto().clone();
-        // The library follows no links to such files; where the model's own is all that there is, this does.
+        // The library does not follow links to such files. If the model consists of one file, its link is resolved
+        // here.
         let path = match subject.onnx.external_files().is_empty() {
             true => fs::canonicalize(subject.path).ok(),
             false => None,
@@ -456,16 +467,10 @@ impl Outside {
     }
 }
 
-/// What baking takes. The library holds each tensor that it rewrites twice at a time (measured: weights of convolutions, into
-/// which it first folds normalisations and which it then lays out in blocks of channels: 2.1 times the weights), and one of
-/// the others on its way to the disk.
+/// The cost of baking. The library holds each tensor that it rewrites twice at a time, and one of the others on its
+/// way to the disk. Measured: 2.1 times the weights of convolutions, into which it folds normalisations before it
+/// lays them out in blocks of channels.
 fn cost(onnx: &OnnxModel, files: &[PathBuf]) -> BakeCost {
-    let of = |tensor: &TensorProto| -> u64 {
-        let external = ExternalData::of(tensor).ok().flatten();
-        let external = external.and_then(|external| external.length);
-        let inside = tensor.raw_data.as_ref().map_or(0, Bytes::len);
-        external.unwrap_or(inside) as u64
-    };
     let graph = onnx.graph();
     let rewritten: HashSet<&str> = graph
         .node
@@ -474,10 +479,10 @@ fn cost(onnx: &OnnxModel, files: &[PathBuf]) -> BakeCost {
         .flat_map(|node| node.input.iter().map(String::as_str))
         .collect();
     let tensors = graph.initializer.iter();
-    // A file may say of itself whatever it likes.
+    // A file may declare any sizes, so the sums saturate.
     let (mut largest, mut moved, mut all) = (0_u64, 0_u64, 0_u64);
     for tensor in tensors {
-        let bytes = of(tensor);
+        let bytes = tensor_bytes(tensor);
         largest = largest.max(bytes);
         all = all.saturating_add(bytes);
         if rewritten.contains(tensor.name()) {
@@ -486,7 +491,7 @@ fn cost(onnx: &OnnxModel, files: &[PathBuf]) -> BakeCost {
     }
     let sizes = files.iter().filter_map(|file| fs::metadata(file).ok());
     let on_disk: u64 = sizes.map(|metadata| metadata.len()).sum();
-    // What is in the message in other ways than as bytes, and in inner graphs, is copied by the library.
+    // The library copies values that the message does not store as bytes, and those of inner graphs.
     let inside = on_disk.saturating_sub(all);
     let parts = [
         largest.saturating_mul(2),
@@ -497,22 +502,31 @@ fn cost(onnx: &OnnxModel, files: &[PathBuf]) -> BakeCost {
         memory_bytes: parts
             .into_iter()
             .fold(baking::BASE_BYTES, u64::saturating_add),
-        // The weights as tensors, what is packed of them, and at first the rewritten weights, later what the model itself packs.
+        // The weights as tensors, the packed weights, and first the rewritten weights, later those that the model
+        // itself packs.
         disk_bytes: on_disk.saturating_mul(3),
     }
 }
 
-/// Whether an input has a value of its own, which a request may replace: such values are not constants.
+/// The size of a tensor's data, in the message or in a file.
+fn tensor_bytes(tensor: &TensorProto) -> u64 {
+    let external = ExternalData::of(tensor).ok().flatten();
+    let external = external.and_then(|external| external.length);
+    let inside = tensor.raw_data.as_ref().map_or(0, Bytes::len);
+    external.unwrap_or(inside) as u64
+}
+
+/// Whether an input has a default value. A request may replace it, so it is not a constant.
 fn has_defaults(graph: &GraphProto) -> bool {
     let is_input = |tensor: &TensorProto| graph.input.iter().any(|i| i.name() == tensor.name());
     graph.initializer.iter().any(is_input)
 }
 
 /// A rewritten model.
-struct Baked {
+struct RewrittenModel {
     graph: Vec<u8>,
     initializers: Initializers,
-    /// Of the initializers: whether they are only read to be packed, if they are.
+    /// For each initializer, whether the library reads it only for packing, provided that it packs it.
     sources: Vec<bool>,
 }
 
@@ -524,23 +538,32 @@ struct Initializer {
     bytes: Bytes,
 }
 
+impl Initializer {
+    /// Whether the library packs it, provided that an operator does.
+    fn is_packable(&self) -> bool {
+        self.datatype == DataType::Fp32
+            && self.dims.len() == 2
+            && self.bytes.len() >= skep_alloc::LOADED_BYTES
+    }
+}
+
 /// The large weights of the rewritten graph, in its order.
 struct Initializers(Vec<Initializer>);
 
 impl Initializers {
-    /// Reads them out of the file that the library wrote.
+    /// Takes them from the file that the library wrote.
     fn take(model: &mut ModelProto, weights: &Path) -> Result<Self, NoForm> {
         let Some(graph) = &mut model.graph else {
             return Err(NoForm::Never("the rewritten graph is empty".to_owned()));
         };
         if inner_graphs(graph).any(has_external) {
-            let why = "a graph within the graph has large weights of its own";
+            let why = "an inner graph has large weights";
             return Err(NoForm::Never(why.to_owned()));
         }
         if !graph.initializer.iter().any(is_external) {
             return Ok(Self(Vec::new()));
         }
-        // Files of the cache's own directory, which nobody else writes.
+        // Only this process writes files in this directory of the cache.
         let file = ModelFile::open(weights).map_err(|error| NoForm::Now(error.to_string()))?;
         let file = file.bytes();
         let taken = graph.initializer.iter_mut();
@@ -548,14 +571,14 @@ impl Initializers {
             let name = tensor.name().to_owned();
             let wrong = || {
                 NoForm::Never(format!(
-                    "the library wrote weight `{name}` in an unknown way"
+                    "the library wrote weight `{name}` in an unexpected way"
                 ))
             };
             let external = ExternalData::of(tensor).ok().flatten();
             let external = external.filter(|external| external.length.is_some());
             let external = external.ok_or_else(wrong)?;
             let range = external.range(file.len()).map_err(|why| {
-                NoForm::Now(format!("weight `{name}` was not written whole: {why}"))
+                NoForm::Now(format!("weight `{name}` was not written completely: {why}"))
             })?;
             let there = ExternalData {
                 location: GRAPH,
@@ -573,8 +596,8 @@ impl Initializers {
         taken.collect::<Result<_, _>>().map(Self)
     }
 
-    fn weights(&self) -> impl Iterator<Item = Weight<'_>> {
-        self.0.iter().map(|initializer| Weight {
+    fn weights(&self) -> impl Iterator<Item = NamedWeight<'_>> {
+        self.0.iter().map(|initializer| NamedWeight {
             name: &initializer.name,
             datatype: initializer.datatype,
             dims: &initializer.dims,
@@ -582,7 +605,7 @@ impl Initializers {
         })
     }
 
-    /// Which of them the library only reads to pack them.
+    /// For each of them, whether the library reads it only for packing.
     fn sources(&self, graph: Option<&GraphProto>) -> Vec<bool> {
         // By name: whether every use so far is one that packs.
         let mut packs: HashMap<&str, bool> = HashMap::new();
@@ -593,15 +616,10 @@ impl Initializers {
                 *only &= is_packing && position == 1;
             }
         }
-        let is_matrix = |initializer: &Initializer| {
-            initializer.datatype == DataType::Fp32
-                && initializer.dims.len() == 2
-                && initializer.bytes.len() >= skep_alloc::LOADED_BYTES
-        };
         let only = |initializer: &Initializer| packs.get(&*initializer.name) == Some(&true);
         let sources = self.0.iter();
         sources
-            .map(|initializer| is_matrix(initializer) && only(initializer))
+            .map(|initializer| initializer.is_packable() && only(initializer))
             .collect()
     }
 }
@@ -610,7 +628,7 @@ fn has_external(graph: &GraphProto) -> bool {
     graph.initializer.iter().any(is_external) || inner_graphs(graph).any(has_external)
 }
 
-/// The graphs that a graph's nodes hold themselves.
+/// The inner graphs of a graph's nodes.
 fn inner_graphs(graph: &GraphProto) -> impl Iterator<Item = &GraphProto> {
     let attributes = graph.node.iter().flat_map(|node| &node.attribute);
     attributes.flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs))

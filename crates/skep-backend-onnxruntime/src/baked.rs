@@ -1,19 +1,19 @@
-//! Loading a model from its baked form: weights in place out of the store, packed ones mapped over where the library put
-//! its own.
+//! Loads a model from its baked form: the session uses the store's weights in place, and the store's packed weights are
+//! mapped over those that the library packs.
 //!
 //! ```text
-//! form (cache) --- graph ------------------------------> session, nothing rewritten any more
-//!              --- weights --> store (memory) -- in place -->   its initializers
-//!              --- packed ---> store (memory) -- mapped over --> what it packed meanwhile, on scratch pages
-//!              --- sources --> read once while it packs, then let go
+//! form (cache) --- graph ------------------------------> session, which rewrites nothing
+//!              --- weights --> store (memory) -- in place -->    its initializers
+//!              --- packed ---> store (memory) -- mapped over --> the weights that it packed onto scratch pages
+//!              --- sources --> read once for packing, then released
 //! ```
 //!
-//! What the store does not have yet may be the cache's files at first: see [`skep_weights::moves`].
+//! Tensors that the store does not have yet may be used from the cache's files at first: see [`skep_weights::moves`].
 //!
-//! The library packs at every load, whatever it is given, and it decides by a hash of what it packed whether two are the
-//! same; so it does pack, onto scratch pages that stay in the processor's cache (see [`skep_alloc::load`]), and what it
-//! packed is replaced before anything runs. Running without packed weights would load BERT-base faster still, but run it
-//! 1.26 times slower, and not to the same bit.
+//! The library packs weights at every load and hashes the result to find equal ones; no option avoids this. So it
+//! packs onto scratch pages that stay in the processor's cache (see [`skep_alloc::load`]), and those are replaced
+//! before the first run. Without packed weights BERT-base would load faster still, but run 1.26 times slower, and its
+//! outputs would not be the same to the bit.
 
 use std::{
     io,
@@ -36,11 +36,11 @@ use skep_weights::{
 
 use crate::{
     bake,
-    ffi::{self, ApiError, Runtime, Session, SessionOptions, Weight, Weights},
+    ffi::{self, ApiError, NamedWeight, OrtRuntime, Session, SessionOptions, WeightTensors},
     options,
 };
 
-/// The note of a form with the sequence of large blocks that the library takes while it loads the graph.
+/// The name of a form's note that lists the large blocks that the library allocates while it loads the graph, in order.
 pub(crate) const BLOCKS: &str = "blocks";
 
 impl From<ApiError> for FormFailure {
@@ -49,21 +49,21 @@ impl From<ApiError> for FormFailure {
     }
 }
 
-/// Makes a session of a form of the model at `path`; with what of its weights is to be brought to the store, where they lie in
-/// the cache's files as yet.
+/// Makes a session of a form of the model at `path`. Returns the weights that are still in the cache's files, to be
+/// moved to the store.
 pub(crate) fn session(
-    runtime: &'static Runtime,
+    runtime: &'static OrtRuntime,
     path: &Path,
     form: &Form,
     source: &WeightSource,
-    setting: &options::Setting<'_>,
+    setting: &options::SessionSettings<'_>,
 ) -> Result<(Session, Option<WeightMove>), FormFailure> {
     let own = |name: &str, location: &str| (location == bake::GRAPH).then(|| name.to_owned());
     check_graph(form, own).map_err(|why| FormFailure::damaged(form, &why))?;
     let blocks = form.note(BLOCKS).and_then(read_blocks);
     let blocks = blocks
         .ok_or_else(|| FormFailure::damaged(form, "its sequence of blocks cannot be read"))?;
-    // With its own arena the library does not ask for memory that could be replaced.
+    // With its own arena the library does not allocate from Skep, so its packed weights cannot be replaced.
     let replaced = setting.execution.memory_planner != MemoryPlanner::Runtime;
     let of_store = |part: &&FormTensor| match part.role {
         Role::Weight => true,
@@ -118,10 +118,10 @@ pub(crate) fn session(
     Ok((session, left))
 }
 
-/// The weights of a session, as far as they can move to the store.
+/// The weights of a session that move to the store.
 struct SessionWeights {
-    weights: Weak<Weights>,
-    /// What the library packed, if `blocks` refers to it.
+    weights: Weak<WeightTensors>,
+    /// The blocks of the library's load, if `blocks` refers to them.
     loaded: Option<LoadedBlocks>,
     /// The block of the load that each packed weight is mapped over.
     blocks: Vec<Option<usize>>,
@@ -146,7 +146,7 @@ impl MoveTarget for SessionWeights {
     }
 }
 
-impl WeightsInUse for Weights {
+impl WeightsInUse for WeightTensors {
     fn keep(&self, lease: Lease) {
         Self::keep(self, lease);
     }
@@ -156,7 +156,7 @@ impl WeightsInUse for Weights {
     }
 }
 
-/// Looks at what is only read to be packed. Where what the library packs of it is replaced nobody has to.
+/// Verifies the tensors that are read only for packing. Not needed if the packed weights are replaced.
 fn check_sources(form: &Form) -> Result<(), FormFailure> {
     let sources = form.parts().iter().filter(|part| part.role == Role::Source);
     for part in sources {
@@ -166,24 +166,24 @@ fn check_sources(form: &Form) -> Result<(), FormFailure> {
     Ok(())
 }
 
-/// The options of a session over a graph that was rewritten already.
+/// The options of a session over a rewritten graph.
 pub(crate) fn session_options(
-    runtime: &'static Runtime,
-    setting: &options::Setting<'_>,
+    runtime: &'static OrtRuntime,
+    setting: &options::SessionSettings<'_>,
 ) -> Result<SessionOptions, ApiError> {
     let mut options = options::session_options(runtime, setting)?;
     options.optimization(GraphOptimizationLevel::ORT_DISABLE_ALL)?;
     Ok(options)
 }
 
-/// The weights that the graph wants: those of the parts that runs want, and those that are only packed, out of the cache's
-/// files.
+/// The weights of the graph: those that runs use, from `tensors`, and those that are read only for packing, from the
+/// cache's files.
 fn weights(
-    runtime: &'static Runtime,
+    runtime: &'static OrtRuntime,
     form: &Form,
     parts: &[&FormTensor],
     tensors: &FormTensors,
-) -> Result<(Weights, Vec<Mapped>), FormFailure> {
+) -> Result<(WeightTensors, Vec<Mapped>), FormFailure> {
     let mut sources = Vec::new();
     let mut weights = Vec::new();
     for (index, part) in parts.iter().enumerate() {
@@ -202,13 +202,13 @@ fn weights(
     let weights = weights
         .into_iter()
         .zip(&dims)
-        .map(|((part, bytes), dims)| Weight {
+        .map(|((part, bytes), dims)| NamedWeight {
             name: &part.name,
             datatype: part.tensor.description.datatype,
             dims,
             bytes,
         });
-    let weights = Weights::new(runtime, weights, tensors.lease().cloned())?;
+    let weights = WeightTensors::new(runtime, weights, tensors.lease().cloned())?;
     Ok((weights, sources))
 }
 
@@ -219,42 +219,46 @@ fn dims(tensor: &Wanted) -> Vec<usize> {
         .collect()
 }
 
-/// Makes a session whose packed weights are those at `places`, in the order of the kept blocks; these come with it. Where the
-/// library does not pack as it did when the form was made, it packs for itself, once `check` has looked at what.
+/// Makes a session whose packed weights are those at `places`, in the order of the kept blocks, and returns it with
+/// the blocks of its load. If the library does not pack as it did when the form was made, calls `check` to verify the
+/// tensors to pack, and the session uses the weights that the library packs.
 pub(crate) fn packed_session(
     blocks: &[LoadedBlock],
     places: &[FileRange<'_>],
     make: impl Fn() -> Result<Session, ApiError>,
     check: impl FnOnce() -> Result<(), FormFailure>,
 ) -> Result<(Session, Option<LoadedBlocks>), FormFailure> {
-    let memory = |error: io::Error| FormFailure::Unusable(format!("mapping weights: {error}"));
     let kept = || blocks.iter().enumerate().filter(|(_, block)| block.kept);
     let sizes = kept().map(|(_, block)| block.size);
     if !sizes.eq(places.iter().map(|place| place.length)) {
-        let why = "its packed weights are not those of its sequence of blocks";
+        let why = "its packed weights do not match its sequence of blocks";
         return Err(FormFailure::Unusable(why.to_owned()));
     }
-    // What lies on scratch pages is never run. Weights that differ nowhere but in what the next one overwrites are taken for
-    // one by the library there: they are packed once more, on pages of their own.
+    // Scratch pages are never used in a run. On them the library may take weights for equal that differ only where
+    // the next weight overwrites them; then it packs once more, on separate pages.
     for how in [LoadMode::Replay(blocks), LoadMode::Record] {
-        let (made, loaded) = load(how, &make).map_err(memory)?;
+        let (made, loaded) = load(how, &make).map_err(mapping_failure)?;
         let mut session = made?;
         if loaded.went_as_expected() && loaded.sequence() == blocks {
             for ((index, _), place) in kept().zip(places) {
                 ffi::replace(&mut session, &loaded, index, place.descriptor, place.offset)
-                    .map_err(memory)?;
+                    .map_err(mapping_failure)?;
             }
             return Ok((session, Some(loaded)));
         }
     }
     tracing::warn!(
-        "the library packs weights in another way than when they were baked: they are not source"
+        "the library packs weights differently than when they were baked: packed weights are not shared"
     );
     check()?;
     Ok((make()?, None))
 }
 
-/// A sequence of blocks as a note: sizes in bytes, those that are not kept with a `-` behind them.
+fn mapping_failure(error: io::Error) -> FormFailure {
+    FormFailure::Unusable(format!("mapping weights: {error}"))
+}
+
+/// A sequence of blocks as a note: sizes in bytes, with a `-` after those that are not kept.
 pub(crate) fn write_blocks(blocks: &[LoadedBlock]) -> String {
     let blocks: Vec<String> = blocks
         .iter()
@@ -267,13 +271,14 @@ fn read_blocks(note: &str) -> Option<Vec<LoadedBlock>> {
     if note.is_empty() {
         return Some(Vec::new());
     }
-    let block = |text: &str| {
-        let (size, kept) = match text.strip_suffix('-') {
-            Some(size) => (size, false),
-            None => (text, true),
-        };
-        let size = size.parse().ok()?;
-        Some(LoadedBlock { size, kept })
+    note.split(',').map(read_block).collect()
+}
+
+fn read_block(text: &str) -> Option<LoadedBlock> {
+    let (size, kept) = match text.strip_suffix('-') {
+        Some(size) => (size, false),
+        None => (text, true),
     };
-    note.split(',').map(block).collect()
+    let size = size.parse().ok()?;
+    Some(LoadedBlock { size, kept })
 }

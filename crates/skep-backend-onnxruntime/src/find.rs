@@ -1,8 +1,8 @@
-//! Where ONNX Runtime's library may lie.
+//! Where ONNX Runtime's library may be.
 //!
 //! The library comes with the Python package `onnxruntime` as `capi/libonnxruntime.so.<version>`, without an
-//! unversioned name, so directories are searched for any version and the newest is taken. Python itself is never run:
-//! a start must not wait for an interpreter, and its directories follow from where `python3` lies.
+//! unversioned name, so directories are searched for any version and the newest is taken. Python itself never runs: a
+//! start must not wait for an interpreter, and the location of `python3` determines its directories.
 
 use std::{
     cmp::Reverse,
@@ -15,7 +15,7 @@ use std::{
 /// Environment variable that names the library's file or the directory that holds it.
 pub const LIBRARY_VARIABLE: &str = "ORT_DYLIB_PATH";
 
-/// Directories in which systems keep libraries, beyond what the dynamic loader searches by name.
+/// Directories in which systems keep libraries, besides those that the dynamic loader searches by name.
 const SYSTEM_DIRECTORIES: &[&str] = &[
     "/usr/local/lib",
     "/usr/local/lib64",
@@ -29,16 +29,16 @@ const SYSTEM_DIRECTORIES: &[&str] = &[
     "/opt/homebrew/lib",
 ];
 
-/// The package's folder inside of Python's `site-packages`.
+/// The package's directory in Python's `site-packages`.
 const IN_SITE_PACKAGES: &str = "onnxruntime/capi";
 
-/// Why a place is looked at, in the order of looking.
+/// Why a place is searched, in the order of the search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Origin {
-    /// A flag names it; nothing else is then looked at.
+pub enum LibraryOrigin {
+    /// A flag names it; then no other place is searched.
     Flag,
-    /// [`LIBRARY_VARIABLE`] names it; nothing else is then looked at.
+    /// [`LIBRARY_VARIABLE`] names it; then no other place is searched.
     Variable,
     /// Beside the executable.
     Executable,
@@ -50,7 +50,7 @@ pub enum Origin {
     System,
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for LibraryOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Flag => "--onnxruntime-library",
@@ -63,12 +63,12 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Where to look: what the process's surroundings say, as values, so that tests can say something else.
+/// The places to search, derived from the process's environment. They are plain values, so that tests can set others.
 #[derive(Debug, Clone, Default)]
-pub struct Search {
-    /// What a flag names: a file, or a directory that holds one.
+pub struct LibrarySearch {
+    /// The file that a flag names, or a directory that contains one.
     pub flag: Option<PathBuf>,
-    /// What [`LIBRARY_VARIABLE`] names.
+    /// The file or directory that [`LIBRARY_VARIABLE`] names.
     pub variable: Option<PathBuf>,
     /// The running executable.
     pub executable: Option<PathBuf>,
@@ -76,37 +76,35 @@ pub struct Search {
     pub working_directory: Option<PathBuf>,
     /// Roots of active Python environments (`VIRTUAL_ENV`, `CONDA_PREFIX`).
     pub python_roots: Vec<PathBuf>,
-    /// Directories of executables (`PATH`), in which `python3` is looked for.
+    /// Directories of executables (`PATH`), which are searched for `python3`.
     pub path: Vec<PathBuf>,
     /// The user's home, for packages installed with `pip install --user`.
     pub home: Option<PathBuf>,
-    /// Whether the system's directories and the dynamic loader are asked.
+    /// Whether to search the system's directories and ask the dynamic loader.
     pub system: bool,
 }
 
 /// A library file to try, or a place without one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Candidate {
-    pub(crate) origin: Origin,
-    /// The file to open; where there is none, the directory that was looked at.
+    pub(crate) origin: LibraryOrigin,
+    /// The file to open; without one, the directory that was searched.
     pub(crate) path: PathBuf,
     /// Whether there is a file to open.
     pub(crate) exists: bool,
 }
 
 impl Candidate {
-    /// Whether it is a name for the dynamic loader, which alone knows whether there is a file.
-    pub(crate) fn is_loaders(&self) -> bool {
+    /// Whether it is a name for the dynamic loader; only the loader knows whether there is a file.
+    pub(crate) fn is_loader_name(&self) -> bool {
         self.path.parent() == Some(Path::new(""))
     }
 }
 
-impl Search {
-    /// Everything that this process's surroundings say.
+impl LibrarySearch {
+    /// The places that this process's environment gives.
     #[must_use]
     pub fn from_environment() -> Self {
-        let variable = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
-        let paths = |value: OsString| env::split_paths(&value).collect();
         Self {
             flag: None,
             variable: variable(LIBRARY_VARIABLE).map(PathBuf::from),
@@ -117,7 +115,9 @@ impl Search {
                 .filter_map(variable)
                 .map(PathBuf::from)
                 .collect(),
-            path: variable("PATH").map(paths).unwrap_or_default(),
+            path: variable("PATH")
+                .map(|value| env::split_paths(&value).collect())
+                .unwrap_or_default(),
             home: variable("HOME").map(PathBuf::from),
             system: true,
         }
@@ -130,17 +130,17 @@ impl Search {
         self
     }
 
-    /// Whether somebody named the library, so that no other one may be used in its place.
+    /// Whether a flag or variable names the library, so that no other may be used instead.
     #[must_use]
     pub const fn is_named(&self) -> bool {
         self.flag.is_some() || self.variable.is_some()
     }
 
-    /// All places in the order of looking. A place that was named explicitly is the only one.
+    /// All places in the order of the search. A place that is named explicitly is the only one.
     pub(crate) fn candidates(&self) -> Vec<Candidate> {
         for (origin, named) in [
-            (Origin::Flag, &self.flag),
-            (Origin::Variable, &self.variable),
+            (LibraryOrigin::Flag, &self.flag),
+            (LibraryOrigin::Variable, &self.variable),
         ] {
             if let Some(named) = named {
                 return named_place(origin, named);
@@ -156,12 +156,12 @@ impl Search {
                 }
             }
         };
-        look(Origin::Executable, self.beside_executable());
-        look(Origin::Target, self.under_target());
-        look(Origin::Python, self.python_packages());
+        look(LibraryOrigin::Executable, self.beside_executable());
+        look(LibraryOrigin::Target, self.under_target());
+        look(LibraryOrigin::Python, self.python_packages());
         if self.system {
             look(
-                Origin::System,
+                LibraryOrigin::System,
                 SYSTEM_DIRECTORIES
                     .iter()
                     .map(PathBuf::from)
@@ -169,7 +169,7 @@ impl Search {
                     .collect(),
             );
             found.push(Candidate {
-                origin: Origin::System,
+                origin: LibraryOrigin::System,
                 path: unversioned_name(),
                 exists: true,
             });
@@ -202,7 +202,7 @@ impl Search {
             .map(|d| d.join("python3"))
             .find(|p| p.is_file())
         {
-            // `<root>/bin/python3`; behind the links of a virtual environment lies the interpreter it was made from.
+            // `<root>/bin/python3`; the links of a virtual environment lead to the interpreter that it was made from.
             let resolved = python.canonicalize().ok();
             for file in [Some(python), resolved].into_iter().flatten() {
                 roots.extend(file.parent().and_then(Path::parent).map(Path::to_owned));
@@ -216,7 +216,12 @@ impl Search {
     }
 }
 
-/// The package's folders below a Python root, newest interpreter first; a place that is not there is left out.
+/// The value of an environment variable that is set and not empty.
+fn variable(name: &str) -> Option<OsString> {
+    env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// The package's existing directories below a Python root, newest interpreter first.
 fn site_packages(root: &Path) -> Vec<PathBuf> {
     let mut pythons = entries(&root.join("lib"), |name| name.starts_with("python3"));
     pythons.sort_by_key(|p| Reverse(version(p)));
@@ -228,12 +233,12 @@ fn site_packages(root: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// What a flag or variable names: a file, or a directory that must hold one.
-fn named_place(origin: Origin, named: &Path) -> Vec<Candidate> {
+/// The place that a flag or variable names: a file, or a directory that must contain one.
+fn named_place(origin: LibraryOrigin, named: &Path) -> Vec<Candidate> {
     if named.is_dir() {
         return in_directory(origin, named);
     }
-    // A name without a directory is the dynamic loader's to find.
+    // The dynamic loader finds a name without a directory.
     let exists = named.exists() || named.parent() == Some(Path::new(""));
     vec![Candidate {
         origin,
@@ -243,9 +248,9 @@ fn named_place(origin: Origin, named: &Path) -> Vec<Candidate> {
 }
 
 /// The newest library in a directory, or the directory itself as a place without one.
-fn in_directory(origin: Origin, directory: &Path) -> Vec<Candidate> {
+fn in_directory(origin: LibraryOrigin, directory: &Path) -> Vec<Candidate> {
     let mut files = entries(directory, is_library_name);
-    // `libonnxruntime.so` is a link to a version, usually the newest: it comes last, behind the versions themselves.
+    // `libonnxruntime.so` is a link to a version, usually the newest: it comes last, after the versions themselves.
     files.sort_by_key(|file| Reverse(version(file)));
     let newest = files.into_iter().next();
     vec![Candidate {
@@ -255,7 +260,7 @@ fn in_directory(origin: Origin, directory: &Path) -> Vec<Candidate> {
     }]
 }
 
-/// Entries of a directory by name; none where it cannot be read.
+/// A directory's entries with a wanted name; empty if the directory cannot be read.
 fn entries(directory: &Path, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(directory) else {
         return Vec::new();
@@ -304,7 +309,7 @@ mod tests {
         path
     }
 
-    fn paths(search: &Search) -> Vec<(Origin, PathBuf)> {
+    fn paths(search: &LibrarySearch) -> Vec<(LibraryOrigin, PathBuf)> {
         let candidates = search.candidates().into_iter();
         candidates
             .filter(|c| c.exists)
@@ -313,22 +318,22 @@ mod tests {
     }
 
     #[test]
-    fn versions_are_compared_as_numbers_and_other_libraries_passed_over() {
+    fn versions_compare_as_numbers_and_other_libraries_are_skipped() {
         let root = tempfile::tempdir().expect("a directory");
         touch(root.path(), "libonnxruntime.so.1.9.0");
         touch(root.path(), "libonnxruntime.so");
         touch(root.path(), "libonnxruntime_providers_shared.so");
         touch(root.path(), "libonnxruntime.so.1.9.0.bak");
         let newest = touch(root.path(), "libonnxruntime.so.1.31.1");
-        let search = Search {
+        let search = LibrarySearch {
             flag: Some(root.path().to_owned()),
-            ..Search::default()
+            ..LibrarySearch::default()
         };
-        assert_eq!(paths(&search), [(Origin::Flag, newest)]);
+        assert_eq!(paths(&search), [(LibraryOrigin::Flag, newest)]);
     }
 
     #[test]
-    fn places_are_looked_at_in_the_documented_order() {
+    fn places_are_searched_in_the_documented_order() {
         let root = tempfile::tempdir().expect("a directory");
         let packages = "lib/python3.11/site-packages/onnxruntime/capi/libonnxruntime.so.1.20.1";
         let beside = touch(root.path(), "bin/libonnxruntime.so.1.20.1");
@@ -337,13 +342,13 @@ mod tests {
         let python = touch(root.path(), &format!("python/{packages}"));
         touch(root.path(), "python/bin/python3");
         let user = touch(root.path(), &format!("home/.local/{packages}"));
-        let search = Search {
+        let search = LibrarySearch {
             executable: Some(root.path().join("bin/skep")),
             working_directory: Some(root.path().join("work")),
             python_roots: vec![root.path().join("venv")],
             path: vec![root.path().join("nowhere"), root.path().join("python/bin")],
             home: Some(root.path().join("home")),
-            ..Search::default()
+            ..LibrarySearch::default()
         };
         let found = paths(&search);
         let mine: Vec<_> = found
@@ -353,27 +358,27 @@ mod tests {
         assert_eq!(
             mine,
             [
-                (Origin::Executable, beside),
-                (Origin::Target, target),
-                (Origin::Python, venv),
-                (Origin::Python, python),
-                (Origin::Python, user),
+                (LibraryOrigin::Executable, beside),
+                (LibraryOrigin::Target, target),
+                (LibraryOrigin::Python, venv),
+                (LibraryOrigin::Python, python),
+                (LibraryOrigin::Python, user),
             ]
         );
     }
 
     #[test]
-    fn what_is_named_is_the_only_place() {
+    fn a_named_place_is_the_only_one() {
         let root = tempfile::tempdir().expect("a directory");
         let beside = touch(root.path(), "libonnxruntime.so.1.20.1");
-        let search = Search {
+        let search = LibrarySearch {
             executable: Some(root.path().join("skep")),
             variable: Some(root.path().join("missing.so")),
-            ..Search::default()
+            ..LibrarySearch::default()
         };
         assert_eq!(paths(&search), []);
         assert_eq!(search.candidates().len(), 1, "but it is reported");
         let search = search.with_flag(Some(beside.clone()));
-        assert_eq!(paths(&search), [(Origin::Flag, beside)]);
+        assert_eq!(paths(&search), [(LibraryOrigin::Flag, beside)]);
     }
 }

@@ -1,18 +1,33 @@
 //! The ONNX Runtime backend.
 //!
-//! The library is no part of the build: [`OnnxRuntime::start`] looks for it ([`Search`] says where), opens it and makes
-//! the process's one environment; [`Report`] says what was found where. A library that is missing, too old or something
-//! else is an error with a remedy, never a panic. The library's log goes to `tracing`, target `onnxruntime`.
+//! The library is not part of the build: [`OnnxRuntime::start`] looks for it in the places of a [`LibrarySearch`],
+//! opens it and creates the process's one environment; a [`SearchReport`] says what was found where. A library that
+//! is missing, too old or something else is an error with a remedy, never a panic. The library's log goes to
+//! `tracing`, target `onnxruntime`.
 //!
 //! ```text
-//! Search -> candidates -> Library -> Runtime (one a process, never closed)
-//!                                      |
-//!                        OnnxRuntime --+-- load -> OrtModel (one session) -- instance -> OrtInstance, many at once
+//! LibrarySearch -> candidates -> Library -> OrtRuntime (one per process, never closed)
+//!                                           |
+//!                            OnnxRuntime ---+-- load -> OrtModel (one session) -- instance -> OrtInstance (many)
+//!
+//! find.rs, open.rs  where the library may be; opening the one that is used
+//! ffi/              the C API: the only `unsafe` code of the crate
+//! options.rs        a configuration's execution options as session options
+//! model.rs          a loaded model, its instances, a run
+//! planning.rs       which runs share a plan, and how long planning may take
+//! sessions.rs       sessions that models share, kept for a while after an unload
+//! bake.rs           makes the baked form of a model
+//! trial.rs          compares the baked form's outputs with the model's
+//! baked.rs          a session from a baked form
+//! machine.rs        the properties of the machine that baked forms depend on
+//! telemetry.rs      switches the library's telemetry off
+//! error.rs          the library's failures as backend errors
 //! ```
 //!
-//! A run copies nothing but strings: inputs are bound where the caller has them, outputs are written into prepared
-//! memory where their shapes follow from the file's declarations, and are shared out of the library's memory where they
-//! do not. Declarations can lie; the first run that shows it falls back, and the model is remembered as one that does.
+//! A run copies strings only. Inputs are bound in the caller's memory. Outputs are written into prepared memory if
+//! their shapes follow from the file's declarations; otherwise they are shared from the library's memory.
+//! Declarations can be wrong: the first run that shows this runs again without prepared memory, and the model's later
+//! runs do without it.
 
 mod bake;
 mod baked;
@@ -36,9 +51,9 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-pub use find::{LIBRARY_VARIABLE, Origin, Search};
+pub use find::{LIBRARY_VARIABLE, LibraryOrigin, LibrarySearch};
 pub use machine::channel_block;
-pub use open::{FindError, Finding, Report, SearchedPlace};
+pub use open::{FindError, SearchFinding, SearchReport, SearchedPlace};
 pub use sessions::give_up_kept_sessions;
 use skep_alloc::Recording;
 use skep_backend::{
@@ -58,11 +73,11 @@ use skep_weights::{
 pub use telemetry::switch_off_telemetry;
 
 use crate::{
-    bake::Subject,
-    ffi::{ApiError, Runtime, Session, SessionOptions},
+    bake::OrtModelFile,
+    ffi::{ApiError, OrtRuntime, Session, SessionOptions},
     model::OrtModel,
-    options::Setting,
-    sessions::{Current, Identity, SharedSession},
+    options::SessionSettings,
+    sessions::{CurrentSession, SessionIdentity, SharedSession},
 };
 
 /// The backend's name in configurations.
@@ -71,16 +86,16 @@ pub const NAME: &str = "onnxruntime";
 /// ONNX Runtime, started.
 #[derive(Debug, Clone, Copy)]
 pub struct OnnxRuntime {
-    runtime: &'static Runtime,
+    runtime: &'static OrtRuntime,
 }
 
 impl OnnxRuntime {
-    /// Finds the library and starts it. A process uses one library: a second call gives the same, or fails if it would
-    /// find another.
+    /// Finds the library and starts it. A process uses one library: a second call returns the same one, or fails if
+    /// it would find another.
     ///
     /// # Errors
     /// [`FindError`], which says what was found where and what to install.
-    pub fn start(search: &Search) -> Result<(Self, Report), FindError> {
+    pub fn start(search: &LibrarySearch) -> Result<(Self, SearchReport), FindError> {
         let (runtime, report) = open::start(search)?;
         Ok((Self { runtime }, report))
     }
@@ -112,7 +127,7 @@ impl Backend for OnnxRuntime {
     }
 
     fn library(&self) -> Option<&Path> {
-        // A bare name was found by the dynamic loader, which finds it again.
+        // The dynamic loader found a bare name, and finds it again in another process.
         Some(self.path()).filter(|path| path.components().nth(1).is_some())
     }
 
@@ -129,15 +144,15 @@ impl Backend for OnnxRuntime {
     }
 
     fn inspect(&self, request: &InspectRequest<'_>) -> Result<Inspection, BackendError> {
-        let untold_output = |output: &str| {
+        let unknown_output_text = |output: &str| {
             format!(
-                "the model's file declares no type of output `{output}`, and backend `{NAME}` tells none that the protocol can \
-                 carry: expected its `data_type` and `dims` in the configuration"
+                "the model's file does not declare the type of output `{output}`, and backend `{NAME}` cannot infer one that the \
+                 protocol supports: expected its `data_type` and `dims` in the configuration"
             )
         };
         let reader = OnnxReader {
             reads_ort: true,
-            untold_output: &untold_output,
+            unknown_output_text: &unknown_output_text,
         };
         reader.inspect(request)
     }
@@ -152,7 +167,7 @@ impl Backend for OnnxRuntime {
             ..
         } = *request;
         check_cpu(NAME, device)?;
-        let setting = Setting {
+        let setting = SessionSettings {
             execution: config.execution(),
             threads,
         };
@@ -167,12 +182,12 @@ impl Backend for OnnxRuntime {
             graph_optimization: GraphOptimization::Disable,
             ..ExecutionOptions::default()
         };
-        let setting = Setting {
+        let setting = SessionSettings {
             execution: &execution,
             threads: NonZeroUsize::MIN,
         };
         let mut options = options::session_options(self.runtime, &setting).map_err(failed)?;
-        // Nothing runs: weights need not be packed.
+        // The session never runs, so weights need not be packed.
         options
             .entry(c"session.disable_prepacking", c"1")
             .map_err(failed)?;
@@ -182,20 +197,20 @@ impl Backend for OnnxRuntime {
 
     fn plan_form(&self, request: &LoadRequest<'_>) -> Result<FormPlan, BackendError> {
         let Some(weights) = request.weights else {
-            return Ok(FormPlan::WithoutForm("there is no cache".to_owned()));
+            return Ok(FormPlan::WithoutForm("the weight cache is off".to_owned()));
         };
         if is_ort(request.file.bytes()) {
             return Ok(FormPlan::WithoutForm(OWN_FORMAT.to_owned()));
         }
         let onnx = decode(request.file)?;
-        let planned = baking::plan(&Subject::of(*self, request, &onnx), weights);
+        let planned = baking::plan(&OrtModelFile::of(*self, request, &onnx), weights);
         planned.map_err(|why| invalid(request.file.path(), &why))
     }
 
     fn make_form(&self, request: &LoadRequest<'_>, making: Making) -> Result<(), BackendError> {
         let onnx = decode(request.file)?;
         Ok(baking::make_form(
-            &Subject::of(*self, request, &onnx),
+            &OrtModelFile::of(*self, request, &onnx),
             making,
         )?)
     }
@@ -205,36 +220,36 @@ impl Backend for OnnxRuntime {
             return Ok(Found::Nothing);
         };
         let onnx = decode(request.file)?;
-        let published = baking::publish(&Subject::of(*self, request, &onnx), claim, weights);
+        let published = baking::publish(&OrtModelFile::of(*self, request, &onnx), claim, weights);
         published.map_err(|why| BackendError::new(ErrorKind::Unavailable, why))
     }
 
     fn form_key(&self, request: &LoadRequest<'_>) -> Option<FormKey> {
         let (weights, onnx) = request.weights.zip(decode(request.file).ok())?;
-        baking::form_key(&Subject::of(*self, request, &onnx), weights)
+        baking::form_key(&OrtModelFile::of(*self, request, &onnx), weights)
     }
 
     fn bake(&self, request: &LoadRequest<'_>) -> Result<Baked, BackendError> {
         let Some(weights) = request.weights else {
-            return Ok(Baked::WithoutForm("there is no cache".to_owned()));
+            return Ok(Baked::WithoutForm("the weight cache is off".to_owned()));
         };
         if is_ort(request.file.bytes()) {
             return Ok(Baked::WithoutForm(OWN_FORMAT.to_owned()));
         }
         let onnx = decode(request.file)?;
-        let subject = Subject::of(*self, request, &onnx);
+        let subject = OrtModelFile::of(*self, request, &onnx);
         Ok(baking::bake(&subject, weights)?)
     }
 }
 
 impl OnnxRuntime {
-    /// What one run on one thread with inputs of these shapes, all zero, allocates for its intermediate tensors: what a
-    /// planned arena is planned by. `inputs` in the order of the model's signature.
+    /// Records what one run on one thread allocates for its intermediate tensors, with inputs of these shapes that
+    /// are all zero. `inputs` follows the order of the model's signature.
     ///
     /// # Errors
-    /// Those of loading the model and of a run with such inputs.
+    /// Errors of loading the model and of a run with such inputs.
     pub fn record(&self, file: &ModelFile, inputs: &[Shape]) -> Result<Recording, BackendError> {
-        let setting = Setting {
+        let setting = SessionSettings {
             execution: &ExecutionOptions::default(),
             threads: NonZeroUsize::MIN,
         };
@@ -243,12 +258,13 @@ impl OnnxRuntime {
         model.record(inputs)
     }
 
-    /// Loads a model for this configuration, or for whatever its file says alone; of its baked form where weights are shared.
+    /// Loads a model for this configuration, or without one from what its file declares. With `weights`, loads it
+    /// from its baked form if it can.
     fn open(
         &self,
         file: &ModelFile,
         config: Option<&ModelConfig>,
-        setting: Setting<'_>,
+        setting: SessionSettings<'_>,
         weights: Option<&WeightSource>,
     ) -> Result<OrtModel, BackendError> {
         let path = file.path();
@@ -256,7 +272,7 @@ impl OnnxRuntime {
             return self.open_own_format(file, setting);
         }
         let onnx = decode(file)?;
-        let subject = Subject {
+        let subject = OrtModelFile {
             backend: *self,
             path,
             bytes: file.bytes(),
@@ -281,7 +297,7 @@ impl OnnxRuntime {
         Ok(model)
     }
 
-    /// A session of a model as its file is.
+    /// A session of a model's own file.
     fn plain(&self, file: &ModelFile, mut options: SessionOptions) -> Result<Session, ApiError> {
         if is_ort(file.bytes()) {
             options.own_format()?;
@@ -289,18 +305,18 @@ impl OnnxRuntime {
         Session::from_file(self.runtime, file.path(), &options)
     }
 
-    /// Loads a model in the library's own format, which alone can read it.
+    /// Loads a model in the library's own format, which only the library can read.
     fn open_own_format(
         &self,
         file: &ModelFile,
-        setting: Setting<'_>,
+        setting: SessionSettings<'_>,
     ) -> Result<OrtModel, BackendError> {
         let failed = |error| error::load(file.path(), error);
         let options = options::session_options(self.runtime, &setting).map_err(failed)?;
         let session = self.plain(file, options).map_err(failed)?;
         let mut signature = session.signature().map_err(failed)?;
         for output in &mut signature.outputs {
-            // Perhaps of unknown rank.
+            // This may be an output of unknown rank.
             output.dims.take_if(|dims| dims.rank() == 0);
         }
         self.with_signature(
@@ -311,16 +327,16 @@ impl OnnxRuntime {
         )
     }
 
-    /// The session of a model's baked form, and what of its weights is to be brought to the store; `None` where it is loaded
-    /// as it is.
+    /// The session of a model's baked form, and the weights to move to the store; `None` if the model has to be
+    /// loaded from its own file.
     fn open_baked(
         &self,
-        subject: &Subject<'_>,
+        subject: &OrtModelFile<'_>,
         weights: &WeightSource,
     ) -> Option<(SharedSession, Option<WeightMove>)> {
-        let Subject { path, setting, .. } = *subject;
+        let OrtModelFile { path, setting, .. } = *subject;
         baking::load(subject, weights, |form| {
-            let identity = Identity::new(*form.key(), weights, &setting);
+            let identity = SessionIdentity::new(*form.key(), weights, &setting);
             let mut left = None;
             let make = || {
                 let (session, moved) = baked::session(self.runtime, path, form, weights, &setting)?;
@@ -332,7 +348,7 @@ impl OnnxRuntime {
         })
     }
 
-    /// The same for a model that was loaded with this request.
+    /// The same for the model of a load request.
     fn baked_session(
         &self,
         request: &LoadRequest<'_>,
@@ -341,35 +357,35 @@ impl OnnxRuntime {
             return Ok(None);
         };
         let onnx = decode(request.file)?;
-        Ok(self.open_baked(&Subject::of(*self, request, &onnx), weights))
+        Ok(self.open_baked(&OrtModelFile::of(*self, request, &onnx), weights))
     }
 
-    /// A session with what the file says of the model, and the session where that does not declare an output. Inputs that
-    /// have a default are fed if the configuration names them, and left to the library otherwise. Undeclared outputs that the
-    /// configuration does not name are not served.
+    /// A model with the signature of its file; the session describes outputs that the file does not declare. Requests
+    /// supply inputs that have a default only if the configuration names them; otherwise the library uses the
+    /// default. Undeclared outputs that the configuration does not name are not served.
     fn model(
         &self,
-        subject: &Subject<'_>,
+        subject: &OrtModelFile<'_>,
         config: Option<&ModelConfig>,
         session: SharedSession,
     ) -> Result<OrtModel, BackendError> {
-        let Subject { path, onnx, .. } = *subject;
-        let is_told = onnx.undeclared_outputs().next().is_none();
-        let told = match is_told {
+        let OrtModelFile { path, onnx, .. } = *subject;
+        let is_declared = onnx.undeclared_outputs().next().is_none();
+        let reported = match is_declared {
             true => ModelSignature::default(),
             false => {
-                let told = session.session().signature();
-                told.map_err(|error| error::load(path, error))?
+                let reported = session.session().signature();
+                reported.map_err(|error| error::load(path, error))?
             }
         };
         if let Some(config) = config {
-            undeclared(onnx, config, &told).map_err(|why| invalid(path, &why))?;
+            check_undeclared(onnx, config, &reported).map_err(|why| invalid(path, &why))?;
         }
         let known = |name: &str| {
-            let spec = told.output(name)?;
+            let spec = reported.output(name)?;
             match config {
                 None => Some(spec.clone()),
-                // Its dims are the configuration's to say.
+                // The configuration alone determines its dims.
                 Some(config) => config.output(name).map(|_| TensorSpec {
                     dims: None,
                     ..spec.clone()
@@ -387,24 +403,20 @@ impl OnnxRuntime {
         Ok(model)
     }
 
-    /// A model of these inputs and outputs.
+    /// A model with these inputs and outputs.
     fn with_signature(
         &self,
         path: &Path,
         signature: ModelSignature,
         session: SharedSession,
-        setting: &Setting<'_>,
+        setting: &SessionSettings<'_>,
     ) -> Result<OrtModel, BackendError> {
-        let Setting { execution, threads } = *setting;
-        let names = |specs: &[TensorSpec]| -> Result<Vec<CString>, BackendError> {
-            let name = |spec: &TensorSpec| CString::new(spec.name.as_str());
-            let names: Result<_, _> = specs.iter().map(name).collect();
-            names.map_err(|_| invalid(path, "a tensor's name holds a zero byte"))
-        };
-        let (input_names, output_names) = (names(&signature.inputs)?, names(&signature.outputs)?);
+        let SessionSettings { execution, threads } = *setting;
+        let input_names = tensor_names(path, &signature.inputs)?;
+        let output_names = tensor_names(path, &signature.outputs)?;
         Ok(OrtModel {
             backend: *self,
-            session: Current::new(session),
+            session: CurrentSession::new(session),
             is_baked: AtomicBool::new(false),
             shrinks_arena: options::shrinks_arena(execution),
             signature,
@@ -419,20 +431,24 @@ impl OnnxRuntime {
     }
 }
 
-/// Why models in the library's own format have no other one.
+/// Why models in the library's own format have no baked form.
 const OWN_FORMAT: &str = "it is in ONNX Runtime's own format";
 
-/// Holds what the configuration says of outputs that the file does not declare against what the session says.
-fn undeclared(onnx: &OnnxModel, config: &ModelConfig, told: &ModelSignature) -> Result<(), String> {
+/// Checks the configuration's outputs that the file does not declare against the session's.
+fn check_undeclared(
+    onnx: &OnnxModel,
+    config: &ModelConfig,
+    reported: &ModelSignature,
+) -> Result<(), String> {
     for name in onnx.undeclared_outputs() {
         let Some(output) = config.output(name) else {
             continue;
         };
-        match told.output(name) {
+        match reported.output(name) {
             Some(spec) => config.check_reported_output(spec)?,
             None => {
                 return Err(format!(
-                    "output `{name}` is not a tensor that the protocol can carry, the configuration says {}",
+                    "output `{name}` is not a tensor with a datatype of the protocol, the configuration says {}",
                     output.datatype.config_name()
                 ));
             }
@@ -446,14 +462,21 @@ fn decode(file: &ModelFile) -> Result<Arc<OnnxModel>, BackendError> {
         .map_err(|error| invalid(file.path(), &error.to_string()))
 }
 
-/// A file that is no model.
+/// The names of tensors as the library takes them.
+fn tensor_names(path: &Path, specs: &[TensorSpec]) -> Result<Vec<CString>, BackendError> {
+    let names = specs.iter().map(|spec| CString::new(spec.name.as_str()));
+    let names: Result<_, _> = names.collect();
+    names.map_err(|_| invalid(path, "a tensor's name contains a zero byte"))
+}
+
+/// The error for a file that is not a model.
 fn invalid(path: &Path, reason: &str) -> BackendError {
     let message = format!("cannot load `{}`: {reason}", path.display());
     BackendError::new(ErrorKind::InvalidModel, message)
 }
 
-/// Whether no output is an input, an initializer or a constant as it is: such an output would not be written into
-/// prepared memory.
+/// Whether a node computes every output. The library would not write an output that is an input, an initializer or a
+/// constant into prepared memory.
 fn every_output_is_computed(onnx: &OnnxModel) -> bool {
     let graph = onnx.graph();
     let nodes = graph

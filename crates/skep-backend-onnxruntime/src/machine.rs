@@ -1,4 +1,4 @@
-//! What of the machine decides how the library lays memory out.
+//! The properties of the machine that determine how the library lays out memory.
 
 use std::{
     env::{self, consts::ARCH},
@@ -8,8 +8,8 @@ use std::{
     sync::LazyLock,
 };
 
-/// Channels in a block of the library's layout of images, as it chooses it on this machine: 16 with AVX-512, 8 with AVX, 1
-/// where it has no such layout (`MlasNchwcGetBlockSize`).
+/// The channel block that the library uses on this machine: 16 with AVX-512, 8 with AVX, 1 without a blocked image
+/// layout (`MlasNchwcGetBlockSize`).
 #[must_use]
 pub fn channel_block() -> usize {
     #[cfg(target_arch = "x86_64")]
@@ -24,8 +24,9 @@ pub fn channel_block() -> usize {
     1
 }
 
-/// The instruction sets of this machine, which the library chooses kernels, layouts and packed forms by, as one word: what
-/// the kernel says of the processor's features, all of them, since any may be one that a version of the library looks at.
+/// The instruction sets of this machine, which the library chooses kernels, layouts and packed forms by, as one word:
+/// what the kernel says of the processor's features, all of them, since any may be one that a version of the library
+/// looks at.
 pub(crate) fn instruction_sets() -> &'static str {
     /// Read once: the file has a part for each processor, which takes milliseconds where there are many.
     static SETS: LazyLock<String> = LazyLock::new(|| {
@@ -40,14 +41,14 @@ pub(crate) fn instruction_sets() -> &'static str {
     &SETS
 }
 
-/// Whether a variable of the environment is a setting that the library reads for itself.
+/// Whether an environment variable is a setting that the library reads itself.
 pub(crate) fn is_setting(variable: &OsStr) -> bool {
     let name = variable.as_encoded_bytes();
-    // The library's path is passed on by other means.
+    // The library's path is passed on in another way.
     (name.starts_with(b"ORT_") || name.starts_with(b"MLAS_")) && name != b"ORT_DYLIB_PATH"
 }
 
-/// The settings in the environment that the library reads for itself.
+/// The environment's settings that the library reads itself.
 pub(crate) fn settings() -> Vec<u8> {
     let mut settings: Vec<(OsString, OsString)> = env::vars_os()
         .filter(|(name, _)| is_setting(name))

@@ -23,33 +23,33 @@ use smallvec::SmallVec;
 
 use crate::{
     OnnxRuntime, error,
-    ffi::{ApiError, List, RunOptions, Runtime, Session, Value},
+    ffi::{ApiError, OrtRuntime, OrtTensor, RunOptions, Session, TensorList},
     options,
     planning::run_class,
-    sessions::{Current, SharedSession},
+    sessions::{CurrentSession, SharedSession},
 };
 
 /// One session, which all instances share: it may run on any number of threads at once.
 #[derive(Debug)]
 pub(crate) struct OrtModel {
-    /// What it was made with, for when it goes over to its baked form.
+    /// The backend that loaded it, for when it switches to its baked form.
     pub(crate) backend: OnnxRuntime,
-    pub(crate) session: Current,
-    /// Whether that is the baked form's.
+    pub(crate) session: CurrentSession,
+    /// Whether `session` is the baked form's.
     pub(crate) is_baked: AtomicBool,
-    /// Whether the library's arena gives unused memory back after every run.
+    /// Whether the library's arena releases unused memory after every run.
     pub(crate) shrinks_arena: bool,
     pub(crate) signature: ModelSignature,
     pub(crate) input_names: Vec<CString>,
     pub(crate) output_names: Vec<CString>,
     pub(crate) shapes: Option<ShapeRules>,
-    /// Where intermediate tensors lie; `None` leaves it to the library.
+    /// Plans for intermediate tensors; `None` leaves their memory to the library.
     pub(crate) plans: Option<RunPlans>,
-    /// That a run keeps busy.
+    /// Threads that a run keeps busy.
     pub(crate) threads: NonZeroUsize,
-    /// What a run may take.
+    /// The bound on a run's memory.
     pub(crate) bound: RunBound,
-    /// Set when an output came out in another shape than the file declares.
+    /// Set when an output had another shape than the file declares.
     pub(crate) shapes_lie: AtomicBool,
 }
 
@@ -73,13 +73,14 @@ impl Model for OrtModel {
         self.is_baked.load(Ordering::Relaxed)
     }
 
-    fn change_over(&self, request: &LoadRequest<'_>) -> Result<bool, BackendError> {
+    fn switch_to_form(&self, request: &LoadRequest<'_>) -> Result<bool, BackendError> {
         let Some((session, left)) = self.backend.baked_session(request)? else {
             return Ok(false);
         };
         self.session.replace(session);
         self.is_baked.store(true, Ordering::Relaxed);
-        // The old session's memory is free by now, unless runs are in flight: there is room for the weights' copies.
+        // The old session's memory is free by now, unless runs are in flight, so there is room for copies of the
+        // weights.
         left.into_iter().for_each(skep_weights::moves::bring);
         Ok(true)
     }
@@ -87,7 +88,7 @@ impl Model for OrtModel {
     fn instance(self: Arc<Self>, device: DeviceId) -> Result<Box<dyn Instance>, BackendError> {
         check_cpu(crate::NAME, device)?;
         Ok(Box::new(OrtInstance {
-            stop: Arc::new(Stop {
+            stop: Arc::new(RunInterrupt {
                 options: self.run_options().map_err(error::run)?,
                 is_set: AtomicBool::new(false),
             }),
@@ -97,27 +98,30 @@ impl Model for OrtModel {
     }
 }
 
-/// Ends an instance's run behind the operator that it is at.
+/// Ends an instance's run after its current operator.
 #[derive(Debug)]
-struct Stop {
+struct RunInterrupt {
     options: RunOptions,
     is_set: AtomicBool,
 }
 
-impl Interrupt for Stop {
+impl Interrupt for RunInterrupt {
     fn begin(&self) {
         if self.is_set.load(Ordering::Acquire)
             && self.is_set.swap(false, Ordering::AcqRel)
             && let Err(error) = self.options.resume()
         {
-            tracing::warn!("runs that were told to end go on ending: {}", error.message);
+            tracing::warn!(
+                "interrupted runs cannot be resumed, later runs fail: {}",
+                error.message
+            );
         }
     }
 
     fn interrupt(&self) {
         self.is_set.store(true, Ordering::Release);
         if let Err(error) = self.options.terminate() {
-            tracing::warn!("a run cannot be told to end: {}", error.message);
+            tracing::warn!("a run cannot be interrupted: {}", error.message);
         }
     }
 }
@@ -130,12 +134,12 @@ struct InstanceRuns {
     cpu_time: Option<Duration>,
 }
 
-/// An executable copy: the memory of its runs, unless that is the session's arena. A run's lists are on the stack.
+/// An executable copy: it owns the memory of its runs, unless the session's arena does. A run's lists are on the stack.
 #[derive(Debug)]
 struct OrtInstance {
     model: Arc<OrtModel>,
     runs: InstanceRuns,
-    stop: Arc<Stop>,
+    stop: Arc<RunInterrupt>,
 }
 
 impl Instance for OrtInstance {
@@ -149,7 +153,8 @@ impl Instance for OrtInstance {
         let runtime = model.backend.runtime;
         let _strings = model.bound.admit(string_bytes(inputs))?;
         let values = inputs.iter().map(|view| input(runtime, *view));
-        let values: List<Value<'_>> = values.collect::<Result<_, _>>().map_err(error::run)?;
+        let values: TensorList<OrtTensor<'_>> =
+            values.collect::<Result<_, _>>().map_err(error::run)?;
         model.run_any(&mut self.runs, &self.stop.options, &values, inputs, outputs)
     }
 
@@ -174,10 +179,10 @@ impl OrtModel {
         options::run_options(self.backend.runtime, self.shrinks_arena)
     }
 
-    /// Runs once with inputs of these shapes, all zero, and writes down what it allocates. Without plans of its own.
+    /// Runs once with inputs of these shapes that are all zero, and records the allocations. The model has no plans.
     pub(crate) fn record(&self, inputs: &[Shape]) -> Result<Recording, BackendError> {
         let zero = |(spec, shape): (&TensorSpec, &Shape)| {
-            // Of strings each takes its length, which is none, in four bytes.
+            // An empty string takes the four bytes of its length.
             let size = spec.datatype.element_size().unwrap_or(4);
             let data = AlignedBuffer::zeroed(shape.element_count() * size).freeze();
             Tensor::new(spec.datatype, shape.clone(), data)
@@ -197,7 +202,8 @@ impl OrtModel {
             .collect::<Result<_, _>>()?;
         check_run(&self.signature, &views, &slots)?;
         let values = views.iter().map(|view| input(self.backend.runtime, *view));
-        let values: List<Value<'_>> = values.collect::<Result<_, _>>().map_err(error::run)?;
+        let values: TensorList<OrtTensor<'_>> =
+            values.collect::<Result<_, _>>().map_err(error::run)?;
         let options = self.run_options().map_err(error::run)?;
         let charge = &mut self.bound.begin(0);
         let (ran, outcome) = Arena::new().run(RunMode::Record, charge, || {
@@ -206,41 +212,41 @@ impl OrtModel {
         });
         ran.map_err(error::run)?;
         outcome.recording.ok_or_else(|| {
-            let message = "the run allocates too often to be written down";
+            let message = "the run makes too many allocations to be recorded";
             BackendError::new(ErrorKind::Unsupported, message)
         })
     }
 
-    /// Runs into prepared memory where slots have some, and elsewhere where that has the wrong shape.
+    /// Runs into the slots' prepared memory; if an output's shape does not fit, runs again into the library's memory.
     fn run_any(
         &self,
         runs: &mut InstanceRuns,
         options: &RunOptions,
-        values: &[Value<'_>],
+        values: &[OrtTensor<'_>],
         inputs: &[TensorView<'_>],
         outputs: &mut [OutputSlot],
     ) -> Result<(), BackendError> {
         let Some(first) = self.run_prepared(runs, options, values, inputs, outputs)? else {
             return Ok(());
         };
-        // Perhaps the file lies about shapes: if the run succeeds in memory of the library's own, it does.
+        // The file's shapes may be wrong. They are if the run succeeds in the library's memory.
         self.run(runs, options, values, inputs, outputs, false)
             .map_err(error::run)?;
         if !self.shapes_lie.swap(true, Ordering::Relaxed) {
             let reason = first.message;
-            // The runtime warns where the configuration is wrong too: it knows the model's name and the output's.
-            tracing::debug!(%reason, "an output has not the shape that the model declares; declared shapes are not used from now on");
+            // The runtime, which knows the names of model and output, warns if the configuration is wrong too.
+            tracing::debug!(%reason, "an output does not have the shape that the model declares; later runs do not use declared shapes");
         }
         Ok(())
     }
 
-    /// Runs into prepared memory where slots have some. `Ok(Some(_))` is a failure that prepared memory of a wrong
-    /// shape may be the reason for.
+    /// Runs into the slots' prepared memory. `Ok(Some(_))` is a failure that a wrong shape of prepared memory may
+    /// explain.
     fn run_prepared(
         &self,
         runs: &mut InstanceRuns,
         options: &RunOptions,
-        values: &[Value<'_>],
+        values: &[OrtTensor<'_>],
         inputs: &[TensorView<'_>],
         outputs: &mut [OutputSlot],
     ) -> Result<Option<ApiError>, BackendError> {
@@ -252,20 +258,20 @@ impl OrtModel {
         }
     }
 
-    /// Runs once and fills the slots, into prepared memory where there is some and `in_place` allows.
+    /// Runs once and fills the slots; with `in_place`, in their prepared memory.
     fn run(
         &self,
         runs: &mut InstanceRuns,
         options: &RunOptions,
-        values: &[Value<'_>],
+        values: &[OrtTensor<'_>],
         inputs: &[TensorView<'_>],
         outputs: &mut [OutputSlot],
         in_place: bool,
     ) -> Result<(), ApiError> {
-        // Values belong to the session that made them, whatever the model goes over to meanwhile.
+        // Outputs belong to the session that made them, even if the model switches to another one meanwhile.
         let session = self.session.get();
         let runtime = session.session().runtime();
-        let wanted: List<usize> = outputs.iter().map(OutputSlot::index).collect();
+        let wanted: TensorList<usize> = outputs.iter().map(OutputSlot::index).collect();
         let class = self
             .plans
             .as_ref()
@@ -275,11 +281,11 @@ impl OrtModel {
             let prepared = outputs.iter_mut().map(|slot| match slot.prepared_mut() {
                 Some((datatype, shape, memory)) if in_place => {
                     held = held.saturating_add(memory.len() as u64);
-                    Value::over_mut(runtime, datatype, shape.dims(), memory).map(Some)
+                    OrtTensor::over_mut(runtime, datatype, shape.dims(), memory).map(Some)
                 }
                 _ => Ok(None),
             });
-            let prepared: List<Option<Value<'_>>> = prepared.collect::<Result<_, _>>()?;
+            let prepared: TensorList<Option<OrtTensor<'_>>> = prepared.collect::<Result<_, _>>()?;
             let run = || {
                 session.session().run(
                     options,
@@ -313,10 +319,10 @@ impl OrtModel {
     }
 }
 
-/// An output in the library's memory as a tensor, without a copy but for strings.
+/// An output in the library's memory as a tensor. Only strings are copied.
 fn tensor(
     session: &SharedSession,
-    value: Value<'static>,
+    value: OrtTensor<'static>,
     inputs: &[TensorView<'_>],
 ) -> Result<Tensor, ApiError> {
     let (datatype, dims) = value.datatype_and_dims()?;
@@ -331,13 +337,13 @@ fn tensor(
 
 fn share(
     session: &SharedSession,
-    value: Value<'static>,
+    value: OrtTensor<'static>,
     datatype: DataType,
     dims: &SmallVec<[usize; 6]>,
     inputs: &[TensorView<'_>],
 ) -> Result<Bytes, ApiError> {
     let bytes = value.bytes(datatype, dims)?;
-    // An output that the graph connects to an input directly is that input's memory, which ends with the run.
+    // If the graph connects an output directly to an input, it lies in the input's memory, which ends with the run.
     let range = bytes.as_ptr_range();
     let borrowed = inputs.iter().any(|view| {
         let input = view.data().as_ptr_range();
@@ -354,12 +360,12 @@ fn share(
     }))
 }
 
-/// An output in the library's memory, shared by whoever holds a part of it.
+/// An output in the library's memory, shared by all holders of its bytes.
 struct SharedOutput {
     datatype: DataType,
     dims: SmallVec<[usize; 6]>,
-    value: Value<'static>,
-    /// The memory comes from the session's arena, or is an initializer of it. Declared last: dropped last.
+    value: OrtTensor<'static>,
+    /// The memory comes from the session's arena, or is one of its initializers. Declared last, so dropped last.
     _session: Arc<Session>,
 }
 
@@ -372,10 +378,10 @@ impl AsRef<[u8]> for SharedOutput {
     }
 }
 
-/// What the library takes for an element of a tensor of strings, beside its bytes.
+/// The memory that the library takes for an element of a tensor of strings, besides its bytes.
 const STRING_BYTES: u64 = 32;
 
-/// What the library's copies of inputs of strings take.
+/// The memory of the library's copies of string inputs.
 fn string_bytes(inputs: &[TensorView<'_>]) -> u64 {
     let strings = inputs
         .iter()
@@ -388,11 +394,15 @@ fn string_bytes(inputs: &[TensorView<'_>]) -> u64 {
     })
 }
 
-/// An input's value: over the caller's memory, but for strings, which the library must own.
-fn input<'a>(runtime: &'static Runtime, view: TensorView<'a>) -> Result<Value<'a>, ApiError> {
+/// An input as the library takes it: a tensor over the caller's memory, or a copy of strings, which the library must
+/// own.
+fn input<'a>(
+    runtime: &'static OrtRuntime,
+    view: TensorView<'a>,
+) -> Result<OrtTensor<'a>, ApiError> {
     let dims = view.shape().dims();
     match view.datatype() {
-        DataType::Bytes => Value::strings(runtime, dims, view.strings()),
-        datatype => Value::over(runtime, datatype, dims, view.data()),
+        DataType::Bytes => OrtTensor::strings(runtime, dims, view.strings()),
+        datatype => OrtTensor::over(runtime, datatype, dims, view.data()),
     }
 }

@@ -1,21 +1,21 @@
-//! From the places where the library may lie to the one that is used, with a report of all of them.
+//! Opens the first usable library of a search, with a report on all places.
 
 use std::{
     fmt,
-    path::PathBuf,
-    sync::{Mutex, PoisonError},
+    path::{Path, PathBuf},
+    sync::Mutex,
 };
 
 use crate::{
-    Origin, Search,
-    ffi::{Library, Runtime},
+    LibraryOrigin, LibrarySearch,
+    ffi::{Library, OrtRuntime},
     find::Candidate,
 };
 
-/// What was found at a place.
+/// The result of searching a place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Finding {
+pub enum SearchFinding {
     /// No such file.
     Nothing,
     /// A directory without a library.
@@ -27,24 +27,24 @@ pub enum Finding {
     },
     /// A file that cannot be used, and why.
     Unusable(String),
-    /// A file that was not tried, because one before it is used.
+    /// A file that was not tried, because an earlier one is used.
     NotTried,
-    /// A name that the dynamic loader was not asked for, because a file before it is used.
+    /// A name that the dynamic loader was not asked for, because an earlier file is used.
     NotAsked,
 }
 
-/// One place that was looked at.
+/// One place of a search.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SearchedPlace {
-    /// Why it was looked at.
-    pub origin: Origin,
+    /// Why it was searched.
+    pub origin: LibraryOrigin,
     /// The file, or the directory without one.
     pub path: PathBuf,
     /// What was found.
-    pub finding: Finding,
+    pub finding: SearchFinding,
 }
 
-impl fmt::Display for Finding {
+impl fmt::Display for SearchFinding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Nothing => f.write_str("not there"),
@@ -64,15 +64,15 @@ impl fmt::Display for SearchedPlace {
     }
 }
 
-/// Every place that was looked at, in the order of looking.
+/// All places of a search, in its order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct SearchReport {
     /// The places.
     pub places: Vec<SearchedPlace>,
 }
 
-impl fmt::Display for Report {
-    /// One line a place.
+impl fmt::Display for SearchReport {
+    /// One line per place.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, place) in self.places.iter().enumerate() {
             if index > 0 {
@@ -84,28 +84,28 @@ impl fmt::Display for Report {
     }
 }
 
-/// Why there is no ONNX Runtime.
+/// Why ONNX Runtime cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FindError {
-    /// No place had a library that can be used.
+    /// No place has a usable library.
     #[error("{}", missing(.report))]
     Missing {
         /// What was found where.
-        report: Report,
+        report: SearchReport,
     },
-    /// The library was opened but would not start.
+    /// The library was opened but does not start.
     #[error("ONNX Runtime {version} at `{}` does not start: {message}", path.display())]
     Start {
         /// The library.
         path: PathBuf,
         /// Its version.
         version: String,
-        /// Its own words.
+        /// Its error message.
         message: String,
     },
-    /// A process uses one library, and it uses another one already.
-    #[error("ONNX Runtime at `{}` is in use already, `{}` cannot be used beside it", used.display(), wanted.display())]
+    /// A process can use one library only, and it uses another already.
+    #[error("ONNX Runtime at `{}` is in use already: `{}` cannot be used in the same process", used.display(), wanted.display())]
     InUse {
         /// The library in use.
         used: PathBuf,
@@ -115,9 +115,9 @@ pub enum FindError {
 }
 
 impl FindError {
-    /// What was found where, if the search got that far.
+    /// The report of the search, if the search itself failed.
     #[must_use]
-    pub const fn report(&self) -> Option<&Report> {
+    pub const fn report(&self) -> Option<&SearchReport> {
         match self {
             Self::Missing { report } => Some(report),
             Self::Start { .. } | Self::InUse { .. } => None,
@@ -125,23 +125,24 @@ impl FindError {
     }
 }
 
-fn missing(report: &Report) -> String {
-    let named = |p: &&SearchedPlace| matches!(p.origin, Origin::Flag | Origin::Variable);
+fn missing(report: &SearchReport) -> String {
+    let named =
+        |p: &&SearchedPlace| matches!(p.origin, LibraryOrigin::Flag | LibraryOrigin::Variable);
     let mut text = match report.places.iter().find(named) {
         Some(place) => format!("ONNX Runtime cannot be used: {place}"),
         None => String::from("ONNX Runtime's library was not found"),
     };
     for place in report.places.iter().filter(|p| !named(p)) {
-        // Names that the dynamic loader does not know are no news.
+        // It is normal that the dynamic loader does not know a name.
         let loader = place.path.parent() == Some("".as_ref());
-        if let Finding::Unusable(_) = &place.finding
+        if let SearchFinding::Unusable(_) = &place.finding
             && !loader
         {
             text.push_str(&format!("\n{place}"));
         }
     }
     text.push_str(if report.places.iter().any(|place| named(&place)) {
-        "\nname another file or directory, or none: the usual places are looked at then"
+        "\nname another file or directory, or none to search the usual places"
     } else {
         "\ninstall it with `pip install onnxruntime`, or name its file with `--onnxruntime-library` or the environment variable \
          `ORT_DYLIB_PATH`"
@@ -150,26 +151,27 @@ fn missing(report: &Report) -> String {
 }
 
 /// The process's runtime, once it is started.
-static STARTED: Mutex<Option<&'static Runtime>> = Mutex::new(None);
+static STARTED: Mutex<Option<&'static OrtRuntime>> = Mutex::new(None);
 
-/// Finds the library, opens it and starts it; later calls give the started one, if it is the one they would find.
-pub(crate) fn start(search: &Search) -> Result<(&'static Runtime, Report), FindError> {
-    // A panic while starting leaves `None`, which is true.
-    let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
+/// Finds, opens and starts the library. Later calls return the started one if they find the same file.
+pub(crate) fn start(
+    search: &LibrarySearch,
+) -> Result<(&'static OrtRuntime, SearchReport), FindError> {
+    // A panic during the start leaves `None`, which is correct.
+    let mut started = skep_host::lock(&STARTED);
     let (library, report) = open_first(search.candidates());
     let Some(library) = library else {
         return Err(FindError::Missing { report });
     };
     if let Some(runtime) = *started {
-        let same = |a: &PathBuf| a.canonicalize().unwrap_or_else(|_| a.clone());
         let (used, wanted) = (runtime.path().to_owned(), library.path().to_owned());
-        if same(&used) == same(&wanted) {
+        if resolved(&used) == resolved(&wanted) {
             return Ok((runtime, report));
         }
         return Err(FindError::InUse { used, wanted });
     }
     let (path, version) = (library.path().to_owned(), library.version().to_owned());
-    let runtime = Runtime::start(library).map_err(|e| FindError::Start {
+    let runtime = OrtRuntime::start(library).map_err(|e| FindError::Start {
         path,
         version,
         message: e.message,
@@ -178,22 +180,27 @@ pub(crate) fn start(search: &Search) -> Result<(&'static Runtime, Report), FindE
     Ok((runtime, report))
 }
 
-/// Opens the first candidate that can be used.
-fn open_first(candidates: Vec<Candidate>) -> (Option<Library>, Report) {
+/// A path without links, if the file exists.
+fn resolved(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
+}
+
+/// Opens the first usable candidate.
+fn open_first(candidates: Vec<Candidate>) -> (Option<Library>, SearchReport) {
     let mut used = None;
-    let mut report = Report::default();
+    let mut report = SearchReport::default();
     for candidate in candidates {
         let finding = match (candidate.exists, &used) {
-            (false, _) if candidate.path.is_dir() => Finding::Empty,
-            (false, _) => Finding::Nothing,
+            (false, _) if candidate.path.is_dir() => SearchFinding::Empty,
+            (false, _) => SearchFinding::Nothing,
             (true, Some(_)) => after_use(&candidate),
             (true, None) => match Library::open(&candidate.path) {
                 Ok(library) => {
                     let version = library.version().to_owned();
                     used = Some(library);
-                    Finding::Used { version }
+                    SearchFinding::Used { version }
                 }
-                Err(error) => Finding::Unusable(error.to_string()),
+                Err(error) => SearchFinding::Unusable(error.to_string()),
             },
         };
         report.places.push(SearchedPlace {
@@ -205,11 +212,11 @@ fn open_first(candidates: Vec<Candidate>) -> (Option<Library>, Report) {
     (used, report)
 }
 
-/// What is said of a candidate that comes behind the one in use. The loader would give that one again under another name.
-fn after_use(candidate: &Candidate) -> Finding {
-    match candidate.is_loaders() {
-        true => Finding::NotAsked,
-        false => Finding::NotTried,
+/// The finding for a candidate after the one in use. The loader might open that one again under another name.
+fn after_use(candidate: &Candidate) -> SearchFinding {
+    match candidate.is_loader_name() {
+        true => SearchFinding::NotAsked,
+        false => SearchFinding::NotTried,
     }
 }
 
@@ -223,9 +230,9 @@ mod tests {
         let root = tempfile::tempdir().expect("a directory");
         let file = root.path().join("libonnxruntime.so.1.0.0");
         fs::write(&file, content).expect("a file");
-        let search = Search {
+        let search = LibrarySearch {
             flag: Some(file.clone()),
-            ..Search::default()
+            ..LibrarySearch::default()
         };
         let error = start(&search).map(|_| ()).expect_err("no library");
         error
@@ -234,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_library_is_an_error_that_says_what_to_do() {
+    fn a_file_that_is_not_a_library_gives_an_error_with_a_remedy() {
         let error = error_for(b"no library at all");
         assert!(
             error.starts_with(
@@ -246,11 +253,11 @@ mod tests {
     }
 
     #[test]
-    fn another_library_is_told_apart() {
+    fn another_library_is_recognised() {
         // The C library is on every system and has no `OrtGetApiBase`.
-        let search = Search {
+        let search = LibrarySearch {
             flag: Some("libc.so.6".into()),
-            ..Search::default()
+            ..LibrarySearch::default()
         };
         let error = start(&search)
             .map(|_| ())
@@ -260,21 +267,23 @@ mod tests {
     }
 
     #[test]
-    fn names_for_the_loader_are_not_said_to_be_there() {
+    fn loader_names_are_not_reported_as_existing_files() {
         let finding = |path: &str| {
             after_use(&Candidate {
-                origin: Origin::System,
+                origin: LibraryOrigin::System,
                 path: path.into(),
                 exists: true,
             })
         };
         let findings = ["libonnxruntime.so", "/lib/libonnxruntime.so.1"].map(finding);
-        assert_eq!(findings, [Finding::NotAsked, Finding::NotTried]);
+        assert_eq!(findings, [SearchFinding::NotAsked, SearchFinding::NotTried]);
     }
 
     #[test]
-    fn nothing_anywhere_lists_no_places_but_the_remedy() {
-        let error = start(&Search::default()).map(|_| ()).expect_err("nothing");
+    fn without_any_places_the_error_is_the_remedy() {
+        let error = start(&LibrarySearch::default())
+            .map(|_| ())
+            .expect_err("nothing");
         assert!(
             error.to_string().contains("was not found\ninstall it with"),
             "{error}"

@@ -5,38 +5,42 @@ use std::{num::NonZeroUsize, thread};
 use ort_sys::GraphOptimizationLevel;
 use skep_config::{ExecutionMode, ExecutionOptions, GraphOptimization, MemoryPlanner};
 
-use crate::ffi::{ApiError, RunOptions, Runtime, SessionOptions};
+use crate::ffi::{ApiError, OrtRuntime, RunOptions, SessionOptions};
 
 /// How many threads a run keeps busy at most.
 pub(crate) fn busy_threads(execution: &ExecutionOptions, threads: NonZeroUsize) -> NonZeroUsize {
-    let of = |configured: Option<u32>| match configured {
-        None => threads,
-        // As many as the library likes: those of the machine.
-        Some(0) => thread::available_parallelism().unwrap_or(threads),
-        Some(count) => {
-            NonZeroUsize::new(usize::try_from(count).unwrap_or(usize::MAX)).unwrap_or(threads)
-        }
-    };
-    let intra = of(execution.intra_op_threads);
+    let intra = thread_count(execution.intra_op_threads, threads);
     match execution.execution_mode {
         ExecutionMode::Sequential => intra,
-        ExecutionMode::Parallel => intra.max(of(execution.inter_op_threads)),
+        ExecutionMode::Parallel => intra.max(thread_count(execution.inter_op_threads, threads)),
     }
 }
 
-/// How a model is loaded.
+/// A configured number of threads, `default` if none is configured.
+fn thread_count(configured: Option<u32>, default: NonZeroUsize) -> NonZeroUsize {
+    match configured {
+        None => default,
+        // The library chooses: all of the machine.
+        Some(0) => thread::available_parallelism().unwrap_or(default),
+        Some(count) => {
+            NonZeroUsize::new(usize::try_from(count).unwrap_or(usize::MAX)).unwrap_or(default)
+        }
+    }
+}
+
+/// The settings of a model's sessions.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Setting<'a> {
+pub(crate) struct SessionSettings<'a> {
     /// The configuration's options.
     pub(crate) execution: &'a ExecutionOptions,
-    /// Threads that a run may use where they do not say.
+    /// Threads that a run may use if the options do not say.
     pub(crate) threads: NonZeroUsize,
 }
 
-/// What a configuration asks of the session.
+/// The session options for these settings.
 pub(crate) fn session_options(
-    runtime: &'static Runtime,
-    setting: &Setting<'_>,
+    runtime: &'static OrtRuntime,
+    setting: &SessionSettings<'_>,
 ) -> Result<SessionOptions, ApiError> {
     let execution = setting.execution;
     let threads = u32::try_from(setting.threads.get()).unwrap_or(u32::MAX);
@@ -67,14 +71,14 @@ pub(crate) fn session_options(
     Ok(options)
 }
 
-/// Whether the library's arena gives unused memory back after every run.
+/// Whether the library's arena releases unused memory after every run.
 pub(crate) const fn shrinks_arena(execution: &ExecutionOptions) -> bool {
     execution.arena_shrinkage && execution.memory_arena
 }
 
 /// Options of an instance's runs.
 pub(crate) fn run_options(
-    runtime: &'static Runtime,
+    runtime: &'static OrtRuntime,
     shrinks_arena: bool,
 ) -> Result<RunOptions, ApiError> {
     let mut options = RunOptions::new(runtime)?;

@@ -1,9 +1,9 @@
-//! Sessions that more than one model may run on: one for each baked form under the same settings, for as long as a model
-//! uses it and a while longer.
+//! Sessions that several models may share: one for each baked form and its settings. A session lives as long as a
+//! model uses it, and a while longer.
 //!
-//! Making a session of a large transformer takes the library a tenth of a second and more however its weights are given
-//! (it plans, packs and hashes), so a model that is unloaded and loaded again soon, as one that is scaled to zero and back,
-//! finds its session where it was.
+//! The library takes a tenth of a second or more to make a session of a large transformer, even from baked weights,
+//! because it plans, packs and hashes. So a model that is unloaded and soon loaded again, for example scaled to zero
+//! and back, reuses its session.
 
 use std::{
     num::NonZeroUsize,
@@ -18,21 +18,21 @@ use skep_config::ExecutionOptions;
 use skep_store::{Store, Tenant};
 use skep_weights::WeightSource;
 
-use crate::{ffi::Session, options::Setting};
+use crate::{ffi::Session, options::SessionSettings};
 
-/// What sessions have in common that are the same.
+/// Everything that two models must have in common to share a session.
 #[derive(Debug, Clone)]
-pub(crate) struct Identity {
+pub(crate) struct SessionIdentity {
     form: FormKey,
-    /// Tenants share nothing.
+    /// Tenants do not share sessions.
     store: Store,
     tenant: Tenant,
     execution: ExecutionOptions,
     threads: NonZeroUsize,
 }
 
-impl Identity {
-    pub(crate) fn new(form: FormKey, shared: &WeightSource, setting: &Setting<'_>) -> Self {
+impl SessionIdentity {
+    pub(crate) fn new(form: FormKey, shared: &WeightSource, setting: &SessionSettings<'_>) -> Self {
         Self {
             form,
             store: shared.store.clone(),
@@ -43,7 +43,7 @@ impl Identity {
     }
 }
 
-impl PartialEq for Identity {
+impl PartialEq for SessionIdentity {
     fn eq(&self, other: &Self) -> bool {
         self.form == other.form
             && self.store.is_same(&other.store)
@@ -53,21 +53,21 @@ impl PartialEq for Identity {
     }
 }
 
-/// The session that a model uses, until it goes over to another one.
+/// The session that a model uses, until it switches to another one.
 #[derive(Debug)]
-pub(crate) struct Current(ArcSwap<SharedSession>);
+pub(crate) struct CurrentSession(ArcSwap<SharedSession>);
 
-impl Current {
+impl CurrentSession {
     pub(crate) fn new(session: SharedSession) -> Self {
         Self(ArcSwap::from_pointee(session))
     }
 
-    /// The session now. Whatever comes of it stays of this one.
+    /// The current session. A run uses it to its end, even if the model switches meanwhile.
     pub(crate) fn get(&self) -> Guard<Arc<SharedSession>> {
         self.0.load()
     }
 
-    /// Goes over to another session: for runs that begin from now on.
+    /// Switches to another session, for runs that begin from now on.
     pub(crate) fn replace(&self, session: SharedSession) {
         self.0.store(Arc::new(session));
     }
@@ -77,12 +77,12 @@ impl Current {
 #[derive(Debug)]
 pub(crate) struct SharedSession {
     session: Arc<Session>,
-    /// What it is kept as when the model is gone, and for how long; `None` of one that is this model's alone.
-    kept_as: Option<(Identity, Duration)>,
+    /// Under which identity to keep it after the model is dropped, and for how long; `None` if it is not shared.
+    kept_as: Option<(SessionIdentity, Duration)>,
 }
 
 impl SharedSession {
-    /// A session of one model alone.
+    /// A session that one model uses alone.
     pub(crate) fn alone(session: Session) -> Self {
         Self {
             session: Arc::new(session),
@@ -90,15 +90,15 @@ impl SharedSession {
         }
     }
 
-    /// The session of this identity that is there, or one that `make` makes.
+    /// The existing session with this identity, or a new one from `make`.
     pub(crate) fn of<E>(
-        identity: Identity,
+        identity: SessionIdentity,
         keep: Duration,
         make: impl FnOnce() -> Result<Session, E>,
     ) -> Result<Self, E> {
-        let there = sessions().find(&identity);
-        let there = there.filter(|session| session.is_sound());
-        let session = match there {
+        let existing = sessions().find(&identity);
+        let existing = existing.filter(|session| session.is_sound());
+        let session = match existing {
             Some(session) => session,
             None => {
                 let made = Arc::new(make()?);
@@ -129,23 +129,22 @@ impl Drop for SharedSession {
     }
 }
 
-static SESSIONS: Mutex<Known<Identity, Session>> = Mutex::new(Known::new());
+static SESSIONS: Mutex<SessionTable<SessionIdentity, Session>> = Mutex::new(SessionTable::new());
 /// Signalled when a session is kept.
 static KEPT: Condvar = Condvar::new();
 
-fn sessions() -> MutexGuard<'static, Known<Identity, Session>> {
-    // Nothing panics while it holds this lock.
-    SESSIONS.lock().unwrap_or_else(PoisonError::into_inner)
+fn sessions() -> MutexGuard<'static, SessionTable<SessionIdentity, Session>> {
+    skep_host::lock(&SESSIONS)
 }
 
-/// Memory is short: lets go of every session that no model uses. How many there were.
+/// Drops every kept session that no model uses, for when memory is short. Returns their number.
 pub fn give_up_kept_sessions() -> usize {
-    // Their end takes locks of its own.
+    // The lock is released first: dropping sessions takes other locks.
     let all = sessions().expire(None);
     all.len()
 }
 
-/// Sees to it that the thread runs that lets kept sessions go.
+/// Starts the thread that drops kept sessions, if it does not run.
 fn watch() {
     let mut known = sessions();
     KEPT.notify_all();
@@ -154,24 +153,24 @@ fn watch() {
     }
     let started = thread::Builder::new()
         .name("kept-sessions".to_owned())
-        .spawn(let_go);
+        .spawn(drop_expired);
     known.is_watched = started.is_ok();
     if !known.is_watched {
-        // Nobody would let them go later.
+        // Without the thread they would stay for ever.
         let all = known.expire(None);
         drop(known);
         drop(all);
     }
 }
 
-/// Lets kept sessions go when their time has come; ends when none is left.
-fn let_go() {
+/// Drops kept sessions when their time is over; ends when none is left.
+fn drop_expired() {
     let mut known = sessions();
     loop {
         let now = Instant::now();
         let expired = known.expire(Some(now));
         if !expired.is_empty() {
-            // Their end takes locks of its own, and time.
+            // Dropping sessions takes other locks, and time.
             drop(known);
             drop(expired);
             skep_heap::give_back_freed_memory();
@@ -187,22 +186,22 @@ fn let_go() {
     }
 }
 
-/// What is there, by identity.
+/// The existing sessions, by identity.
 #[derive(Debug)]
-struct Known<K, T> {
-    entries: Vec<Entry<K, T>>,
+struct SessionTable<K, T> {
+    entries: Vec<SessionEntry<K, T>>,
     is_watched: bool,
 }
 
 #[derive(Debug)]
-struct Entry<K, T> {
+struct SessionEntry<K, T> {
     identity: K,
-    there: Weak<T>,
-    /// Until when; for ever at none, since a moment that cannot be represented never comes.
+    session: Weak<T>,
+    /// The session while it is kept, and until when; `None` for a moment too late to be represented, which never comes.
     kept: Option<(Arc<T>, Option<Instant>)>,
 }
 
-impl<K: PartialEq, T> Known<K, T> {
+impl<K: PartialEq, T> SessionTable<K, T> {
     const fn new() -> Self {
         Self {
             entries: Vec::new(),
@@ -213,30 +212,30 @@ impl<K: PartialEq, T> Known<K, T> {
     fn find(&self, identity: &K) -> Option<Arc<T>> {
         let entries = self.entries.iter();
         let mut same = entries.filter(|entry| entry.identity == *identity);
-        same.find_map(|entry| entry.there.upgrade())
+        same.find_map(|entry| entry.session.upgrade())
     }
 
     fn add(&mut self, identity: K, session: &Arc<T>) {
         self.entries
-            .retain(|entry| entry.there.strong_count() > 0 && entry.identity != identity);
-        self.entries.push(Entry {
+            .retain(|entry| entry.session.strong_count() > 0 && entry.identity != identity);
+        self.entries.push(SessionEntry {
             identity,
-            there: Arc::downgrade(session),
+            session: Arc::downgrade(session),
             kept: None,
         });
     }
 
-    /// Keeps a session until then; one that another has taken the place of is not kept.
+    /// Keeps a session until a moment, unless a newer one has replaced it.
     fn keep(&mut self, identity: &K, session: &Arc<T>, until: Option<Instant>) {
-        let same = |entry: &&mut Entry<K, T>| {
-            entry.identity == *identity && entry.there.as_ptr() == Arc::as_ptr(session)
+        let same = |entry: &&mut SessionEntry<K, T>| {
+            entry.identity == *identity && entry.session.as_ptr() == Arc::as_ptr(session)
         };
         if let Some(entry) = self.entries.iter_mut().find(same) {
             entry.kept = Some((Arc::clone(session), until));
         }
     }
 
-    /// What need not be kept any more at this moment; everything at none.
+    /// Removes and returns the kept sessions whose time is over at `now`; without `now`, all of them.
     fn expire(&mut self, now: Option<Instant>) -> Vec<Arc<T>> {
         let is_over = |kept: &mut (Arc<T>, Option<Instant>)| {
             now.is_none_or(|now| kept.1.is_some_and(|until| until <= now))
@@ -246,7 +245,7 @@ impl<K: PartialEq, T> Known<K, T> {
         expired.map(|(session, _)| session).collect()
     }
 
-    /// When the next one need not be kept any more.
+    /// When the time of the next kept session is over.
     fn next_end(&self) -> Option<Instant> {
         let kept = self.entries.iter().filter_map(|entry| entry.kept.as_ref());
         kept.filter_map(|(_, until)| *until).min()
@@ -261,7 +260,7 @@ mod tests {
     fn sessions_are_found_while_they_are_used_or_kept() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut known = Known::<&str, u32>::new();
+        let mut known = SessionTable::<&str, u32>::new();
         let (one, two) = (Arc::new(1), Arc::new(2));
         known.add("a", &one);
         known.add("b", &two);
@@ -275,7 +274,7 @@ mod tests {
         assert_eq!(known.next_end(), Some(at(10)));
         assert_eq!(known.expire(Some(at(9))), []);
 
-        // Used again and let go again: from then on.
+        // Used and dropped again: the time starts from the beginning.
         let again = known.find(&"a").expect("kept");
         known.keep(&"a", &again, Some(at(15)));
         drop(again);
@@ -285,18 +284,18 @@ mod tests {
     }
 
     #[test]
-    fn the_latest_of_an_identity_is_the_one() {
-        let mut known = Known::<&str, u32>::new();
+    fn the_latest_session_of_an_identity_is_found_and_kept() {
+        let mut known = SessionTable::<&str, u32>::new();
         let (old, new) = (Arc::new(1), Arc::new(2));
         known.add("a", &old);
         known.add("a", &new);
         assert_eq!(known.find(&"a").as_deref(), Some(&2));
-        // Made at the same time as the other one: nobody would find it.
+        // Made at the same time as the other: a load would never find it.
         known.keep(&"a", &old, Some(Instant::now()));
         assert_eq!(known.next_end(), None);
         known.keep(&"a", &new, Some(Instant::now()));
         assert!(known.next_end().is_some());
-        // Until a moment that cannot be represented.
+        // A moment that cannot be represented never comes.
         known.keep(&"a", &new, None);
         assert_eq!(
             (known.next_end(), known.expire(Some(Instant::now()))),

@@ -1,4 +1,4 @@
-//! Two ways of loading a model, compared by what they answer, in bounded time.
+//! Compares the outputs of two ways of loading a model, in bounded time.
 
 use std::{
     sync::{
@@ -15,56 +15,56 @@ use skep_types::{DataType, DeviceId, Shape, TensorSpec};
 
 use crate::model::OrtModel;
 
-/// What dimensions that the model leaves open are, run by run: kernels differ between one row and several.
+/// The sizes for open dimensions, run by run: kernels differ between one row and several.
 const OPEN_DIMENSIONS: [usize; 2] = [1, 3];
 
-/// Elements of an input, at most: inputs of all dimensions open but one may be of any size.
+/// The most elements of an input, since the fixed dimensions may make it very large.
 const MAX_ELEMENTS: usize = 1 << 24;
 
-/// What became of a comparison.
+/// The result of a comparison.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Trial {
-    /// All answers are the same, to the bit.
+pub(crate) enum TrialResult {
+    /// All outputs are equal to the bit.
     Same,
-    /// The model took none of the inputs: they are made up.
+    /// The model accepted none of the inputs, which are invented.
     NotCompared,
     /// A run of the model takes too long.
     TooSlow,
-    /// An answer is another one.
+    /// An output differs.
     Different,
-    /// The other one does not run what the model runs.
+    /// The form fails on inputs that the model accepts.
     Failed(String),
 }
 
-impl Trial {
-    /// How much time of the processor the runs of one of the two may take together: as much as baking took until now, and a
-    /// second. So a small model that is slow to run is not much slower to bake.
+impl TrialResult {
+    /// The CPU time for all runs of the model: as much as baking took so far, plus a second. So a small model that runs
+    /// slowly does not take much longer to bake.
     pub(crate) fn limit() -> Duration {
-        processor_time() + LEAST
+        cpu_time() + MIN_LIMIT
     }
 }
 
-/// The least that runs may take.
-const LEAST: Duration = Duration::from_secs(1);
+/// The least CPU time for the runs.
+const MIN_LIMIT: Duration = Duration::from_secs(1);
 
-/// How often somebody looks whether a run takes too long.
-const LOOK: Duration = Duration::from_millis(20);
+/// How often the time of a run is checked.
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What a model answers to inputs.
-pub(crate) enum Expected {
-    /// Inputs, and what it answers to them; at least one.
-    Answers(Vec<(Vec<Tensor>, Answers)>),
-    /// It takes none of them.
+/// A model's outputs for the inputs that it accepts.
+pub(crate) enum ExpectedOutputs {
+    /// Inputs and their outputs; at least one pair.
+    Outputs(Vec<(Vec<Tensor>, RunOutputs)>),
+    /// It accepts none of the inputs.
     Nothing,
-    /// It takes too long.
+    /// A run takes too long.
     TooSlow,
 }
 
 /// All outputs of a run.
-type Answers = Vec<Option<Tensor>>;
+type RunOutputs = Vec<Option<Tensor>>;
 
-/// Runs the model as it is.
-pub(crate) fn expected(model: OrtModel, limit: Duration) -> Expected {
+/// Runs the model on invented inputs.
+pub(crate) fn expected(model: OrtModel, limit: Duration) -> ExpectedOutputs {
     let specs = model.signature.inputs.clone();
     let outcome = bounded(model, limit, |model| {
         let mut answers = Vec::new();
@@ -78,56 +78,59 @@ pub(crate) fn expected(model: OrtModel, limit: Duration) -> Expected {
         answers
     });
     match outcome {
-        // What was answered in time counts.
-        Ok((answers, _)) if !answers.is_empty() => Expected::Answers(answers),
-        Ok((_, true)) => Expected::TooSlow,
-        Ok((_, false)) | Err(_) => Expected::Nothing,
+        // Runs that finished in time count.
+        Ok((answers, _)) if !answers.is_empty() => ExpectedOutputs::Outputs(answers),
+        Ok((_, true)) => ExpectedOutputs::TooSlow,
+        Ok((_, false)) | Err(_) => ExpectedOutputs::Nothing,
     }
 }
 
-/// Runs the other one on the same inputs. It may take some times as long as the model: that it has to be slower is no
-/// reason for that.
+/// Runs the form on the same inputs, within four times the limit of the model.
 pub(crate) fn compare(
-    expected: &[(Vec<Tensor>, Answers)],
+    expected: &[(Vec<Tensor>, RunOutputs)],
     other: OrtModel,
     limit: Duration,
-) -> Trial {
+) -> TrialResult {
     let outcome = bounded(other, 4 * limit, |other| {
         for (inputs, expected) in expected {
             match run(other, inputs) {
                 Ok(got) if got == *expected => {}
-                Ok(_) => return Trial::Different,
+                Ok(_) => return TrialResult::Different,
                 Err(error) => {
-                    return Trial::Failed(format!("the baked form does not run: {error}"));
+                    return TrialResult::Failed(format!("the baked form does not run: {error}"));
                 }
             }
         }
-        Trial::Same
+        TrialResult::Same
     });
-    outcome.map_or_else(|error| Trial::Failed(error.to_string()), |(trial, _)| trial)
+    outcome.map_or_else(
+        |error| TrialResult::Failed(error.to_string()),
+        |(trial, _)| trial,
+    )
 }
 
-/// Runs of a model which are ended when the process has spent so much time of the processor on them; whether they were.
+/// Performs runs of a model, and ends them once the process has spent `limit` of CPU time on them. Returns whether it
+/// did.
 fn bounded<T>(
     model: OrtModel,
     limit: Duration,
-    runs: impl FnOnce(&mut Trying) -> T,
+    runs: impl FnOnce(&mut TrialInstance) -> T,
 ) -> Result<(T, bool), BackendError> {
     let outputs = model.signature.outputs.len();
-    let mut instance = Trying {
+    let mut instance = TrialInstance {
         instance: Arc::new(model).instance(DeviceId::default())?,
         outputs,
     };
     let interrupt = instance.instance.interrupt();
-    let began = processor_time();
+    let began = cpu_time();
     let (over, is_over) = mpsc::sync_channel::<()>(1);
     Ok(thread::scope(|scope| {
         let watched = scope.spawn(move || {
             let mut is_late = false;
-            while is_over.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
-                is_late |= processor_time().saturating_sub(began) > limit;
+            while is_over.recv_timeout(CHECK_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                is_late |= cpu_time().saturating_sub(began) > limit;
                 if let Some(interrupt) = interrupt.as_ref().filter(|_| is_late) {
-                    // Each run that goes on: a late one is followed by others.
+                    // More runs may follow a late one: each is ended.
                     interrupt.interrupt();
                 }
             }
@@ -139,15 +142,14 @@ fn bounded<T>(
     }))
 }
 
-/// Time of the processor that this process has taken. A process of the lowest priority waits for the processor most of the
-/// time, which is no time that anything takes.
-fn processor_time() -> Duration {
+/// The CPU time of this process. Wall time would count the long waits of a process of the lowest priority.
+fn cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Duration::try_from(time).unwrap_or_default()
 }
 
-/// Inputs that most models take: fractions between -0.5 and 0.5, the integers 0 and 1, `false` and `true`. `None` for
-/// inputs of strings, of unknown rank, or beyond measure.
+/// Inputs that most models accept: fractions between -0.5 and 0.5, the integers 0 and 1, `false` and `true`. `None` for
+/// inputs of strings, of unknown rank, or too large.
 fn inputs(specs: &[TensorSpec], open: usize) -> Option<Vec<Tensor>> {
     specs.iter().map(|spec| input(spec, open)).collect()
 }
@@ -165,7 +167,7 @@ fn input(spec: &TensorSpec, open: usize) -> Option<Tensor> {
     }
     let mut buffer = AlignedBuffer::zeroed(count * size);
     for (index, element) in buffer.chunks_exact_mut(size).enumerate() {
-        // Any numbers that are not all the same.
+        // Any numbers that are not all equal.
         let fraction = (index * 7919 % 97) as f32 / 97.0 - 0.5;
         match spec.datatype {
             DataType::Fp32 => element.copy_from_slice(&fraction.to_le_bytes()),
@@ -181,15 +183,15 @@ fn input(spec: &TensorSpec, open: usize) -> Option<Tensor> {
 }
 
 /// All outputs of a run.
-fn run(trying: &mut Trying, inputs: &[Tensor]) -> Result<Answers, BackendError> {
+fn run(trying: &mut TrialInstance, inputs: &[Tensor]) -> Result<RunOutputs, BackendError> {
     let views: Vec<TensorView<'_>> = inputs.iter().map(Tensor::view).collect();
     let mut slots: Vec<OutputSlot> = (0..trying.outputs).map(OutputSlot::new).collect();
     trying.instance.execute(&views, &mut slots)?;
     Ok(slots.into_iter().map(OutputSlot::into_tensor).collect())
 }
 
-/// An instance that is tried out.
-struct Trying {
+/// An instance under trial.
+struct TrialInstance {
     instance: Box<dyn Instance>,
     outputs: usize,
 }

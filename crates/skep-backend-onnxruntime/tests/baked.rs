@@ -1,5 +1,5 @@
-//! Models loaded from their baked forms answer to the bit what they answer when they are loaded as they are, whatever
-//! happens to cache and store. Without the library every test says that it is skipped, and passes.
+//! Models loaded from their baked forms compute the same outputs to the bit as models loaded from their own files,
+//! whatever happens to cache and store. Without the library every test says that it is skipped, and passes.
 #![allow(clippy::expect_used, reason = "tests state what they expect")]
 
 #[allow(dead_code, reason = "the other tests use the rest")]
@@ -102,9 +102,9 @@ fn baked_models_answer_as_plain_ones_and_share_their_weights() {
     }
 }
 
-/// What a server does behind a model that it has loaded as it is.
+/// A server bakes a model in the background after it loaded the model's own files.
 #[test]
-fn a_model_that_runs_goes_over_to_its_form() {
+fn a_running_model_switches_to_its_form() {
     let Some(backend) = library() else { return };
     for (name, external_data) in [(MLP, false), (MLP, true), ("cnn:classes=4000", false)] {
         let kind = kind(name);
@@ -126,8 +126,8 @@ fn a_model_that_runs_goes_over_to_its_form() {
                 "the load makes nothing"
             );
             assert!(
-                !model.change_over(request).expect("no form"),
-                "there is none"
+                !model.switch_to_form(request).expect("no form"),
+                "no form exists yet"
             );
 
             let FormPlan::Needed(needed) = backend.plan_form(request).expect("planned") else {
@@ -135,7 +135,7 @@ fn a_model_that_runs_goes_over_to_its_form() {
             };
             let begun = node.weights.cache.begin(&needed.key, needed.content);
             let Ok(Begun::Claimed(claim)) = begun else {
-                unreachable!("nobody else bakes it")
+                unreachable!("no other process bakes it")
             };
             backend.make_form(request, claim.making()).expect("made");
             let published = backend.publish_form(request, claim).expect("whole");
@@ -143,7 +143,7 @@ fn a_model_that_runs_goes_over_to_its_form() {
             let planned = backend.plan_form(request).expect("planned");
             assert!(matches!(planned, FormPlan::Known(_)));
 
-            // Runs are in flight all the while, and an output of the old session outlives it.
+            // Runs are in flight meanwhile, and an output of the old session outlives it.
             let kept = answers(&model, &kind);
             thread::scope(|scope| {
                 let asking = scope.spawn(|| {
@@ -151,7 +151,7 @@ fn a_model_that_runs_goes_over_to_its_form() {
                         assert!(answers(&model, &kind) == plain);
                     }
                 });
-                assert!(model.change_over(request).expect("its form is there"));
+                assert!(model.switch_to_form(request).expect("its form is there"));
                 asking.join().expect("the same answers");
             });
             assert!(model.is_baked());
@@ -186,7 +186,7 @@ fn a_model_that_is_slow_to_run_is_baked_without_comparing() {
 }
 
 #[test]
-fn variants_and_tenants() {
+fn variants_share_tensors_and_tenants_do_not() {
     let Some(backend) = library() else { return };
     let kind = kind(MLP);
     let mut node = Node::new();
@@ -205,7 +205,7 @@ fn variants_and_tenants() {
     let both = node.stat().bytes_stored;
     assert!(both - alone < alone / 10, "{alone} and {both} bytes");
 
-    // Of another tenant nothing is shared.
+    // Another tenant shares nothing.
     node.weights.tenant = Tenant::named("other").expect("a name");
     let theirs = load(backend, &path, "", Some(&node.weights));
     assert!(answers(&theirs, &kind) == plain);
@@ -214,7 +214,7 @@ fn variants_and_tenants() {
 }
 
 #[test]
-fn damage_is_mended() {
+fn a_damaged_form_is_made_again() {
     let Some(backend) = library() else { return };
     let kind = kind(MLP);
     let mut node = Node::new();
@@ -229,7 +229,7 @@ fn damage_is_mended() {
         for tensor in damaged {
             damage(tensor);
         }
-        // Nobody has it in memory, neither in the store nor as seen to be whole.
+        // No process has it in memory or remembers it as undamaged.
         node.restart();
         node.weights.runs_from_cache = runs_from_cache;
         let model = load(backend, &path, "", Some(&node.weights));
@@ -240,7 +240,7 @@ fn damage_is_mended() {
 }
 
 #[test]
-fn a_cache_that_takes_nothing_leaves_plain_loads() {
+fn loads_are_plain_if_the_cache_cannot_store_the_form() {
     let Some(backend) = library() else { return };
     let kind = kind(MLP);
     let mut node = Node::new();
@@ -334,7 +334,7 @@ fn a_model_that_is_loaded_again_finds_its_session() {
 }
 
 #[test]
-fn a_form_is_the_same_whoever_bakes_it() {
+fn every_process_makes_the_same_form() {
     let Some(backend) = library() else { return };
     let kind = kind(MLP);
     let stored = |planners: &[&str]| {
@@ -355,7 +355,7 @@ fn a_form_is_the_same_whoever_bakes_it() {
 }
 
 #[test]
-fn weights_come_to_the_store_while_the_model_runs() {
+fn weights_move_to_the_store_while_the_model_runs() {
     let Some(backend) = library() else { return };
     let kind = kind(MLP);
     let mut node = Node::new();
@@ -367,7 +367,7 @@ fn weights_come_to_the_store_while_the_model_runs() {
         let pbtxt =
             format!("parameters {{ key: 'memory_planner' value {{ string_value: '{planner}' }} }}");
         let plain = answers(&load(backend, &path, &pbtxt, None), &kind);
-        // What is only read to be packed stays mapped, and is not read any more.
+        // Tensors that are read only for packing stay mapped, but are not read any more.
         node.weights.runs_from_cache = false;
         node.restart();
         let model = load(backend, &path, &pbtxt, Some(&node.weights));
@@ -378,11 +378,11 @@ fn weights_come_to_the_store_while_the_model_runs() {
         node.restart();
         let model = load(backend, &path, &pbtxt, Some(&node.weights));
         assert!(answers(&model, &kind) == plain, "{planner}: at first");
-        // Runs go on while the pages change.
+        // Runs continue while the pages change.
         while mappings("skep-segment") <= of_store || mappings(files) > of_files {
             assert!(answers(&model, &kind) == plain, "{planner}: meanwhile");
         }
-        // Nobody needs the files now.
+        // The files are not needed any more.
         let tensors = node.tensors();
         let whole: Vec<Vec<u8>> = tensors.iter().map(|t| fs::read(t).expect("read")).collect();
         for (tensor, bytes) in tensors.iter().zip(&whole) {
@@ -393,7 +393,7 @@ fn weights_come_to_the_store_while_the_model_runs() {
             fs::write(tensor, bytes).expect("written");
         }
         assert_eq!(node.stat().leases, node.stat().tensors);
-        // What another one has brought is there at once.
+        // Tensors that another model brought to the store are used at once.
         let misses = node.stat().misses;
         let other = "parameters { key: 'thread_spinning' value { string_value: '1' } }";
         let other = load(
@@ -411,7 +411,7 @@ fn weights_come_to_the_store_while_the_model_runs() {
 }
 
 #[test]
-fn damage_that_size_and_times_do_not_show_ends_a_model() {
+fn hidden_damage_makes_every_run_fail() {
     let Some(backend) = library() else { return };
     let kind = kind(MLP);
     let mut node = Node::new();
@@ -440,7 +440,7 @@ fn damage_that_size_and_times_do_not_show_ends_a_model() {
 fn a_model_ends_by_damage(backend: OnnxRuntime, node: &mut Node, plain: &[Tensor]) {
     let (kind, path) = (kind(MLP), node.path());
     node.weights.runs_from_cache = true;
-    // As a disk may: other bytes in a file that looks as it did when it was found whole.
+    // Like a disk error: other bytes in a file whose size and times are unchanged.
     let mut seen = String::new();
     for tensor in node.tensors() {
         damage(&tensor);
@@ -478,7 +478,7 @@ fn a_model_ends_by_damage(backend: OnnxRuntime, node: &mut Node, plain: &[Tensor
     // The old one is still there.
     let again = load(backend, &path, "", Some(&node.weights));
     assert!(answers(&again, &kind) == plain);
-    // From then on nobody reads the files.
+    // From then on the files are not read.
     while node.stat().bytes_stored == 0 {}
 }
 
@@ -489,14 +489,14 @@ fn damage(file: &Path) {
     fs::write(file, bytes).expect("written");
 }
 
-/// Mappings of this process of files called so.
+/// This process's mappings of files with this name.
 fn mappings(name: &str) -> usize {
     let maps = fs::read_to_string("/proc/self/maps").expect("read");
     maps.lines().filter(|line| line.contains(name)).count()
 }
 
 #[test]
-fn packed_weights_are_the_stores_pages() {
+fn packed_weights_are_pages_of_the_store() {
     let Some(backend) = library() else { return };
     let mut node = Node::new();
     let path = node.model(&kind(MLP), &Options::default());
@@ -511,14 +511,14 @@ fn packed_weights_are_the_stores_pages() {
 }
 
 #[test]
-fn weights_that_end_alike_are_told_apart_and_shared() {
+fn weights_with_equal_ends_stay_distinct_and_are_shared() {
     let Some(backend) = library() else { return };
     const WIDTH: usize = 512;
     let mut graph = Graph::new()
         .input("x0", DataType::Fp32, &["n", "512"])
         .output("x2", DataType::Fp32, &["n", "512"]);
     for step in 0..2 {
-        // What is packed last of both is zeros.
+        // The last packed part of both is zeros.
         let value = |index: usize| match index < WIDTH * WIDTH / 2 {
             true => (index % (7 + step)) as f32 / 100.0,
             false => 0.0,
@@ -550,12 +550,12 @@ fn weights_that_end_alike_are_told_apart_and_shared() {
     );
 }
 
-/// What is done to a graph, and how.
+/// A change of a graph, with its name.
 type Forgery<'a> = (&'a str, &'a dyn Fn(&mut ModelProto));
 
-/// Whatever somebody put into a form: it is not used, and made again from the model.
+/// A form that was tampered with is not used, and is made again from the model.
 #[test]
-fn a_forged_form_is_mended() {
+fn a_forged_form_is_made_again() {
     let Some(backend) = library() else { return };
     let kind = kind(MLP);
     let mut node = Node::new();

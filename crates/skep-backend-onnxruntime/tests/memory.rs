@@ -1,4 +1,4 @@
-//! Where the intermediate tensors of runs lie. Without the library every test says that it is skipped, and passes.
+//! The memory of runs' intermediate tensors. Without the library every test says that it is skipped, and passes.
 #![allow(clippy::expect_used, reason = "tests state what they expect")]
 
 mod common;
@@ -110,7 +110,7 @@ fn runs_of_a_shape_are_recorded_once_and_then_planned() {
     assert_eq!(malloc, expected);
 }
 
-/// Whatever places tensors: a run that needs more than there is ends with an error, and the process goes on.
+/// With every planner, a run that needs more memory than there is ends with an error, and the process continues.
 #[test]
 fn runs_that_need_too_much_are_errors() {
     let Some(backend) = library() else { return };
@@ -181,7 +181,7 @@ fn runs_whose_sizes_depend_on_data_fall_back_and_are_counted() {
 }
 
 #[test]
-fn a_run_that_fails_is_no_plan() {
+fn a_failed_run_gives_no_plan() {
     let Some(backend) = library() else { return };
     let graph = Graph::new()
         .input("index", DataType::Int64, &["n"])

@@ -95,7 +95,7 @@ fn every_execution_option_gives_the_same() {
 fn every_datatype_passes_through() {
     for datatype in DataType::ALL {
         let bytes = |elements: usize| match datatype.element_size() {
-            // Bit patterns that are no special numbers, and 1 for BOOL.
+            // Bit patterns of ordinary numbers, and 1 for BOOL.
             Some(size) => (0..elements * size)
                 .map(|i| u8::from(i % size == 0))
                 .collect(),
@@ -193,9 +193,9 @@ fn an_initializer_as_output_is_served() {
 }
 
 #[test]
-fn declared_shapes_that_lie_cost_one_run_and_no_answer() {
+fn wrong_declared_shapes_cost_one_run_and_no_response() {
     let Some(backend) = library() else { return };
-    // Declared [n, 2], in truth [2, n]: ONNX Runtime cannot know before it runs, as the permutation's target is data.
+    // Declared [n, 2], actually [2, n]: ONNX Runtime cannot know before it runs, as the permutation's target is data.
     let graph = Graph::new()
         .input("x", DataType::Fp32, &["n", "k"])
         .input("to", DataType::Int64, &["2"])
@@ -226,7 +226,7 @@ fn declared_shapes_that_lie_cost_one_run_and_no_answer() {
 }
 
 #[test]
-fn a_request_at_fault_is_told_from_a_model_at_fault() {
+fn errors_of_requests_differ_from_errors_of_models() {
     let Some(backend) = library() else { return };
     let graph = Graph::new()
         .input("index", DataType::Int64, &["n"])
@@ -244,7 +244,7 @@ fn a_request_at_fault_is_told_from_a_model_at_fault() {
 }
 
 #[test]
-fn bytes_other_than_zero_and_one_are_no_booleans() {
+fn bytes_other_than_zero_and_one_are_not_booleans() {
     let Some(backend) = library() else { return };
     let graph = Graph::new()
         .input("x", DataType::Bool, &["n"])
@@ -361,12 +361,12 @@ fn a_run_that_is_interrupted_ends_early_and_the_next_one_does_not() {
     let run = |instance: &mut dyn Instance, x: &Tensor| {
         instance.execute(&[x.view()], &mut [OutputSlot::new(0)])
     };
-    // What was told before a run begins is not meant for it.
+    // An interrupt before a run begins does not apply to it.
     interrupt.interrupt();
     interrupt.begin();
     let ended = thread::scope(|scope| {
         let running = scope.spawn(|| run(&mut *instance, &large));
-        // However little of it has been done.
+        // Even right after its start.
         interrupt.interrupt();
         running.join().expect("no panic")
     });
@@ -377,7 +377,7 @@ fn a_run_that_is_interrupted_ends_early_and_the_next_one_does_not() {
 }
 
 #[test]
-fn what_a_run_computes_on_all_its_threads_is_measured() {
+fn the_cpu_time_of_all_threads_of_a_run_is_measured() {
     let Some(backend) = library() else { return };
     let graph = Graph::new()
         .input("x", DataType::Fp32, &["n", "n"])

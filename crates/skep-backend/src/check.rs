@@ -1,11 +1,11 @@
-//! What every backend checks before a run, so that a wrong input is an error and never a crash.
+//! Checks that every backend makes before a run, so that a wrong input is an error and never a crash.
 
 use skep_tensor::TensorView;
 use skep_types::{DataType, DeviceId, MemoryKind, ModelSignature};
 
 use crate::{BackendError, ErrorKind, OutputSlot};
 
-/// Refuses a device that is not a set of CPU cores, for backends that run on the CPU alone.
+/// Refuses a device that is not a set of CPU cores, for backends that run on the CPU only.
 ///
 /// # Errors
 /// [`ErrorKind::Unsupported`], naming the device.
@@ -13,22 +13,21 @@ pub fn check_cpu(backend: &str, device: DeviceId) -> Result<(), BackendError> {
     if device.is_cpu() {
         return Ok(());
     }
-    let text = format!("backend `{backend}` runs on the CPU alone, got device {device}");
+    let text = format!("backend `{backend}` runs on the CPU only, got device {device}");
     Err(BackendError::new(ErrorKind::Unsupported, text))
 }
 
 /// Checks a run's inputs and wanted outputs against the model's signature, for backends that run on the CPU: number,
-/// datatypes, shapes, host memory, and that `BOOL` elements are 0 or 1 (native code may count true elements by adding
-/// bytes up, and write that many results).
+/// datatypes, shapes, host memory, and that `BOOL` elements are 0 or 1 (native code may count true elements by summing
+/// bytes, and write that many results).
 ///
 /// # Errors
-/// [`ErrorKind::InvalidArgument`], naming the tensor, what was expected and what was got.
+/// [`ErrorKind::InvalidArgument`], naming the tensor, the expected and the actual value.
 pub fn check_run(
     signature: &ModelSignature,
     inputs: &[TensorView<'_>],
     outputs: &[OutputSlot],
 ) -> Result<(), BackendError> {
-    let invalid = |message: String| Err(BackendError::new(ErrorKind::InvalidArgument, message));
     if inputs.len() != signature.inputs.len() {
         return invalid(format!(
             "got {} inputs, expected {}",
@@ -86,4 +85,8 @@ pub fn check_run(
         )),
         None => Ok(()),
     }
+}
+
+fn invalid(message: String) -> Result<(), BackendError> {
+    Err(BackendError::new(ErrorKind::InvalidArgument, message))
 }

@@ -5,7 +5,7 @@ use std::any::Any;
 use skep_tensor::{RunRefused, TensorError};
 use skep_weights::baking::BakeError;
 
-/// What kind of failure it was; the edge turns it into a status.
+/// The kind of a failure; the edge turns it into a status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -13,9 +13,9 @@ pub enum ErrorKind {
     InvalidArgument,
     /// The model's file is at fault.
     InvalidModel,
-    /// The model or a setting is beyond this backend.
+    /// This backend does not support the model or a setting.
     Unsupported,
-    /// The backend's library is not there.
+    /// The backend's library is not available.
     Unavailable,
     /// A run needs more memory than it may take, or than there is.
     Exhausted,
@@ -32,7 +32,7 @@ pub struct BackendError {
 }
 
 impl BackendError {
-    /// A failure with a text that says what, where, expected and got.
+    /// A failure with a text that says what failed and where, what was expected and what was got.
     #[must_use]
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self {
@@ -41,7 +41,7 @@ impl BackendError {
         }
     }
 
-    /// What kind of failure it was.
+    /// The kind of the failure.
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
         self.kind
@@ -70,7 +70,7 @@ impl From<TensorError> for BackendError {
     }
 }
 
-/// What a backend's panic said.
+/// The text of a backend's panic.
 #[must_use]
 pub fn panic_text(panic: &(dyn Any + Send)) -> &str {
     panic

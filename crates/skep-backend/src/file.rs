@@ -1,7 +1,8 @@
-//! A model's file: mapped, or copied where it is small.
+//! A model's file: mapped, or copied if it is small.
 //!
-//! The system ends a process that reads a page of a mapped file which was cut meanwhile (SIGBUS), the whole server. A large
-//! file is worth that: its weights are used where they lie, and all processes share them. A small one is not.
+//! If a mapped file is truncated and a process then reads a lost page, the system ends the process (SIGBUS), here the
+//! whole server. A large file is worth that risk, because its weights are used in place and shared by all processes.
+//! A small file is not.
 #![allow(
     unsafe_code,
     reason = "mapping a file is an unsafe promise about that file (invariant 5)"
@@ -18,33 +19,32 @@ use std::{
 use bytes::Bytes;
 use memmap2::Mmap;
 use skep_onnx::OnnxModel;
-use skep_tensor::{AlignedBuffer, TensorError};
-
+use skep_tensor::AlignedBuffer;
 use skep_weights::baking;
 
 use crate::{BackendError, ErrorKind};
 
-/// Files up to this many bytes are copied. Models below it are not [baked](skep_weights::baking), which takes larger ones off their
-/// files, so they would be mapped for as long as they are served; and a copy of them costs less than a loaded library's pages.
+/// Files up to this many bytes are copied. Models of this size are not [baked](skep_weights::baking), so their files
+/// would stay mapped for as long as they are served, and the copy costs less than the pages of a loaded library.
 pub const COPIED_BYTES: u64 = baking::MIN_MODEL_BYTES;
 
-/// A model's file: where it lies, and its bytes, which live as long as anyone holds a slice.
+/// A model's file: its path, and its bytes, which live as long as any slice of them.
 #[derive(Debug, Clone)]
 pub struct ModelFile {
     path: PathBuf,
     bytes: Bytes,
-    /// The decoded file, as long as somebody holds it.
+    /// The decoded file, as long as it is in use.
     pub(crate) decoded: Arc<Mutex<Weak<OnnxModel>>>,
 }
 
 impl ModelFile {
-    /// Maps the file at `path`, or copies it ([`COPIED_BYTES`]). Files with external data beside it are the backend's to open.
+    /// Maps the file at `path`, or copies it ([`COPIED_BYTES`]). The backend opens files with external data beside it.
     ///
-    /// A file that is mapped must not be overwritten in place while the model is loaded (replace it by renaming instead), as
-    /// with any server that maps its models.
+    /// A mapped file must not be overwritten in place while the model is loaded, as with any server that maps its
+    /// models. Replace it by renaming instead.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidModel`] when the file cannot be opened or read.
+    /// [`ErrorKind::InvalidModel`] if the file cannot be opened or read.
     pub fn open(path: &Path) -> Result<Self, BackendError> {
         let error = |e: io::Error| {
             BackendError::new(
@@ -55,27 +55,26 @@ impl ModelFile {
         Self::of(path, &skep_host::open_file(path).map_err(error)?).map_err(error)
     }
 
-    /// The same for a file that is open already, and that lies at `path` for a backend that opens it by its name.
+    /// The same for an open file. A backend that opens the file by its name uses `path`.
     ///
     /// # Errors
-    /// Those of the system.
+    /// Errors of the system.
     pub fn of(path: &Path, file: &File) -> io::Result<Self> {
         let length = file.metadata()?.len();
         if length > COPIED_BYTES {
             return Self::map(path, file);
         }
-        // As aligned as a mapping: weights are used where they lie.
-        let no_memory = |error: TensorError| io::Error::new(io::ErrorKind::OutOfMemory, error);
-        let mut copy = AlignedBuffer::try_zeroed(usize::try_from(length).unwrap_or(usize::MAX))
-            .map_err(no_memory)?;
+        // Aligned like a mapping, because weights are used in place.
+        let copy = AlignedBuffer::try_zeroed(usize::try_from(length).unwrap_or(usize::MAX));
+        let mut copy = copy.map_err(|error| io::Error::new(io::ErrorKind::OutOfMemory, error))?;
         file.read_exact_at(&mut copy, 0)?;
         Ok(Self::new(path, copy.freeze()))
     }
 
-    /// Maps a file that is open already, however small it is.
+    /// Maps an open file of any size.
     ///
     /// # Errors
-    /// Those of the system.
+    /// Errors of the system.
     pub fn map(path: &Path, file: &File) -> io::Result<Self> {
         let length = file.metadata()?.len();
         let bytes = if length == 0 {
@@ -88,7 +87,7 @@ impl ModelFile {
         Ok(Self::new(path, bytes))
     }
 
-    /// A model that has no file: what the `mock` backend serves.
+    /// A model without a file, for the `mock` backend.
     #[must_use]
     pub fn none() -> Self {
         Self::new(Path::new(""), Bytes::new())
@@ -102,7 +101,7 @@ impl ModelFile {
         }
     }
 
-    /// Where the file lies.
+    /// The file's path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -122,14 +121,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_small_file_that_is_cut_is_still_there() {
+    fn a_small_file_that_is_truncated_stays_readable() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("model.onnx");
         for length in [0, 5, 8192] {
             fs::write(&path, vec![7; length]).expect("a file");
             let file = ModelFile::open(&path).expect("opened");
-            fs::write(&path, b"").expect("cut");
-            // Of a mapping this would end the process.
+            fs::write(&path, b"").expect("truncated");
+            // With a mapping this would end the process.
             assert_eq!(file.bytes().to_vec(), vec![7; length]);
         }
     }

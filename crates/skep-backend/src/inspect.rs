@@ -1,4 +1,4 @@
-//! What a backend tells of a model's file before it loads the model.
+//! What a backend reports about a model's file before it loads the model.
 
 use std::{any::Any, sync::Arc};
 
@@ -7,14 +7,14 @@ use skep_types::{DataType, DimensionNames, ModelSignature};
 
 use crate::{BackendError, ModelFile};
 
-/// What a configuration says of a model's inputs and outputs, complete or not.
+/// The inputs and outputs of a configuration, which may be incomplete.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConfiguredTensors {
-    /// Inputs that every run is given.
+    /// Inputs that every run gets.
     pub inputs: Vec<String>,
-    /// Inputs that requests may leave out.
+    /// Inputs that requests may omit.
     pub optional_inputs: Vec<String>,
-    /// Outputs to serve; where there are none, all that can be served.
+    /// Outputs to serve; if empty, all outputs that can be served.
     pub outputs: Vec<ConfiguredOutput>,
 }
 
@@ -27,40 +27,41 @@ pub struct ConfiguredOutput {
     pub datatype: Option<DataType>,
 }
 
-/// A question about a model's file.
+/// A request to inspect a model's file.
 #[derive(Clone, Copy)]
 pub struct InspectRequest<'a> {
     /// The model's file.
     pub file: &'a ModelFile,
-    /// What the configuration says.
+    /// The configuration's inputs and outputs.
     pub tensors: &'a ConfiguredTensors,
-    /// Calls [`Backend::ask`](crate::Backend::ask), in a process of its own if the model is to run in one, to complete an
-    /// unfinished configuration. `None` for a finished one: it says itself what the file does not declare.
+    /// Calls [`Backend::ask`](crate::Backend::ask) to complete an incomplete configuration, in a worker process if
+    /// the model is configured to run in one. `None` for a complete configuration, which declares what the file does
+    /// not.
     pub ask: Option<&'a dyn Fn() -> Result<FileInterface, BackendError>>,
 }
 
-/// What a runtime makes of a model's file, for which there is no configuration yet.
+/// The inputs and outputs that a backend's library reports for a model's file, without a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FileInterface {
     /// The inputs that a run needs, and the outputs.
     pub signature: ModelSignature,
-    /// What the file calls their dimensions, as far as the runtime tells.
+    /// The names of their dimensions, as far as the library reports them.
     pub dimension_names: DimensionNames,
 }
 
-/// What a backend found in a model's file.
+/// The result of inspecting a model's file.
 #[derive(Default)]
 pub struct Inspection {
-    /// Inputs and outputs; `None` if only a load tells them.
+    /// Inputs and outputs; `None` if only a load can determine them.
     pub signature: Option<ModelSignature>,
     /// The values of optional inputs that have a default, by name.
     pub defaults: Vec<(String, Tensor)>,
-    /// Why the first dimension of its tensors is not a batch, though it looks like one. Only where
+    /// Why the first dimension of its tensors is not a batch dimension although it looks like one. Only set if
     /// [`InspectRequest::ask`] was given.
     pub not_batched: Option<String>,
-    /// Outputs that cannot be served, in words for the log. Only where the configuration names no outputs.
+    /// Texts for the log about outputs that cannot be served. Only set if the configuration names no outputs.
     pub left_out: Vec<String>,
-    /// Keeps what was decoded, so that the load that follows does not decode it again.
+    /// Keeps the decoded file, so that the load that follows does not decode it again.
     pub(crate) _decoded: Option<Arc<dyn Any + Send + Sync>>,
 }
 

@@ -12,28 +12,28 @@ use crate::{
     BackendError, ErrorKind, InspectRequest, Inspection, ModelFile, inspect::ConfiguredTensors,
 };
 
-/// The names that an ONNX model's file has where its configuration names none, the first before the second.
+/// The names that an ONNX model's file may have if its configuration names none; the first takes precedence.
 pub const ONNX_FILES: [&str; 2] = ["model.onnx", "model.ort"];
 
-/// What differs between backends that read ONNX files.
+/// The inspection of ONNX files, with the differences between backends.
 #[derive(Clone, Copy)]
 pub struct OnnxReader<'a> {
-    /// Whether the backend also reads ONNX Runtime's own format (`.ort`), of which only a load tells inputs and outputs.
+    /// Whether the backend also reads ONNX Runtime's own format (`.ort`), whose inputs and outputs only a load reveals.
     pub reads_ort: bool,
-    /// What to say of an output, given its name, whose type neither the file nor the backend's runtime tells.
-    pub untold_output: &'a dyn Fn(&str) -> String,
+    /// The error text for an output, given its name, whose type neither the file nor the backend's library determines.
+    pub unknown_output_text: &'a dyn Fn(&str) -> String,
 }
 
 impl OnnxReader<'_> {
     /// Inspects an ONNX file.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`] for a file that is not a model, or not one of the configuration; errors of
-    /// [`InspectRequest::ask`] pass through.
+    /// [`ErrorKind::InvalidArgument`] for a file that is not a model, or that does not match the configuration;
+    /// errors of [`InspectRequest::ask`] pass through.
     pub fn inspect(&self, request: &InspectRequest<'_>) -> Result<Inspection, BackendError> {
         let InspectRequest { file, tensors, ask } = *request;
         if self.reads_ort && is_ort(file.bytes()) {
-            return of_own_format(request);
+            return inspect_own_format(request);
         }
         let onnx = file
             .onnx()
@@ -45,7 +45,7 @@ impl OnnxReader<'_> {
             let unknown =
                 unknown.find(|name| names(tensors, name) && signature.output(name).is_none());
             if let Some(name) = unknown {
-                return Err(in_file(file, &(self.untold_output)(name)));
+                return Err(in_file(file, &(self.unknown_output_text)(name)));
             }
         }
         let left_out = self.left_out(tensors, &onnx, &signature);
@@ -68,7 +68,7 @@ impl OnnxReader<'_> {
         })
     }
 
-    /// Says which outputs an unfinished configuration does not list, and why.
+    /// Texts about the outputs that are omitted from an incomplete configuration, and why.
     fn left_out(
         &self,
         tensors: &ConfiguredTensors,
@@ -79,39 +79,40 @@ impl OnnxReader<'_> {
             return Vec::new();
         }
         let not_tensors = onnx.left_out().into_iter().map(|left| {
-            format!("the protocol carries tensors alone and this output is left out: {left}")
+            format!("the protocol supports tensors only, so this output is left out: {left}")
         });
-        let untold = onnx.undeclared_outputs();
-        let untold = untold.filter(|name| signature.output(name).is_none());
-        let untold = untold.map(|name| {
+        let unknown = onnx.undeclared_outputs();
+        let unknown = unknown.filter(|name| signature.output(name).is_none());
+        let unknown = unknown.map(|name| {
             format!(
                 "output `{name}` is left out: {}\nwrite `output [ {{ name: \"{name}\" data_type: .. dims: [ .. ] }} ]` and \
                  the other outputs with it",
-                (self.untold_output)(name)
+                (self.unknown_output_text)(name)
             )
         });
-        not_tensors.chain(untold).collect()
+        not_tensors.chain(unknown).collect()
     }
 }
 
-/// What the runtime tells of a file that only it can read.
-fn of_own_format(request: &InspectRequest<'_>) -> Result<Inspection, BackendError> {
+/// Inspects a file that only the library can read.
+fn inspect_own_format(request: &InspectRequest<'_>) -> Result<Inspection, BackendError> {
     let Some(ask) = request.ask else {
         return Ok(Inspection::default());
     };
-    let told = ask()?;
+    let reported = ask()?;
     let is_served = |name: &str| serves(request.tensors, name);
-    let not_batched = looks_batched(&told.signature)
-        .then(|| why_names_do_not_batch(&told.signature, &told.dimension_names, &is_served));
+    let not_batched = looks_batched(&reported.signature).then(|| {
+        why_names_do_not_batch(&reported.signature, &reported.dimension_names, &is_served)
+    });
     Ok(Inspection {
-        signature: Some(told.signature),
+        signature: Some(reported.signature),
         not_batched: not_batched.flatten(),
         ..Inspection::default()
     })
 }
 
-/// The inputs that a run needs, and those among the configuration's that have a default; the outputs that the file declares,
-/// and the others as the configuration or else the runtime says.
+/// The signature: the inputs that a run needs, and the configured ones that have a default; the outputs that the file
+/// declares, and the others as the configuration, or else the library, describes them.
 fn signature(
     request: &InspectRequest<'_>,
     onnx: &OnnxModel,
@@ -123,7 +124,7 @@ fn signature(
         Some(TensorSpec {
             name: name.to_owned(),
             datatype: output.datatype?,
-            // These are the configuration's to say.
+            // The configuration alone determines these.
             dims: None,
         })
     };
@@ -136,10 +137,10 @@ fn signature(
         true => Vec::new(),
         false => computed_outputs(onnx),
     };
-    let told = |name: &str| {
+    let reported = |name: &str| {
         configured(name).or_else(|| {
             let mut spec = asked.output(name)?.clone();
-            // The runtime shows an output of unknown rank as a scalar.
+            // The library reports an output of unknown rank as a scalar.
             if spec.dims.as_ref().is_some_and(|dims| dims.rank() == 0)
                 && let Some(computed) = computed.iter().find(|computed| computed.name == name)
             {
@@ -149,11 +150,11 @@ fn signature(
         })
     };
     let inputs = tensors.inputs.iter().map(String::as_str);
-    onnx.signature_with(inputs, &told)
+    onnx.signature_with(inputs, &reported)
         .map_err(|error| in_file(file, &error.to_string()))
 }
 
-/// Refuses a configuration that names an output which the protocol cannot carry.
+/// Refuses a configuration that names an output that is not a tensor.
 fn refuse_left_out(
     file: &ModelFile,
     onnx: &OnnxModel,
@@ -162,7 +163,7 @@ fn refuse_left_out(
     let left_out = onnx.left_out();
     match left_out.iter().find(|left| names(tensors, &left.name)) {
         Some(left) => {
-            let text = format!("the protocol carries tensors alone, {left}");
+            let text = format!("the protocol supports tensors only, but {left}");
             Err(in_file(file, &text))
         }
         None => Ok(()),
@@ -201,7 +202,7 @@ fn names(tensors: &ConfiguredTensors, output: &str) -> bool {
     tensors.outputs.iter().any(|named| named.name == output)
 }
 
-/// Whether this output is to be served: named, or all are.
+/// Whether this output is to be served: the configuration names it, or names none.
 fn serves(tensors: &ConfiguredTensors, output: &str) -> bool {
     tensors.outputs.is_empty() || names(tensors, output)
 }
@@ -212,10 +213,10 @@ fn in_file(file: &ModelFile, what: &str) -> BackendError {
 }
 
 impl ModelFile {
-    /// The file as an ONNX model. Decoded once for all who hold the result at the same time.
+    /// The file as an ONNX model. All holders of the result share one decoded copy.
     ///
     /// # Errors
-    /// Those of [`OnnxModel::decode`].
+    /// Errors of [`OnnxModel::decode`].
     pub fn onnx(&self) -> Result<Arc<OnnxModel>, skep_onnx::OnnxError> {
         let mut decoded = skep_host::lock(&self.decoded);
         if let Some(onnx) = decoded.upgrade() {

@@ -3,7 +3,7 @@
 use skep_tensor::{AlignedBuffer, Tensor, TensorError};
 use skep_types::{DataType, MemoryKind, Shape};
 
-/// One wanted output of a run: which, the memory it should go into if that could be prepared, and the result.
+/// One wanted output of a run: its index, its prepared memory if there is some, and the result.
 #[derive(Debug)]
 pub struct OutputSlot {
     index: usize,
@@ -13,7 +13,7 @@ pub struct OutputSlot {
 }
 
 impl OutputSlot {
-    /// Output `index` of the signature, in memory of the backend's own choice.
+    /// Output `index` of the signature, in memory that the backend chooses.
     #[must_use]
     pub const fn new(index: usize) -> Self {
         Self {
@@ -24,7 +24,7 @@ impl OutputSlot {
         }
     }
 
-    /// The same output, wanted in `memory`. Prepared memory is the host's: a slot for a device's has none.
+    /// The same output, wanted in `memory`. Prepared memory is host memory, so a slot for device memory has none.
     #[must_use]
     pub fn in_memory(self, memory: MemoryKind) -> Self {
         let prepared = self.prepared.filter(|_| memory == MemoryKind::Host);
@@ -43,10 +43,10 @@ impl OutputSlot {
 
     /// Output `index` of the signature, to be written into fresh memory of exactly this datatype and shape.
     ///
-    /// `BYTES` has no size beforehand: the slot is then as [`OutputSlot::new`] makes it.
+    /// The size of `BYTES` is not known before the run: the slot then equals [`OutputSlot::new`].
     ///
     /// # Errors
-    /// [`TensorError::NoMemory`]: shapes of outputs follow from requests.
+    /// [`TensorError::NoMemory`] if there is no memory for it; a request can ask for any size.
     pub fn prepared(index: usize, datatype: DataType, shape: Shape) -> Result<Self, TensorError> {
         let Some(size) = datatype.element_size() else {
             return Ok(Self::new(index));
@@ -55,7 +55,7 @@ impl OutputSlot {
         Ok(Self::over(index, datatype, shape, buffer))
     }
 
-    /// Output `index` of the signature, to be written into this memory, which is as long as datatype and shape demand.
+    /// Output `index` of the signature, to be written into this memory, whose length fits datatype and shape.
     #[must_use]
     pub const fn over(
         index: usize,
@@ -71,7 +71,7 @@ impl OutputSlot {
         }
     }
 
-    /// Which output of the signature.
+    /// The output's index in the signature.
     #[must_use]
     pub const fn index(&self) -> usize {
         self.index
@@ -87,7 +87,7 @@ impl OutputSlot {
     /// Declares that the prepared memory now holds the output.
     ///
     /// # Errors
-    /// When memory that was handed in is not as long as its datatype and shape demand; a slot without memory stays empty.
+    /// If the length of the memory does not fit datatype and shape. A slot without memory stays empty.
     pub fn finish_prepared(&mut self) -> Result<(), TensorError> {
         if let Some((datatype, shape, buffer)) = self.prepared.take() {
             self.tensor = Some(Tensor::new(datatype, shape, buffer.freeze())?);
@@ -95,7 +95,7 @@ impl OutputSlot {
         Ok(())
     }
 
-    /// Puts an output that lies in memory of the backend's own. Prepared memory, if any, is given up.
+    /// Fills the slot with an output in the backend's memory. Drops prepared memory, if any.
     pub fn fill(&mut self, tensor: Tensor) {
         self.prepared = None;
         self.tensor = Some(tensor);

@@ -30,7 +30,7 @@ mod timer;
 
 pub use error::{ErrorKind, RuntimeError};
 pub use loading::{
-    BackendEntry, Backends, BakeOutcome, Bakeable, Finding, LoadOptions, ModelCheck, bake,
+    BackendEntry, Backends, BakeOutcome, Bakeable, CheckFinding, LoadOptions, ModelCheck, bake,
     bakeable, check,
 };
 pub use models::{Control, IndexEntry, Runtime, RuntimeOptions, StartReport, VersionState};

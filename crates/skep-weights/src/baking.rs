@@ -1,16 +1,18 @@
-//! What backends that bake models do in the same way: look for a model's form, make it where there is none, load it, and
-//! go on without it when anything goes wrong.
+//! The steps of baking that all backends share: look up a model's form, make it if it is missing, load it, and continue
+//! without it if anything fails.
 //!
 //! ```text
-//! load --> form known?  no --> loaded as it is; with [`BakingPolicy::BeforeLoad`] Bakes::make first, kept in the cache
+//! load --> form known?  no --> load the model's own files; with BakingPolicy::BeforeLoad make the form first
 //!               |
 //!               v
-//!          open(form): acquire its tensors (the store's; out of the cache where nobody has them)
-//!               damaged --> removed; made again, once, with [`BakingPolicy::BeforeLoad`]
-//!               anything else that fails --> a warning, and the model is loaded as it is
+//!          open(form): acquire its tensors from the store, which reads missing ones from the cache
+//!               damaged --> remove the form; with BakingPolicy::BeforeLoad make it again, once
+//!               any other failure --> log a warning, load the model's own files
 //!
-//! plan --> is a form missing, and what does it take?      for whoever bakes behind a model that runs:
-//! make_form --> makes it in a directory of its own        in another process
+//! baking in the background, while the model runs:
+//! plan --> is the form missing, and what does making it cost?
+//! make_form --> makes it in a separate directory, in another process
+//! publish --> checks it and adds it to the cache
 //! ```
 
 use std::{
@@ -26,16 +28,16 @@ use skep_store::{ErrorKind, FillError, Lease, Present, StoreError, Wanted};
 
 use crate::{Baked, BakingPolicy, WeightSource};
 
-/// Models with less are loaded as they are: what there is to share is less than what a form costs.
+/// Smaller models are loaded from their own files: a form costs more than sharing it would save.
 pub const MIN_MODEL_BYTES: u64 = 1 << 20;
 
-/// WeightSource below a page stay in the graph: each of the others takes pages of its own.
+/// Weights below a page stay in the graph: each of the others takes whole pages.
 pub const MIN_WEIGHT_BYTES: usize = 4096;
 
-/// The layout's name of weights as the model's file has them: all backends share these.
+/// The name of the layout of a model's file. All backends share weights in this layout.
 pub const PLAIN: &str = "plain";
 
-/// What a process takes that bakes, beside weights: the library, its code, its threads, the graph.
+/// What a baking process takes besides weights: the library, its code, its threads, the graph.
 pub const BASE_BYTES: u64 = 64 << 20;
 
 /// A model as a backend bakes it.
@@ -43,42 +45,43 @@ pub trait Bakes {
     /// The model's file, for messages.
     fn path(&self) -> &Path;
 
-    /// The files that the model consists of.
+    /// All files of the model.
     fn files(&self) -> Vec<PathBuf>;
 
-    /// Why there is no form of it, where that can be told beforehand.
+    /// Why the model cannot have a form, if that is known before baking.
     fn unfit(&self) -> Option<&'static str> {
         None
     }
 
-    /// What its form depends on, beside the content of its files; the first says whose forms these are and what they mean.
+    /// What its form depends on besides the content of its files. The first entry names the backend and the version of
+    /// its forms.
     fn depends_on(&self) -> Vec<Vec<u8>>;
 
-    /// What making its form takes, beforehand.
+    /// An upper bound on the cost of making its form.
     fn cost(&self) -> BakeCost;
 
-    /// Makes its form: adds the tensors, and returns the rest.
+    /// Makes its form: adds the tensors to `making` and returns the graph.
     ///
     /// # Errors
-    /// Why there is none.
-    fn make(&self, making: &mut Making) -> Result<FormRest, NoForm>;
+    /// Why it cannot be made.
+    fn make(&self, making: &mut Making) -> Result<FormGraph, NoForm>;
 }
 
-/// What baking a model takes at most.
+/// The most that baking a model takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct BakeCost {
-    /// Memory of the process that bakes. Pages of files, which the system can take back at any time, are not counted.
+    /// Memory of the baking process, without pages of files, which the system can reclaim at any time.
     pub memory_bytes: u64,
-    /// Room in the cache's directory, until it is over.
+    /// Disk space in the cache's directory while the model is baked.
     pub disk_bytes: u64,
 }
 
-/// What is left to be done for a model's form.
+/// What a model's form still needs.
 #[derive(Debug)]
 pub enum FormPlan {
-    /// Nothing: it is there.
+    /// Nothing: it exists.
     Known(Form),
-    /// The model is loaded without a form; the reason.
+    /// The model is loaded without a form, for this reason.
     WithoutForm(String),
     /// It has to be made.
     Needed(NeededForm),
@@ -87,29 +90,29 @@ pub enum FormPlan {
 /// A form that has to be made.
 #[derive(Debug)]
 pub struct NeededForm {
-    /// What it will be found by.
+    /// Its key in the cache.
     pub key: FormKey,
-    /// Of the model's files.
+    /// The content of the model's files.
     pub content: Content,
-    /// What making it takes.
+    /// What making it costs.
     pub cost: BakeCost,
 }
 
-/// What a form has beside its tensors.
+/// A form without its tensors.
 #[derive(Debug)]
-pub struct FormRest {
+pub struct FormGraph {
     /// The graph, in the runtime's own format.
     pub graph: Vec<u8>,
-    /// What the backend wants to know again.
+    /// Notes of the backend for later loads.
     pub notes: BTreeMap<String, String>,
 }
 
-/// Why there is no form.
+/// Why a form could not be made.
 #[derive(Debug)]
 pub enum NoForm {
-    /// This model has none, and never will.
+    /// This model cannot have a form.
     Never(String),
-    /// Not now.
+    /// It failed this time; a later attempt may succeed.
     Now(String),
 }
 
@@ -133,9 +136,9 @@ pub struct BakeError(String);
 /// Why a form was not loaded.
 #[derive(Debug)]
 pub enum FormFailure {
-    /// The form is damaged, and has been removed: it can be made again.
+    /// The form is damaged and was removed: it can be made again.
     Damaged(String),
-    /// It cannot be used here or now.
+    /// It cannot be used on this machine or at this time.
     Unusable(String),
 }
 
@@ -148,15 +151,15 @@ impl FormFailure {
     }
 }
 
-/// How a model is to be loaded.
+/// How to load a model.
 enum FormChoice {
     /// From this form.
     Form {
         form: Form,
-        /// Made just now.
+        /// Whether this call made it.
         is_new: bool,
     },
-    /// Without one, because.
+    /// Without a form, for this reason.
     WithoutForm(String),
 }
 
@@ -173,19 +176,19 @@ impl FormChoice {
     }
 }
 
-/// What is known before anything is made.
+/// What is known about a form before one is made.
 enum FormKnowledge {
     Decided(FormChoice),
-    /// Nothing but what the form would be found by, and of what.
+    /// Only the key of a form of this content, which is not in the cache.
     Nothing(FormKey, Content),
-    /// Not even that: the files were not read, since no form of them can be there.
+    /// Not even the key: the files were not read, because the cache cannot have a form of them.
     Unread,
 }
 
-/// Whether files are read about which nothing is known.
+/// When to read files whose content the cache does not remember.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ReadEffort {
-    /// Where a form may be there: reading takes a fifth of a plain load.
+    /// Only if the cache may have their form: reading takes a fifth of a plain load.
     IfWorthwhile,
     Always,
 }
@@ -199,16 +202,17 @@ impl ReadEffort {
     }
 }
 
-/// Loads a model by its form, which is made if it is not there and `weights` says so. `None` where the model is to be loaded
-/// as it is; the log says why. `open` may be called a second time, where the form turned out to be damaged.
+/// Loads a model from its form. Makes the form if it is missing and `weights.baking` is [`BakingPolicy::BeforeLoad`].
+/// Returns `None` if the model has to be loaded from its own files, and logs why. Calls `open` again if the form was
+/// damaged.
 pub fn load<T>(
-    subject: &impl Bakes,
+    model: &impl Bakes,
     weights: &WeightSource,
     open: impl Fn(&Form) -> Result<T, FormFailure>,
 ) -> Option<T> {
-    let path = subject.path().display();
+    let path = model.path().display();
     for _ in 0..2 {
-        let form = match form(subject, weights) {
+        let form = match form(model, weights) {
             Ok(FormChoice::Form { form, .. }) => form,
             Ok(FormChoice::WithoutForm(why)) => {
                 tracing::debug!("`{path}` is loaded without a baked form: {why}");
@@ -233,26 +237,26 @@ pub fn load<T>(
     None
 }
 
-/// What is left to be done for the form of a model. Reads the model's files where they are not remembered.
+/// Finds out what a model's form still needs. Reads the model's files if the cache does not remember their content.
 ///
 /// # Errors
-/// When they cannot be read.
-pub fn plan(subject: &impl Bakes, weights: &WeightSource) -> Result<FormPlan, String> {
-    Ok(match find(subject, weights, ReadEffort::Always)? {
+/// If they cannot be read.
+pub fn plan(model: &impl Bakes, weights: &WeightSource) -> Result<FormPlan, String> {
+    Ok(match find(model, weights, ReadEffort::Always)? {
         FormKnowledge::Decided(FormChoice::Form { form, .. }) => FormPlan::Known(form),
         FormKnowledge::Decided(FormChoice::WithoutForm(why)) => FormPlan::WithoutForm(why),
         FormKnowledge::Nothing(key, content) => FormPlan::Needed(NeededForm {
             key,
             content,
-            cost: subject.cost(),
+            cost: model.cost(),
         }),
         FormKnowledge::Unread => FormPlan::WithoutForm("its files were not read".to_owned()),
     })
 }
 
-/// What a form of it is found by, whether or not there is one; `None` where there is none for certain.
-pub fn form_key(subject: &impl Bakes, weights: &WeightSource) -> Option<FormKey> {
-    match find(subject, weights, ReadEffort::of(weights)) {
+/// The key of the model's form, whether or not the form exists; `None` if it certainly does not.
+pub fn form_key(model: &impl Bakes, weights: &WeightSource) -> Option<FormKey> {
+    match find(model, weights, ReadEffort::of(weights)) {
         Ok(FormKnowledge::Decided(FormChoice::Form { form, .. })) => Some(*form.key()),
         Ok(FormKnowledge::Nothing(key, _)) => Some(key),
         Ok(FormKnowledge::Decided(FormChoice::WithoutForm(_)) | FormKnowledge::Unread) | Err(_) => {
@@ -261,20 +265,20 @@ pub fn form_key(subject: &impl Bakes, weights: &WeightSource) -> Option<FormKey>
     }
 }
 
-/// Makes the form if it is not there, or damaged.
+/// Makes the form if it is missing or damaged.
 ///
 /// # Errors
-/// When it could not be made this time, as on a full disk.
-pub fn bake(subject: &impl Bakes, weights: &WeightSource) -> Result<Baked, BakeError> {
+/// If it could not be made this time, for example on a full disk.
+pub fn bake(model: &impl Bakes, weights: &WeightSource) -> Result<Baked, BakeError> {
     // A load checks only the tensors that it uses; baking verifies every one.
     if let Ok(FormKnowledge::Decided(FormChoice::Form { form, .. })) =
-        find(subject, weights, ReadEffort::Always)
+        find(model, weights, ReadEffort::Always)
         && let Err(error) = form.verify()
     {
-        let path = subject.path().display();
+        let path = model.path().display();
         tracing::warn!("the baked form of `{path}` is made again: {error}");
     }
-    match form(subject, weights) {
+    match form(model, weights) {
         Ok(FormChoice::Form { form, is_new: true }) => Ok(Baked::Made {
             bytes: form.bytes(),
         }),
@@ -286,33 +290,33 @@ pub fn bake(subject: &impl Bakes, weights: &WeightSource) -> Result<Baked, BakeE
     }
 }
 
-/// Makes the form in a directory, for another process to publish: or the reason why there never is one.
+/// Makes the form in a directory, for another process to publish, or notes there why the model cannot have one.
 ///
 /// # Errors
 /// Why it could not be made this time.
-pub fn make_form(subject: &impl Bakes, mut making: Making) -> Result<(), BakeError> {
-    match subject.make(&mut making) {
-        Ok(FormRest { graph, notes }) => making.finish(&graph, notes),
+pub fn make_form(model: &impl Bakes, mut making: Making) -> Result<(), BakeError> {
+    match model.make(&mut making) {
+        Ok(FormGraph { graph, notes }) => making.finish(&graph, notes),
         Err(NoForm::Never(why)) => making.unusable(&why),
         Err(NoForm::Now(why)) => return Err(BakeError(why)),
     }
     .map_err(|error| BakeError(error.to_string()))
 }
 
-/// Gets those tensors of a form from the store that are there.
+/// Gets those tensors of a form that the store has.
 ///
 /// # Errors
-/// [`FormFailure::Unusable`] when the store does not answer.
+/// [`FormFailure::Unusable`] if the store does not answer.
 pub fn look(weights: &WeightSource, parts: &[&FormTensor]) -> Result<Present, FormFailure> {
     let wanted: Vec<Wanted> = parts.iter().map(|part| part.tensor.clone()).collect();
     let present = weights.store.look(&weights.tenant, &wanted);
-    present.map_err(|error| FormFailure::Unusable(format!("the tensor store: {error}")))
+    present.map_err(|error| store_failure(&error))
 }
 
-/// Gets tensors of a form from the store, out of the cache where nobody has them.
+/// Gets tensors of a form from the store, and fills those that it lacks from the cache.
 ///
 /// # Errors
-/// [`FormFailure::Damaged`] for tensors that the cache does not have as they were, otherwise [`FormFailure::Unusable`].
+/// [`FormFailure::Damaged`] for tensors that are damaged in the cache, otherwise [`FormFailure::Unusable`].
 pub fn acquire(
     form: &Form,
     weights: &WeightSource,
@@ -326,19 +330,22 @@ pub fn acquire(
     let acquired = weights
         .store
         .acquire(&weights.tenant, &wanted, weights.order, &mut fill);
-    let unusable = |error: StoreError| FormFailure::Unusable(format!("the tensor store: {error}"));
     acquired.map_err(|error| match error.kind() {
-        // A store in another process says which tensor it was in words only.
+        // A store in another process names the tensor only in its text.
         ErrorKind::Content => match form.verify() {
             Err(damage) => FormFailure::Damaged(damage.to_string()),
-            Ok(()) => unusable(error),
+            Ok(()) => store_failure(&error),
         },
         ErrorKind::Fill => FormFailure::damaged(form, &error.to_string()),
-        _ => unusable(error),
+        _ => store_failure(&error),
     })
 }
 
-/// The model's file at `path` and those beside it that it refers to.
+fn store_failure(error: &StoreError) -> FormFailure {
+    FormFailure::Unusable(format!("the tensor store: {error}"))
+}
+
+/// The model's file at `path`, and the files beside it that it refers to.
 #[must_use]
 pub fn files(path: &Path, onnx: &OnnxModel) -> Vec<PathBuf> {
     let directory = path.parent().unwrap_or(Path::new(""));
@@ -347,71 +354,69 @@ pub fn files(path: &Path, onnx: &OnnxModel) -> Vec<PathBuf> {
     std::iter::once(path.to_owned()).chain(beside).collect()
 }
 
-/// The form, out of the cache or made now.
+/// Gets the form from the cache, or makes it.
 ///
 /// # Errors
 /// Why it could not be made this time.
-fn form(subject: &impl Bakes, weights: &WeightSource) -> Result<FormChoice, String> {
-    let (key, content) = match find(subject, weights, ReadEffort::of(weights))? {
-        FormKnowledge::Decided(answer) => return Ok(answer),
+fn form(model: &impl Bakes, weights: &WeightSource) -> Result<FormChoice, String> {
+    let (key, content) = match find(model, weights, ReadEffort::of(weights))? {
+        FormKnowledge::Decided(choice) => return Ok(choice),
         FormKnowledge::Nothing(key, content) if weights.baking == BakingPolicy::BeforeLoad => {
             (key, content)
         }
         FormKnowledge::Nothing(..) | FormKnowledge::Unread => {
-            return Ok(FormChoice::WithoutForm("it has not been baked".to_owned()));
+            return Ok(FormChoice::WithoutForm("it is not baked yet".to_owned()));
         }
     };
     let begun = weights.cache.begin(&key, content);
     match begun.map_err(|e| e.to_string())? {
-        Begun::Claimed(claim) => make(subject, claim, weights),
+        Begun::Claimed(claim) => make(model, claim, weights),
         Begun::Found(found) => FormChoice::of(found)
-            .ok_or_else(|| "its form was removed as soon as it was made".to_owned()),
+            .ok_or_else(|| "its form was removed right after it was made".to_owned()),
         Begun::Busy => Err("another process bakes it".to_owned()),
     }
 }
 
-/// What is known of the form before it is made.
+/// Looks the form up without making it.
 ///
 /// # Errors
-/// When the model's files cannot be read.
+/// If the model's files cannot be read.
 fn find(
-    subject: &impl Bakes,
+    model: &impl Bakes,
     weights: &WeightSource,
     effort: ReadEffort,
 ) -> Result<FormKnowledge, String> {
     if let Some(key) = weights.cache.only() {
-        // Whoever may read no other form was told which one it is.
-        let answer = FormChoice::of(weights.cache.look_up(key));
-        let gone = || FormChoice::WithoutForm("its form is damaged or gone".to_owned());
-        return Ok(FormKnowledge::Decided(answer.unwrap_or_else(gone)));
+        // A process that may read only one form got its key.
+        let choice = FormChoice::of(weights.cache.look_up(key))
+            .unwrap_or_else(|| FormChoice::WithoutForm("its form is damaged or gone".to_owned()));
+        return Ok(FormKnowledge::Decided(choice));
     }
-    let files = subject.files();
+    let files = model.files();
     let bytes: u64 = files
         .iter()
         .filter_map(|file| fs::metadata(file).ok())
         .map(|metadata| metadata.len())
         .sum();
     if bytes < MIN_MODEL_BYTES {
-        let why = format!("it has {bytes} bytes, less than {MIN_MODEL_BYTES}");
+        let why = format!("its files have {bytes} bytes, less than {MIN_MODEL_BYTES}");
         return Ok(FormKnowledge::Decided(FormChoice::WithoutForm(why)));
     }
-    if let Some(why) = subject.unfit() {
+    if let Some(why) = model.unfit() {
         return Ok(FormKnowledge::Decided(FormChoice::WithoutForm(
             why.to_owned(),
         )));
     }
-    let inside = |file: &PathBuf| {
-        let directory = subject.path().parent().unwrap_or(Path::new(""));
-        let names = file.strip_prefix(directory).map(Path::components);
-        names.is_ok_and(|mut names| names.all(|name| matches!(name, Component::Normal(_))))
-    };
-    if let Some(file) = files.iter().find(|file| !inside(file)) {
-        let why = format!("`{}` is not in its directory", file.display());
+    let directory = model.path().parent().unwrap_or(Path::new(""));
+    if let Some(file) = files.iter().find(|file| !is_inside(directory, file)) {
+        let why = format!("`{}` is outside the model's directory", file.display());
         return Ok(FormKnowledge::Decided(FormChoice::WithoutForm(why)));
     }
     let budget_bytes = weights.cache.budget_bytes();
     if !weights.cache.is_reader() && bytes > budget_bytes {
-        let why = format!("it has {bytes} bytes, and the cache may hold {budget_bytes}");
+        let why = format!(
+            "its files have {bytes} bytes, more than the cache may hold, which is {budget_bytes} bytes"
+        );
         return Ok(FormKnowledge::Decided(FormChoice::WithoutForm(why)));
     }
     let cache = &weights.cache;
@@ -422,53 +427,55 @@ fn find(
     let Some(content) = content.map_err(|e| e.to_string())? else {
         return Ok(FormKnowledge::Unread);
     };
-    let key = key(subject, &content);
-    let answer = FormChoice::of(weights.cache.look_up(&key));
-    Ok(answer.map_or(FormKnowledge::Nothing(key, content), FormKnowledge::Decided))
+    let key = key(model, &content);
+    let choice = FormChoice::of(weights.cache.look_up(&key));
+    Ok(choice.map_or(FormKnowledge::Nothing(key, content), FormKnowledge::Decided))
 }
 
-/// What the form of files of this content is found by.
-fn key(subject: &impl Bakes, content: &Content) -> FormKey {
+/// Whether a file lies in a directory or below it.
+fn is_inside(directory: &Path, file: &Path) -> bool {
+    let names = file.strip_prefix(directory).map(Path::components);
+    names.is_ok_and(|mut names| names.all(|name| matches!(name, Component::Normal(_))))
+}
+
+/// The key of the form of files with this content.
+fn key(model: &impl Bakes, content: &Content) -> FormKey {
     let digest = content.digest();
-    let depends_on = subject.depends_on();
+    let depends_on = model.depends_on();
     let mut parts: Vec<&[u8]> = depends_on.iter().map(Vec::as_slice).collect();
     parts.insert(parts.len().min(1), &digest);
     FormKey::of(&parts)
 }
 
-fn make(subject: &impl Bakes, claim: Claim, weights: &WeightSource) -> Result<FormChoice, String> {
+fn make(model: &impl Bakes, claim: Claim, weights: &WeightSource) -> Result<FormChoice, String> {
     let began = Instant::now();
-    let path = subject.path().display();
-    make_form(subject, claim.making()).map_err(|error| error.to_string())?;
+    let path = model.path().display();
+    make_form(model, claim.making()).map_err(|error| error.to_string())?;
     let key = *claim.key();
-    let found = publish(subject, claim, weights)?;
+    let found = publish(model, claim, weights)?;
     let Found::Form(form) = found else {
         return match found {
             Found::Unusable(why) => Ok(FormChoice::WithoutForm(why)),
-            _ => Err(format!("the form of key {key} is gone")),
+            _ => Err(format!("the form with key {key} is gone")),
         };
     };
     tracing::info!("baked `{path}` in {} ms", began.elapsed().as_millis());
     Ok(FormChoice::Form { form, is_new: true })
 }
 
-/// Publishes what was made of a model, whose files must still be those that the claim is of: whoever replaced one meanwhile
-/// may have given the maker another one than was looked at.
+/// Publishes a form that was made. The model's files must still have the content that the claim is for: if a file was
+/// replaced meanwhile, the form may have been made of another file than the one whose content gave the key.
 ///
 /// # Errors
-/// Why it is not published.
-pub fn publish(
-    subject: &impl Bakes,
-    claim: Claim,
-    weights: &WeightSource,
-) -> Result<Found, String> {
-    let content = weights.cache.content(&subject.files());
+/// Why the form is not published.
+pub fn publish(model: &impl Bakes, claim: Claim, weights: &WeightSource) -> Result<Found, String> {
+    let content = weights.cache.content(&model.files());
     let content = content.map_err(|error| error.to_string())?;
-    if key(subject, &content) != *claim.key() {
+    if key(model, &content) != *claim.key() {
         return Err("its files changed while it was baked".to_owned());
     }
     let found = claim.publish().map_err(|error| error.to_string())?;
-    // What is over the budget goes now; that nothing could be removed is no reason not to serve.
+    // This may exceed the budget. A failed cleanup does not keep the model from being served.
     if let Err(error) = weights.cache.collect() {
         tracing::warn!("{error}");
     }

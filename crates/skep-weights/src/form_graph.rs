@@ -1,23 +1,21 @@
-//! The graph of a form, held against the form's tensors before a library reads it.
+//! Checks a form's graph against the form's tensors before a library reads it.
 //!
-//! A graph may refer to tensors in other files. A library follows that, with the rights of the process that it is in: in the
-//! server's, to every file that the server can read. A form's graph refers to the form's own tensors, which are given to the
-//! library in memory, and to nothing else, whoever made it.
+//! A graph may refer to tensors in other files, and a library follows such references with the rights of its process:
+//! in the server, to every file that the server can read. So a form's graph, whatever process made it, may refer to
+//! the form's own tensors only, which the library gets in memory.
 
 use std::collections::HashMap;
 
 use skep_cache::{Form, FormTensor, Role};
-use skep_onnx::OnnxModel;
+use skep_onnx::{ExternalData, OnnxModel};
 use skep_proto::onnx::TensorProto;
 
-use skep_onnx::ExternalData;
-
-/// Checks that a form's graph can be read and refers to the form's own weights alone, each with its datatype and dims.
-/// `part_of` is the name of the part that is meant by a tensor's name and the file that it says its data is in; `None` where
-/// no part can be.
+/// Checks that a form's graph can be read and refers to the form's own weights only, each with its datatype and dims.
+/// `part_of` maps a tensor's name and the file that the graph names for its data to the name of a part; `None` if no
+/// part matches.
 ///
 /// # Errors
-/// A text that names the first tensor that is something else.
+/// A text that names the first tensor that does not match.
 pub fn check_graph(
     form: &Form,
     part_of: impl Fn(&str, &str) -> Option<String>,
@@ -34,13 +32,13 @@ fn check(
 ) -> Result<(), String> {
     let weights = parts.iter().filter(|part| part.role != Role::Packed);
     let weights: HashMap<&str, &FormTensor> = weights.map(|part| (&*part.name, part)).collect();
-    let mut outcome = Ok(());
+    let mut checked = Ok(());
     onnx.for_each_tensor(&mut |tensor| {
-        if outcome.is_ok() {
-            outcome = check_tensor(tensor, &weights, &part_of);
+        if checked.is_ok() {
+            checked = check_tensor(tensor, &weights, &part_of);
         }
     });
-    outcome
+    checked
 }
 
 fn check_tensor(
@@ -58,7 +56,7 @@ fn check_tensor(
     let part = part_of(name, location).and_then(|part| weights.get(&*part));
     let Some(part) = part else {
         return Err(format!(
-            "tensor `{name}` of its graph is said to be in `{location}`, expected one of its own tensors"
+            "tensor `{name}` of its graph refers to `{location}`, expected one of the form's own tensors"
         ));
     };
     let description = &part.tensor.description;
@@ -174,10 +172,10 @@ mod tests {
     }
 
     #[test]
-    fn one_that_refers_to_anything_else_is_refused() {
+    fn a_graph_that_refers_to_anything_else_is_refused() {
         let elsewhere = |location: &str| {
             format!(
-                "tensor `w` of its graph is said to be in `{location}`, expected one of its own tensors"
+                "tensor `w` of its graph refers to `{location}`, expected one of the form's own tensors"
             )
         };
         for location in [
@@ -210,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reference_is_found_wherever_it_is() {
+    fn references_are_found_in_attributes_inner_graphs_and_functions() {
         let hidden = || external("w", "/etc/passwd", &[2, 3]);
         let attribute = |attribute: AttributeProto| NodeProto {
             attribute: vec![attribute],

@@ -1,17 +1,18 @@
 //! Weights that move to the store while their model already runs.
 //!
-//! A model whose weights no process on the node has in memory serves from the cache's files as soon as these are mapped: a
-//! load copies nothing and does not check again what was checked before. But whoever may write the files can change them,
-//! and the store does not count their pages. So the weights then move to the store, and the store's sealed pages are mapped
-//! over those of the files, address by address. Both hold the same bytes, so runs in flight do not notice.
+//! If no process on the node has a model's weights in memory, the model serves from the cache's files as soon as
+//! these are mapped: the load copies nothing and does not repeat earlier checks. But a process with write access can
+//! change the files, and the store does not count their pages. So the weights then move to the store, whose sealed
+//! pages are mapped over those of the files, address by address. Both hold the same bytes, so runs in flight do not
+//! notice.
 //!
 //! ```text
 //! load:    address A -> pages of the file (shared with every process that maps it)   runs begin
-//! behind:  file -> segment of the store, verified, sealed
+//! after:   file -> segment of the store, verified, sealed
 //!          address A -> pages of the segment                                          the file is no longer needed
 //! ```
 //!
-//! If the store finds that the bytes differ from what they should be, the file is damaged in a way that its size and times
+//! If the store finds that the bytes do not match their digest, the file is damaged in a way that its size and times
 //! do not show (a disk error, say). The model then answers with errors until it is loaded again.
 
 use std::{
@@ -30,24 +31,24 @@ use skep_store::{ErrorKind, Lease, StoreError, Wanted};
 
 use crate::WeightSource;
 
-/// What a backend makes of weights that run in place.
+/// A backend's weights that may move to the store while models run on them.
 pub trait MoveTarget: Send {
-    /// The weights in use; `None` once they are gone.
+    /// The weights in use; `None` once they are dropped.
     fn upgrade(&self) -> Option<Arc<dyn WeightsInUse>>;
 
-    /// Maps the store's pages over those that `cached` lie in. The lease holds them in the same order.
+    /// Maps the store's pages over those of `cached`. The lease lists the same tensors in the same order.
     ///
     /// # Errors
-    /// Those of the system; weights that were not reached stay where they are.
+    /// Errors of the system; weights that were not reached stay where they are.
     fn exchange(&self, cached: &[CachedTensor], lease: &Lease) -> io::Result<()>;
 }
 
 /// Weights that a model runs on.
 pub trait WeightsInUse: Send + Sync {
-    /// Keeps the right to tensors of the store for as long as the weights are in use. At most once.
+    /// Keeps a lease for as long as the weights are in use. Call it at most once.
     fn keep(&self, lease: Lease);
 
-    /// Marks the weights as damaged: every later run on them is an error.
+    /// Marks the weights as damaged: every later run on them fails.
     fn condemn(&self);
 }
 
@@ -55,29 +56,29 @@ pub trait WeightsInUse: Send + Sync {
 pub struct WeightMove {
     /// The model's file, for messages.
     pub path: PathBuf,
-    /// The form that the weights are of.
+    /// The form that the weights belong to.
     pub form: Form,
-    /// The store that they go to.
+    /// The store that they move to.
     pub source: WeightSource,
-    /// What is to move.
+    /// The tensors to move.
     pub cached: Vec<CachedTensor>,
-    /// What uses it.
+    /// What uses them.
     pub target: Box<dyn MoveTarget>,
 }
 
 /// A tensor in a file of the cache.
 #[derive(Debug)]
 pub struct CachedTensor {
-    /// What it is called in the store.
+    /// Its name in the store.
     pub tensor: Wanted,
     /// Its pages.
     pub mapped: Mapped,
 }
 
-/// Models whose weights are queued, at most. Each keeps its files mapped, some hundreds, also if it is unloaded meanwhile.
+/// The most models in the queue. Each keeps some hundreds of files mapped, even if it is unloaded meanwhile.
 const MAX_QUEUED: usize = 64;
 
-/// Moves run one after the other, so that models that are being loaded keep most of the processor.
+/// Moves run one after the other, so that loads keep most of the processor.
 static QUEUE: LazyLock<Option<SyncSender<WeightMove>>> = LazyLock::new(|| {
     let (sender, queue) = sync_channel::<WeightMove>(MAX_QUEUED);
     let started = thread::Builder::new()
@@ -86,7 +87,7 @@ static QUEUE: LazyLock<Option<SyncSender<WeightMove>>> = LazyLock::new(|| {
     started.is_ok().then_some(sender)
 });
 
-/// Brings weights to the store: soon, or now if the queue is full or the system gives no thread.
+/// Brings weights to the store: soon, or at once if the queue is full or no thread can be started.
 pub fn bring(weights: WeightMove) {
     let left = match &*QUEUE {
         Some(queue) => match queue.try_send(weights) {
@@ -121,7 +122,7 @@ impl WeightMove {
                     ),
                 }
             }
-            // A store in another process reports damage in its own words, but of this kind.
+            // A store in another process reports damage with its own text, but with this kind.
             Err(error) if error.kind() == ErrorKind::Content => {
                 // Do this first: a reload right after the failure has to verify the files again.
                 self.form.distrust();
@@ -131,7 +132,7 @@ impl WeightMove {
                 self.form.forget();
                 let damage = damage.map_or_else(String::new, |damage| format!(": {damage}"));
                 tracing::error!(
-                    "the baked form of `{path}` is damaged, the model answers nothing until it is loaded again{damage}"
+                    "the baked form of `{path}` is damaged: every request fails until the model is loaded again{damage}"
                 );
             }
             Err(error) => {

@@ -11,9 +11,9 @@ use crate::{
     baking::{FormFailure, acquire, look},
 };
 
-/// Where each of some parts of a form is.
+/// Where the wanted tensors of a form are.
 pub struct FormTensors {
-    /// To those that are in the store; `None` where that did not answer.
+    /// The lease on those in the store; `None` if the store did not answer.
     lease: Option<Lease>,
     locations: Vec<TensorLocation>,
 }
@@ -21,15 +21,16 @@ pub struct FormTensors {
 enum TensorLocation {
     /// In the store.
     Stored(Lease, usize),
-    /// In the cache; open where it is a packed weight.
+    /// In the cache; with an open file if it is a packed weight.
     Cached(Mapped, Option<File>),
 }
 
 impl FormTensors {
-    /// Those that the store has; the others are brought there now, or stay in the cache's files for a while.
+    /// Gets `parts`. Those that the store lacks are brought there now, or stay in the cache's files at first
+    /// ([`WeightSource::runs_from_cache`]).
     ///
     /// # Errors
-    /// [`FormFailure::Damaged`] for a tensor that is not as it was baked, otherwise [`FormFailure::Unusable`].
+    /// [`FormFailure::Damaged`] for a tensor that differs from what was baked, otherwise [`FormFailure::Unusable`].
     pub fn get(
         form: &Form,
         source: &WeightSource,
@@ -44,7 +45,7 @@ impl FormTensors {
                 lease: Some(lease),
             });
         }
-        // Without a store there are the files; whoever brings them to the store says what is wrong with that.
+        // If the store fails, the files remain; the later move to the store reports why it failed.
         let (lease, indices) = match look(source, parts) {
             Ok(Present { lease, indices }) => (Some(lease), indices),
             Err(_) => (None, vec![None; parts.len()]),
@@ -76,7 +77,7 @@ impl FormTensors {
         Ok(Self { lease, locations })
     }
 
-    /// To those that are in the store.
+    /// The lease on the tensors in the store.
     #[must_use]
     pub const fn lease(&self) -> Option<&Lease> {
         self.lease.as_ref()
@@ -91,7 +92,7 @@ impl FormTensors {
         }
     }
 
-    /// Where a packed weight lies, for mapping it elsewhere; `None` of another one in the cache.
+    /// The file range of a packed weight, for mapping it elsewhere; `None` for any other tensor in the cache.
     #[must_use]
     pub fn place(&self, index: usize) -> Option<FileRange<'_>> {
         match &self.locations[index] {
@@ -104,7 +105,7 @@ impl FormTensors {
         }
     }
 
-    /// Those that are in the cache, by their indices.
+    /// The tensors in the cache, with their indices.
     #[must_use]
     pub fn into_cached(self) -> Vec<(usize, Mapped)> {
         let locations = self.locations.into_iter().enumerate();
@@ -117,8 +118,8 @@ impl FormTensors {
     }
 }
 
-/// What follows from a tensor that could not be mapped. Where it is damaged the form goes: the load that makes it again
-/// replaces what is damaged.
+/// Turns a failed mapping into the failure of its form. Removes the form if the tensor is damaged: the load that
+/// makes it again replaces the damaged tensor.
 #[must_use]
 pub fn unmapped(form: &Form, error: &CacheError) -> FormFailure {
     if !error.is_damage() {

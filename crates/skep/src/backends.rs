@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use skep_backend::{Backend, BackendError, ErrorKind};
 use skep_backend_embedded::Embedded;
 use skep_backend_mock::Mock;
-use skep_backend_onnxruntime::{FindError, OnnxRuntime, Search};
+use skep_backend_onnxruntime::{FindError, LibrarySearch, OnnxRuntime};
 use skep_runtime::{BackendEntry, Backends};
 
 /// The backends, as configurations name them.
@@ -34,8 +34,8 @@ pub(crate) fn all(library: Option<PathBuf>, allow_fallback: bool) -> Result<Back
 }
 
 /// Where ONNX Runtime's library is looked for; `library` is the one that a flag names.
-pub(crate) fn search(library: Option<PathBuf>) -> Search {
-    Search::from_environment().with_flag(library)
+pub(crate) fn search(library: Option<PathBuf>) -> LibrarySearch {
+    LibrarySearch::from_environment().with_flag(library)
 }
 
 /// Starts ONNX Runtime if its library was named: another one, or the embedded engine, would not be what the user asked
@@ -43,7 +43,7 @@ pub(crate) fn search(library: Option<PathBuf>) -> Search {
 ///
 /// # Errors
 /// When the library cannot be used.
-pub(crate) fn start_named(search: &Search) -> Result<(), FindError> {
+pub(crate) fn start_named(search: &LibrarySearch) -> Result<(), FindError> {
     if search.is_named() {
         OnnxRuntime::start(search)?;
     }

@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use crate::Table;
+use crate::OperatorTable;
 
 /// A page with a row an operator and a column a backend, each cell passes of tests.
-pub(crate) fn markdown(backends: &[String], table: &Table) -> String {
+pub(crate) fn markdown(backends: &[String], table: &OperatorTable) -> String {
     let mut page = String::from(
         "# Operators\n\n\
          <!-- Written by crates/skep-backend-embedded/examples/node_tests.rs: run that instead of editing this. -->\n\n\

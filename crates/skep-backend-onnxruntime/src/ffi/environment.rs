@@ -19,7 +19,7 @@ use crate::telemetry;
 
 /// The opened library with its environment.
 #[derive(Debug)]
-pub(crate) struct Runtime {
+pub(crate) struct OrtRuntime {
     library: Library,
     pub(super) environment: NonNull<OrtEnv>,
     pub(super) memory: NonNull<OrtMemoryInfo>,
@@ -29,12 +29,12 @@ pub(crate) struct Runtime {
 
 // SAFETY: the environment, the memory description and the default allocator are safe to use from any thread (the C
 // API says so of the first and the last; the second is never changed).
-unsafe impl Send for Runtime {}
+unsafe impl Send for OrtRuntime {}
 // SAFETY: as above.
-unsafe impl Sync for Runtime {}
+unsafe impl Sync for OrtRuntime {}
 
-impl Runtime {
-    /// Makes the environment. Call it once a process; the result lives until the process ends.
+impl OrtRuntime {
+    /// Creates the environment. Call it once per process; the result lives until the process ends.
     pub(crate) fn start(library: Library) -> Result<&'static Self, ApiError> {
         let api = library.api;
         let mut environment: *mut OrtEnv = ptr::null_mut();
@@ -73,7 +73,8 @@ impl Runtime {
         let made = "a successful call fills its out parameter";
         let memory = NonNull::new(memory).expect(made);
         let allocator = NonNull::new(allocator).expect(made);
-        // SAFETY: the environment was just made; the memory's description and the library's allocator are never released.
+        // SAFETY: the environment was just made; the memory's description and the library's allocator are never
+        // released.
         unsafe { allocator::register(api, environment, memory, allocator) }?;
         Ok(Box::leak(Box::new(Self {
             library,
@@ -84,7 +85,7 @@ impl Runtime {
         })))
     }
 
-    /// Memory for the intermediate tensors of runs, of all sessions.
+    /// Memory for the intermediate tensors of all sessions' runs.
     pub(crate) const fn arenas(&self) -> &Arc<ArenaPool> {
         &self.arenas
     }
@@ -94,7 +95,7 @@ impl Runtime {
         self.library.version()
     }
 
-    /// What the library was built from and how.
+    /// The library's description of its build.
     pub(crate) fn build(&self) -> String {
         self.library.build()
     }
@@ -119,8 +120,8 @@ type LogFunction = unsafe extern "system" fn(
     *const c_char,
 );
 
-/// How a line begins that the library writes in each run with an output of another shape than its file declares. The caller
-/// of the backend says that once, with the model's name.
+/// The beginning of a line that the library logs in each run with an output of another shape than the file declares.
+/// The backend's caller logs that once, with the model's name.
 const OTHER_SHAPE: &str = "Expected shape from model of ";
 
 /// Passes a line of the library's log to `tracing`; never unwinds into the library.
@@ -135,7 +136,7 @@ unsafe extern "system" fn log(
     // SAFETY: the library passes strings that live during the call, or null.
     let [category, session, location, message] =
         [category, session, location, message].map(|s| unsafe { text(s) });
-    // A subscriber that panics loses this line; there is nobody to tell.
+    // If the subscriber panics, this line is lost: there is no other place to report it.
     let _ = catch_unwind(|| {
         if severity >= OrtLoggingLevel::ORT_LOGGING_LEVEL_ERROR as i32 {
             tracing::error!(target: "onnxruntime", %category, %session, %location, "{message}");

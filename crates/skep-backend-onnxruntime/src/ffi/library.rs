@@ -6,16 +6,16 @@ use ort_sys::{ORT_API_VERSION, OrtApi, OrtApiBase};
 
 use super::text;
 
-/// Why a file is no ONNX Runtime library that can be used.
+/// Why a file is not a usable ONNX Runtime library.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum OpenError {
     /// The dynamic loader refused it.
     #[error("cannot be opened as a library: {0}")]
     Load(String),
-    /// A library, but another one.
+    /// The file is another library.
     #[error("is not ONNX Runtime: it has no `OrtGetApiBase`")]
     Symbol,
-    /// ONNX Runtime, but older than the functions that are needed.
+    /// ONNX Runtime is too old: it lacks functions that Skep needs.
     #[error("is ONNX Runtime {version}, which is too old: expected at least 1.{ORT_API_VERSION}")]
     TooOld {
         /// Its version.
@@ -23,7 +23,7 @@ pub(crate) enum OpenError {
     },
 }
 
-/// An ONNX Runtime library, never closed: it starts threads and registers handlers that must not lose their code.
+/// An ONNX Runtime library. It is never closed, because its threads and handlers still need its code.
 #[derive(Debug, Clone)]
 pub(crate) struct Library {
     pub(super) api: &'static OrtApi,
@@ -34,8 +34,8 @@ pub(crate) struct Library {
 impl Library {
     /// Opens the file at `path`, or what the dynamic loader finds for a name without a directory.
     pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
-        // SAFETY: running the initialisers of a library that the user named, or that lies where ONNX Runtime is
-        // installed, is what opening it means.
+        // SAFETY: opening a library runs its initialisers. The user named this one, or it lies where ONNX Runtime is
+        // installed.
         let library = unsafe { libloading::Library::new(path) }
             .map_err(|e| OpenError::Load(loader_message(&e)))?;
         // SAFETY: `OrtGetApiBase` has had this signature in every release; no other library uses the name.
@@ -67,19 +67,19 @@ impl Library {
         &self.version
     }
 
-    /// What it was built from and how, in its own words.
+    /// Its description of its build.
     pub(crate) fn build(&self) -> String {
         // SAFETY: the function takes nothing and returns a text that lives as long as the library.
         unsafe { text((self.api.GetBuildInfoString)()) }
     }
 
-    /// Where it was opened from.
+    /// The path from which it was opened.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 }
 
-/// The loader's text with its cause, which is where the reason is.
+/// The text of the error's cause, which contains the reason.
 fn loader_message(error: &libloading::Error) -> String {
     std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }

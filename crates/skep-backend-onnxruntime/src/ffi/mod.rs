@@ -1,14 +1,14 @@
-//! A thin safe layer over ONNX Runtime's C API: the only place of this crate with `unsafe`.
+//! A thin safe layer over ONNX Runtime's C API: the only `unsafe` code of this crate.
 //!
-//! [`Runtime`] is the opened library with its one environment; it is never closed, so everything made of it holds a
-//! `&'static Runtime` and cannot outlive it. [`Session`] and [`Value`] release what they own when dropped; a value over
-//! borrowed memory carries that memory's lifetime. Every status is turned into an [`ApiError`] at once.
+//! [`OrtRuntime`] is the opened library with its one environment; it is never closed, so everything made of it holds
+//! a `&'static OrtRuntime` and cannot outlive it. [`Session`] and [`OrtTensor`] release what they own when dropped; a
+//! tensor over borrowed memory carries that memory's lifetime. Every status becomes an [`ApiError`] at once.
 //!
 //! Enumerations that the library *returns* are read as plain integers: a later version may know more of them than the
 //! declarations, and a Rust enum must never hold a value outside of its list.
 #![allow(
     unsafe_code,
-    reason = "this module is the crate's FFI (invariant 5): everything outside of it is safe"
+    reason = "this module is the crate's FFI (invariant 5): everything outside it is safe"
 )]
 
 mod allocator;
@@ -25,25 +25,25 @@ use std::ffi::{CStr, c_char};
 
 use ort_sys::{OrtApi, OrtErrorCode, OrtStatus, OrtStatusPtr};
 
-pub(crate) use environment::Runtime;
+pub(crate) use environment::OrtRuntime;
 pub(crate) use library::Library;
 pub(crate) use packed::{contents, exchange, exchange_packed, replace};
-pub(crate) use session::{List, RunOptions, Session, SessionOptions};
+pub(crate) use session::{RunOptions, Session, SessionOptions, TensorList};
 use threads::PoolThreads;
-pub(crate) use threads::Started;
-pub(crate) use value::Value;
-pub(crate) use weights::{Weight, Weights};
+pub(crate) use threads::StartedRun;
+pub(crate) use value::OrtTensor;
+pub(crate) use weights::{NamedWeight, WeightTensors};
 
 /// An error code of the C API, as the number that the library returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Code(i32);
+pub(crate) struct ApiErrorCode(i32);
 
-impl Code {
+impl ApiErrorCode {
     pub(crate) const FAIL: Self = Self(OrtErrorCode::ORT_FAIL as i32);
     pub(crate) const INVALID_ARGUMENT: Self = Self(OrtErrorCode::ORT_INVALID_ARGUMENT as i32);
-    /// Of an exception that is not the library's own, such as a lack of memory.
+    /// An exception that is not the library's own, such as a lack of memory.
     pub(crate) const RUNTIME_EXCEPTION: Self = Self(OrtErrorCode::ORT_RUNTIME_EXCEPTION as i32);
-    /// Our own: no memory was given to the run.
+    /// Skep's own code: the run's memory was refused.
     pub(crate) const NO_MEMORY: Self = Self(-1);
     pub(crate) const NOT_IMPLEMENTED: Self = Self(OrtErrorCode::ORT_NOT_IMPLEMENTED as i32);
 }
@@ -52,7 +52,7 @@ impl Code {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub(crate) struct ApiError {
-    pub(crate) code: Code,
+    pub(crate) code: ApiErrorCode,
     pub(crate) message: String,
 }
 
@@ -71,7 +71,7 @@ fn check(api: &OrtApi, status: OrtStatusPtr) -> Result<(), ApiError> {
         >(api.GetErrorCode)
     };
     // SAFETY: the status is not null, comes from the API, and is released only below.
-    let code = Code(unsafe { code_of(status) });
+    let code = ApiErrorCode(unsafe { code_of(status) });
     // SAFETY: as above; the text belongs to the status and is copied before that is released.
     let message = unsafe { text((api.GetErrorMessage)(status)) };
     // SAFETY: the status is ours and is not used again.

@@ -1,4 +1,4 @@
-//! Sessions: a model in the library, and a run of it.
+//! Sessions: models in the library, and their runs.
 
 use std::{
     ffi::{CStr, CString, c_char, c_int, c_void},
@@ -16,22 +16,23 @@ use ort_sys::{
 use smallvec::SmallVec;
 
 use super::{
-    ApiError, Code, PoolThreads, Runtime, Started, Value, Weights, check, threads, value::filled,
+    ApiError, ApiErrorCode, OrtRuntime, OrtTensor, PoolThreads, StartedRun, WeightTensors, check,
+    threads, value::filled,
 };
 
-/// Tensors up to this number travel to the library in lists on the stack.
+/// Up to this number of tensors, a run's lists are on the stack.
 const INLINE_TENSORS: usize = 8;
 /// A list of a run's tensors.
-pub(crate) type List<T> = SmallVec<[T; INLINE_TENSORS]>;
+pub(crate) type TensorList<T> = SmallVec<[T; INLINE_TENSORS]>;
 
 /// How a session is made.
 #[derive(Debug)]
 pub(crate) struct SessionOptions {
-    runtime: &'static Runtime,
+    runtime: &'static OrtRuntime,
     raw: NonNull<OrtSessionOptions>,
-    /// What sessions made with these options use in place.
-    weights: Option<Arc<Weights>>,
-    /// Their threads besides the callers', where they have some.
+    /// The weights that sessions with these options use in place.
+    weights: Option<Arc<WeightTensors>>,
+    /// Their threads besides the callers', if they have some.
     pool: Option<Arc<PoolThreads>>,
 }
 
@@ -44,7 +45,7 @@ impl Drop for SessionOptions {
 
 impl SessionOptions {
     /// The library's defaults.
-    pub(crate) fn new(runtime: &'static Runtime) -> Result<Self, ApiError> {
+    pub(crate) fn new(runtime: &'static OrtRuntime) -> Result<Self, ApiError> {
         let mut raw: *mut OrtSessionOptions = ptr::null_mut();
         // SAFETY: the out parameter is valid for writing.
         let status = unsafe { (runtime.api().CreateSessionOptions)(&raw mut raw) };
@@ -65,7 +66,7 @@ impl SessionOptions {
         check(self.runtime.api(), call(self.raw.as_ptr()))
     }
 
-    /// Threads inside an operator, and among operators; 0 leaves it to the library.
+    /// Threads within an operator and across operators; 0 leaves the number to the library.
     pub(crate) fn threads(&mut self, intra: u32, inter: u32) -> Result<(), ApiError> {
         let [intra, inter] = [intra, inter].map(|n| c_int::try_from(n).unwrap_or(c_int::MAX));
         let api = self.runtime.api();
@@ -78,8 +79,8 @@ impl SessionOptions {
         }
         let pool = Arc::new(PoolThreads::default());
         let shared = Arc::as_ptr(&pool).cast_mut().cast::<c_void>();
-        // SAFETY: the options are live, and so is the pool as long as they and the sessions made with them, which end their
-        // threads before they let go of it; here and below.
+        // SAFETY: the options are live. They and the sessions made with them keep the pool, and a session ends its
+        // threads before it drops the pool; here and below.
         self.set(|raw| unsafe {
             (api.SessionOptionsSetCustomCreateThreadFn)(raw, Some(threads::create))
         })?;
@@ -112,7 +113,7 @@ impl SessionOptions {
         self.set(|raw| unsafe { (api.SetSessionGraphOptimizationLevel)(raw, level) })
     }
 
-    /// Whether intermediate tensors come from an arena, and whether they are laid out in advance.
+    /// Whether intermediate tensors come from the library's arena, and whether the library lays them out in advance.
     pub(crate) fn memory(&mut self, arena: bool, pattern: bool) -> Result<(), ApiError> {
         let api = self.runtime.api();
         // SAFETY: the options are live, here and below.
@@ -133,7 +134,7 @@ impl SessionOptions {
         })
     }
 
-    /// Only errors are logged.
+    /// The library logs errors only.
     pub(crate) fn quiet(&mut self) -> Result<(), ApiError> {
         let api = self.runtime.api();
         let level = OrtLoggingLevel::ORT_LOGGING_LEVEL_ERROR as c_int;
@@ -146,7 +147,7 @@ impl SessionOptions {
         self.entry(c"session.load_model_format", c"ORT")
     }
 
-    /// The rewritten graph is written to this file.
+    /// The library writes the rewritten graph to this file.
     pub(crate) fn rewritten_to(&mut self, path: &Path) -> Result<(), ApiError> {
         let path = path_text(path)?;
         let api = self.runtime.api();
@@ -156,15 +157,15 @@ impl SessionOptions {
 
     /// Files that a message names for its tensors lie in this directory.
     pub(crate) fn external_data_in(&mut self, directory: &Path) -> Result<(), ApiError> {
-        // The library takes an empty one for none.
+        // The library treats an empty directory as none.
         let named = directory.as_os_str().is_empty();
         let directory = path_text(if named { Path::new(".") } else { directory })?;
         let key = c"session.model_external_initializers_file_folder_path";
         self.entry(key, &directory)
     }
 
-    /// These weights take the place of the graph's of the same names, where they lie. At most once.
-    pub(crate) fn weights(&mut self, weights: Arc<Weights>) -> Result<(), ApiError> {
+    /// Sessions use these weights in place instead of the graph's weights of the same names. Call it at most once.
+    pub(crate) fn weights(&mut self, weights: Arc<WeightTensors>) -> Result<(), ApiError> {
         let api = self.runtime.api();
         for (name, value) in weights.values() {
             // SAFETY: the options are live; the name is copied; the value lives as long as the options and each session
@@ -188,19 +189,19 @@ impl SessionOptions {
 /// A path as the C API takes it.
 fn path_text(path: &Path) -> Result<CString, ApiError> {
     CString::new(path.as_os_str().as_bytes()).map_err(|_| ApiError {
-        code: Code::INVALID_ARGUMENT,
-        message: format!("the path `{}` holds a zero byte", path.display()),
+        code: ApiErrorCode::INVALID_ARGUMENT,
+        message: format!("the path `{}` contains a zero byte", path.display()),
     })
 }
 
 /// A model in the library. Runs on any number of threads at once.
 #[derive(Debug)]
 pub(crate) struct Session {
-    runtime: &'static Runtime,
+    runtime: &'static OrtRuntime,
     pub(super) raw: NonNull<OrtSession>,
-    /// Used in place; let go after the session was released.
-    weights: Option<Arc<Weights>>,
-    /// Its threads; let go after it was released.
+    /// Used in place; dropped after the session is released.
+    weights: Option<Arc<WeightTensors>>,
+    /// Its threads; dropped after the session is released.
     pool: Option<Arc<PoolThreads>>,
 }
 
@@ -219,7 +220,7 @@ impl Drop for Session {
 impl Session {
     /// Loads the model at `path`, and files with external data beside it.
     pub(crate) fn from_file(
-        runtime: &'static Runtime,
+        runtime: &'static OrtRuntime,
         path: &Path,
         options: &SessionOptions,
     ) -> Result<Self, ApiError> {
@@ -246,12 +247,13 @@ impl Session {
     /// Loads the model of this message; its external data lies in the directory that the options name
     /// ([`SessionOptions::external_data_in`]).
     pub(crate) fn from_bytes(
-        runtime: &'static Runtime,
+        runtime: &'static OrtRuntime,
         message: &[u8],
         options: &SessionOptions,
     ) -> Result<Self, ApiError> {
         let mut raw: *mut OrtSession = ptr::null_mut();
-        // SAFETY: environment and options are live; the message has that many bytes, and the library keeps none of them.
+        // SAFETY: environment and options are live; the message has that many bytes, and the library keeps none of
+        // them.
         let status = unsafe {
             (runtime.api().CreateSessionFromArray)(
                 runtime.environment.as_ptr(),
@@ -270,59 +272,61 @@ impl Session {
         })
     }
 
-    /// Whether its weights are what they should be, as far as is known.
+    /// Whether its weights are undamaged, as far as is known.
     pub(crate) fn is_sound(&self) -> bool {
-        !self.weights.as_deref().is_some_and(Weights::are_wrong)
+        !self
+            .weights
+            .as_deref()
+            .is_some_and(WeightTensors::are_damaged)
     }
 
     /// The library with its environment.
-    pub(crate) const fn runtime(&self) -> &'static Runtime {
+    pub(crate) const fn runtime(&self) -> &'static OrtRuntime {
         self.runtime
     }
 
-    /// A run is about to begin on the calling thread.
-    pub(crate) fn begin(&self) -> Option<Started> {
+    /// Notes that a run is about to begin on the calling thread.
+    pub(crate) fn begin(&self) -> Option<StartedRun> {
         self.pool.as_ref().map(|pool| pool.begin())
     }
 
-    /// It is over; the CPU time that it took, where that was measured.
-    pub(crate) fn end(&self, started: Option<Started>) -> Option<Duration> {
+    /// Notes that the run is over. Returns its CPU time if that was measured.
+    pub(crate) fn end(&self, started: Option<StartedRun>) -> Option<Duration> {
         self.pool.as_ref()?.end(started?)
     }
 
-    /// Runs the model. An output that is `Some` in `prepared` is written where it lies; for each that is `None` the
-    /// result holds a value in memory of the library's own.
+    /// Runs the model. The library writes an output that is `Some` in `prepared` in place; for each `None`, the result
+    /// contains a tensor in the library's memory.
     ///
     /// # Panics
-    /// When names and values differ in number.
+    /// If the numbers of names and values differ.
     pub(crate) fn run<'n>(
         &self,
         options: &RunOptions,
         input_names: impl Iterator<Item = &'n CStr>,
-        inputs: &[Value<'_>],
+        inputs: &[OrtTensor<'_>],
         output_names: impl Iterator<Item = &'n CStr>,
-        prepared: &[Option<Value<'_>>],
-    ) -> Result<List<Option<Value<'static>>>, ApiError> {
+        prepared: &[Option<OrtTensor<'_>>],
+    ) -> Result<TensorList<Option<OrtTensor<'static>>>, ApiError> {
         if !self.is_sound() {
             return Err(ApiError {
-                code: Code::FAIL,
-                message: "the weights in the cache that the model was loaded from are damaged\n  load the model again: it \
-                          is baked again"
+                code: ApiErrorCode::FAIL,
+                message: "the model's weights in the cache are damaged\n  load the model again, which bakes it again"
                     .to_owned(),
             });
         }
-        let input_names: List<*const c_char> = input_names.map(CStr::as_ptr).collect();
-        let output_names: List<*const c_char> = output_names.map(CStr::as_ptr).collect();
+        let input_names: TensorList<*const c_char> = input_names.map(CStr::as_ptr).collect();
+        let output_names: TensorList<*const c_char> = output_names.map(CStr::as_ptr).collect();
         assert_eq!(input_names.len(), inputs.len());
         assert_eq!(output_names.len(), prepared.len());
-        let inputs: List<*const OrtValue> =
+        let inputs: TensorList<*const OrtValue> =
             inputs.iter().map(|v| v.raw.as_ptr().cast_const()).collect();
-        let mut outputs: List<*mut OrtValue> = prepared
+        let mut outputs: TensorList<*mut OrtValue> = prepared
             .iter()
             .map(|v| v.as_ref().map_or(ptr::null_mut(), |v| v.raw.as_ptr()))
             .collect();
-        // SAFETY: the session is live and may run on several threads; each list holds as many entries as is said, of
-        // live names and values; a value that is written lies over memory that it borrows exclusively.
+        // SAFETY: the session is live and may run on several threads; each list has the given number of
+        // entries, which are live names and values; a value that is written borrows its memory exclusively.
         let status = unsafe {
             (self.runtime.api().Run)(
                 self.raw.as_ptr(),
@@ -336,20 +340,20 @@ impl Session {
             )
         };
         let result = check(self.runtime.api(), status);
-        // Taken even after a failure, so that nothing leaks.
+        // Even after a failure, the values are taken so that none leaks.
         let made = prepared.iter().zip(outputs).map(|(prepared, raw)| {
             let raw = NonNull::new(raw).filter(|_| prepared.is_none());
-            raw.map(|raw| Value::owned(self.runtime, raw))
+            raw.map(|raw| OrtTensor::owned(self.runtime, raw))
         });
-        let made: List<_> = made.collect();
+        let made: TensorList<_> = made.collect();
         result.map(|()| made)
     }
 }
 
-/// How a run is made.
+/// The options of a run.
 #[derive(Debug)]
 pub(crate) struct RunOptions {
-    runtime: &'static Runtime,
+    runtime: &'static OrtRuntime,
     raw: NonNull<OrtRunOptions>,
 }
 
@@ -367,7 +371,7 @@ impl Drop for RunOptions {
 
 impl RunOptions {
     /// The library's defaults.
-    pub(crate) fn new(runtime: &'static Runtime) -> Result<Self, ApiError> {
+    pub(crate) fn new(runtime: &'static OrtRuntime) -> Result<Self, ApiError> {
         let api = runtime.api();
         let mut raw: *mut OrtRunOptions = ptr::null_mut();
         // SAFETY: the out parameter is valid for writing.
@@ -387,8 +391,8 @@ impl RunOptions {
         })
     }
 
-    /// Makes runs with these options end with an error behind the operator that they are at, and those that begin before
-    /// [`RunOptions::resume`] at once.
+    /// Makes runs with these options end with an error after their current operator. Runs that begin before
+    /// [`RunOptions::resume`] end at once.
     pub(crate) fn terminate(&self) -> Result<(), ApiError> {
         let api = self.runtime.api();
         // SAFETY: the options are live; the library lets another thread than the run's make this call.
@@ -397,7 +401,7 @@ impl RunOptions {
         })
     }
 
-    /// Lets runs with these options go on again.
+    /// Lets later runs with these options complete again.
     pub(crate) fn resume(&self) -> Result<(), ApiError> {
         let api = self.runtime.api();
         // SAFETY: as above.

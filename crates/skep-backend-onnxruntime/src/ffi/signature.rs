@@ -1,4 +1,4 @@
-//! What a session says of its model's inputs and outputs.
+//! A session's description of its model's inputs and outputs.
 
 use std::{
     ffi::{c_char, c_void},
@@ -12,13 +12,13 @@ use ort_sys::{
 use skep_backend::FileInterface;
 use skep_types::{DimensionNames, Dims, ModelSignature, TensorSpec};
 
-use super::{ApiError, Runtime, Session, check, text, value::filled};
+use super::{ApiError, OrtRuntime, Session, check, text, value::filled};
 
 /// The kind of a value that is a tensor, as the number that the library returns.
 const TENSOR: i32 = ONNXType::ONNX_TYPE_TENSOR as i32;
 
-/// The calls for one side of a model.
-struct Side {
+/// The calls for a model's inputs, or for its outputs.
+struct SignatureCalls {
     count: unsafe extern "system" fn(*const OrtSession, *mut usize) -> OrtStatusPtr,
     name: unsafe extern "system" fn(
         *const OrtSession,
@@ -31,33 +31,33 @@ struct Side {
 }
 
 impl Session {
-    /// The inputs that a run needs and the outputs, those that are tensors of datatypes that the protocol can carry. A tensor
-    /// of which the library does not know the rank looks like a scalar.
+    /// The inputs that a run needs and the outputs, as far as they are tensors of the protocol's datatypes. A tensor
+    /// whose rank the library does not know looks like a scalar.
     ///
     /// # Errors
-    /// Those of the library.
+    /// Errors of the library.
     pub(crate) fn signature(&self) -> Result<ModelSignature, ApiError> {
         Ok(self.interface()?.signature)
     }
 
-    /// The same with the names of dimensions, which an open one need not have.
+    /// The signature with the names of dimensions; an open dimension need not have one.
     ///
     /// # Errors
-    /// Those of the library.
+    /// Errors of the library.
     pub(crate) fn interface(&self) -> Result<FileInterface, ApiError> {
         let api = self.runtime().api();
-        let inputs = Side {
+        let inputs = SignatureCalls {
             count: api.SessionGetInputCount,
             name: api.SessionGetInputName,
             kind: api.SessionGetInputTypeInfo,
         };
-        let outputs = Side {
+        let outputs = SignatureCalls {
             count: api.SessionGetOutputCount,
             name: api.SessionGetOutputName,
             kind: api.SessionGetOutputTypeInfo,
         };
         let mut dimension_names = DimensionNames::new();
-        let mut side = |side: &Side| {
+        let mut side = |side: &SignatureCalls| {
             let tensors = self.side(side)?.into_iter();
             let keep = |(spec, names): (TensorSpec, Vec<String>)| {
                 dimension_names.insert(spec.name.clone(), names);
@@ -75,7 +75,7 @@ impl Session {
         })
     }
 
-    fn side(&self, side: &Side) -> Result<Vec<(TensorSpec, Vec<String>)>, ApiError> {
+    fn side(&self, side: &SignatureCalls) -> Result<Vec<(TensorSpec, Vec<String>)>, ApiError> {
         let session = self.raw.as_ptr().cast_const();
         let mut count = 0;
         // SAFETY: the session is live, the out parameter valid for writing.
@@ -88,7 +88,7 @@ impl Session {
 
     fn spec(
         &self,
-        side: &Side,
+        side: &SignatureCalls,
         index: usize,
     ) -> Result<Option<(TensorSpec, Vec<String>)>, ApiError> {
         let runtime = self.runtime();
@@ -101,7 +101,7 @@ impl Session {
             runtime,
             raw: filled(info),
         };
-        let Some(DescribedTensor {
+        let Some(TensorType {
             element,
             dims,
             names,
@@ -112,9 +112,9 @@ impl Session {
         let Some(datatype) = skep_onnx::datatype(element) else {
             return Ok(None);
         };
-        // The library says -1 of a dimension that it has a name for. A real size of zero could carry nothing.
-        let open = |dim: &i64| if *dim > 0 { *dim } else { -1 };
-        let dims: Vec<i64> = dims.iter().map(open).collect();
+        // The library reports -1 for a named dimension. A tensor with a real size of zero would always be empty.
+        let dims = dims.into_iter().map(|dim| if dim > 0 { dim } else { -1 });
+        let dims: Vec<i64> = dims.collect();
         let spec = TensorSpec {
             name: self.tensor_name(side, index)?,
             datatype,
@@ -123,7 +123,7 @@ impl Session {
         Ok(Some((spec, names)))
     }
 
-    fn tensor_name(&self, side: &Side, index: usize) -> Result<String, ApiError> {
+    fn tensor_name(&self, side: &SignatureCalls, index: usize) -> Result<String, ApiError> {
         let runtime = self.runtime();
         let session = self.raw.as_ptr().cast_const();
         let allocator = runtime.allocator.as_ptr();
@@ -142,17 +142,17 @@ impl Session {
     }
 }
 
-/// What a session says of a tensor.
-struct DescribedTensor {
+/// A tensor's type in a session's description.
+struct TensorType {
     element: i32,
     dims: Vec<i64>,
-    /// Those of its dimensions.
+    /// The names of its dimensions.
     names: Vec<String>,
 }
 
-/// A value's description, released when dropped.
+/// A value's description; dropping it releases it.
 struct TypeInfo {
-    runtime: &'static Runtime,
+    runtime: &'static OrtRuntime,
     raw: NonNull<OrtTypeInfo>,
 }
 
@@ -165,7 +165,7 @@ impl Drop for TypeInfo {
 
 impl TypeInfo {
     /// Element type and dimensions; `None` if the value is not a tensor.
-    fn tensor(&self, api: &OrtApi) -> Result<Option<DescribedTensor>, ApiError> {
+    fn tensor(&self, api: &OrtApi) -> Result<Option<TensorType>, ApiError> {
         let raw = self.raw.as_ptr().cast_const();
         let mut kind = 0i32;
         // SAFETY: the C enum is a 32-bit integer, which is what the pointer leads to (see the module's documentation).
@@ -205,7 +205,7 @@ impl TypeInfo {
         })?;
         // SAFETY: a successful call gives C strings, which belong to the description; they are copied while it is live.
         let names = names.into_iter().map(|name| unsafe { text(name) });
-        Ok(Some(DescribedTensor {
+        Ok(Some(TensorType {
             element,
             dims,
             names: names.collect(),

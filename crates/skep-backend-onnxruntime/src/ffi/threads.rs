@@ -1,12 +1,12 @@
-//! The threads of a session's pool. They are made here, so that it can be told what a run really computes: a model that
-//! may use eight threads often keeps one busy.
+//! The threads of a session's pool. Skep creates them, so that it can measure a run's CPU time: a model that may use
+//! eight threads often keeps one busy.
 
 use std::{
     ffi::c_void,
     mem::MaybeUninit,
     ptr,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard,
         atomic::{AtomicU32, Ordering},
     },
     thread::{self, JoinHandle},
@@ -15,55 +15,54 @@ use std::{
 
 use ort_sys::{OrtCustomHandleType, OrtCustomThreadHandle, OrtThreadWorkerFn};
 
-/// As large as the threads that the library makes by itself have.
+/// The stack size of the threads that the library creates itself.
 const STACK_BYTES: usize = 8 << 20;
 
-/// The first runs of a session are measured, and then one in so many: it takes a system call a thread.
+/// The first runs of a session are measured, then one in [`EVERY_RUNS`]: a measurement takes a system call per thread.
 const FIRST_RUNS: u32 = 16;
 const EVERY_RUNS: u32 = 32;
 
-/// The threads of a session, and the runs that they work for.
+/// The threads of a session's pool, and counts of its runs.
 #[derive(Debug, Default)]
 pub(crate) struct PoolThreads {
-    /// The clock of each thread's CPU time. They end with the session.
+    /// The clock of each thread's CPU time. The threads end with the session.
     clocks: Mutex<Vec<libc::clockid_t>>,
     in_flight: AtomicU32,
     begun: AtomicU32,
 }
 
 /// A run that may be measured.
-pub(crate) struct Started {
+pub(crate) struct StartedRun {
     number: u32,
-    /// Of all threads when it began; `None` where it is not measured.
+    /// The CPU time of all threads when the run began; `None` if it is not measured.
     cpu: Option<Duration>,
 }
 
 impl PoolThreads {
     fn clocks(&self) -> MutexGuard<'_, Vec<libc::clockid_t>> {
-        // Each change leaves a whole list.
-        self.clocks.lock().unwrap_or_else(PoisonError::into_inner)
+        skep_host::lock(&self.clocks)
     }
 
-    /// A run begins on the calling thread.
-    pub(super) fn begin(&self) -> Started {
+    /// Notes that a run begins on the calling thread.
+    pub(super) fn begin(&self) -> StartedRun {
         let others = self.in_flight.fetch_add(1, Ordering::Relaxed);
         let number = self.begun.fetch_add(1, Ordering::Relaxed);
         let is_due = number < FIRST_RUNS || number.is_multiple_of(EVERY_RUNS);
-        Started {
+        StartedRun {
             number,
             cpu: (others == 0 && is_due).then(|| self.cpu_time()),
         }
     }
 
-    /// It is over; the CPU time that it took, where it was measured and alone.
-    pub(super) fn end(&self, started: Started) -> Option<Duration> {
+    /// Notes that the run is over. Returns its CPU time if it was measured and no other run overlapped.
+    pub(super) fn end(&self, started: StartedRun) -> Option<Duration> {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
         let before = started.cpu?;
         let was_alone = self.begun.load(Ordering::Relaxed) == started.number.wrapping_add(1);
         was_alone.then(|| self.cpu_time().saturating_sub(before))
     }
 
-    /// Of the pool's threads and the calling one, since they began.
+    /// The CPU time of the pool's threads and the calling one, since they began.
     fn cpu_time(&self) -> Duration {
         let own = read(libc::CLOCK_THREAD_CPUTIME_ID);
         self.clocks()
@@ -74,7 +73,7 @@ impl PoolThreads {
     }
 }
 
-/// What a clock shows; nothing for one of a thread that has ended.
+/// Reads a clock; zero for the clock of a thread that has ended.
 fn read(clock: libc::clockid_t) -> Duration {
     let mut time = MaybeUninit::<libc::timespec>::uninit();
     // SAFETY: the pointer is valid for writing.
@@ -88,13 +87,13 @@ fn read(clock: libc::clockid_t) -> Duration {
     Duration::new(seconds.unwrap_or(0), nanos.unwrap_or(0))
 }
 
-/// What the library hands a thread: its to use on that thread.
-struct Work(OrtThreadWorkerFn, *mut c_void, *const PoolThreads);
+/// The library's function for a thread of its pool, with its parameter.
+struct ThreadWork(OrtThreadWorkerFn, *mut c_void, *const PoolThreads);
 
-// SAFETY: the library means the function and its parameter for another thread; the pool is behind a lock.
-unsafe impl Send for Work {}
+// SAFETY: the library intends the function and its parameter for another thread; a lock protects the pool.
+unsafe impl Send for ThreadWork {}
 
-impl Work {
+impl ThreadWork {
     fn run(self) {
         let Self(worker, parameter, pool) = self;
         let mut clock = 0;
@@ -109,7 +108,7 @@ impl Work {
     }
 }
 
-/// Makes a thread of a session.
+/// Creates a thread of a session.
 ///
 /// # Safety
 /// `pool` points at a [`PoolThreads`] that lives until [`join`] was called with what this returns.
@@ -118,13 +117,13 @@ pub(super) unsafe extern "C" fn create(
     worker: OrtThreadWorkerFn,
     parameter: *mut c_void,
 ) -> OrtCustomThreadHandle {
-    let work = Work(worker, parameter, pool.cast_const().cast());
+    let work = ThreadWork(worker, parameter, pool.cast_const().cast());
     let builder = thread::Builder::new().name("ort-pool".to_owned());
     match builder.stack_size(STACK_BYTES).spawn(move || work.run()) {
         Ok(handle) => Box::into_raw(Box::new(handle))
             .cast::<OrtCustomHandleType>()
             .cast_const(),
-        // The library fails then.
+        // The library then fails to make the session.
         Err(_) => ptr::null(),
     }
 }
@@ -139,6 +138,6 @@ pub(super) unsafe extern "C" fn join(handle: OrtCustomThreadHandle) {
     }
     // SAFETY: promised by the caller.
     let handle = unsafe { Box::from_raw(handle.cast_mut().cast::<JoinHandle<()>>()) };
-    // One that has panicked has ended, too.
+    // A thread that panicked has ended, too.
     drop(handle.join());
 }

@@ -1,4 +1,4 @@
-//! Tensors of the library: over memory of ours, or in memory of its own.
+//! Tensors of the library, over Skep's memory or in its own.
 
 use std::{
     ffi::{c_char, c_void},
@@ -12,34 +12,34 @@ use skep_tensor::StringElements;
 use skep_types::DataType;
 use smallvec::SmallVec;
 
-use super::{ApiError, Code, Runtime, check};
+use super::{ApiError, ApiErrorCode, OrtRuntime, check};
 
 /// Dimensions as the C API takes them.
 type WireDims = SmallVec<[i64; 6]>;
 
-/// A tensor of the library. `'a` is the lifetime of the memory it lies over, `'static` where the library owns it.
+/// A tensor of the library. `'a` is the lifetime of its memory, `'static` if the library owns that.
 #[derive(Debug)]
-pub(crate) struct Value<'a> {
-    runtime: &'static Runtime,
+pub(crate) struct OrtTensor<'a> {
+    runtime: &'static OrtRuntime,
     pub(super) raw: NonNull<OrtValue>,
     memory: PhantomData<&'a mut [u8]>,
 }
 
 // SAFETY: a value is not bound to a thread; moving it moves the right to use and release it.
-unsafe impl Send for Value<'_> {}
-// SAFETY: through a shared reference a value is only read.
-unsafe impl Sync for Value<'_> {}
+unsafe impl Send for OrtTensor<'_> {}
+// SAFETY: a shared reference only allows reading the value.
+unsafe impl Sync for OrtTensor<'_> {}
 
-impl Drop for Value<'_> {
+impl Drop for OrtTensor<'_> {
     fn drop(&mut self) {
         // SAFETY: the value is ours and is not used again.
         unsafe { (self.runtime.api().ReleaseValue)(self.raw.as_ptr()) }
     }
 }
 
-impl<'a> Value<'a> {
-    /// Takes a value that the library made.
-    pub(super) fn owned(runtime: &'static Runtime, raw: NonNull<OrtValue>) -> Self {
+impl<'a> OrtTensor<'a> {
+    /// Takes ownership of a value that the library made.
+    pub(super) fn owned(runtime: &'static OrtRuntime, raw: NonNull<OrtValue>) -> Self {
         Self {
             runtime,
             raw,
@@ -51,7 +51,7 @@ impl<'a> Value<'a> {
     ///
     /// `data` holds exactly the bytes of `datatype` and `dims`, as every `TensorView` does.
     pub(crate) fn over(
-        runtime: &'static Runtime,
+        runtime: &'static OrtRuntime,
         datatype: DataType,
         dims: &[usize],
         data: &'a [u8],
@@ -70,19 +70,19 @@ impl<'a> Value<'a> {
 
     /// A tensor of fixed-size elements over `data`, which a run writes.
     pub(crate) fn over_mut(
-        runtime: &'static Runtime,
+        runtime: &'static OrtRuntime,
         datatype: DataType,
         dims: &[usize],
         data: &'a mut [u8],
     ) -> Result<Self, ApiError> {
-        // SAFETY: the exclusive borrow `'a` keeps the memory alive and everybody else away.
+        // SAFETY: the exclusive borrow `'a` keeps the memory alive and prevents other accesses.
         unsafe { Self::wrap(runtime, datatype, dims, data.as_mut_ptr(), data.len()) }
     }
 
     /// # Safety
     /// The memory stays valid for `'a`, for reading and, where a run writes the value, for writing.
     unsafe fn wrap(
-        runtime: &'static Runtime,
+        runtime: &'static OrtRuntime,
         datatype: DataType,
         dims: &[usize],
         data: *mut u8,
@@ -107,7 +107,7 @@ impl<'a> Value<'a> {
         Ok(Self::owned(runtime, filled(raw)))
     }
 
-    /// The address and length of the tensor's bytes, strings excepted.
+    /// The tensor's bytes; not for strings.
     pub(crate) fn bytes(&self, datatype: DataType, dims: &[usize]) -> Result<&[u8], ApiError> {
         let elements: usize = dims.iter().product();
         let length = elements * datatype.element_size().unwrap_or(0);
@@ -161,7 +161,7 @@ impl<'a> Value<'a> {
         })?;
         let datatype = skep_onnx::datatype(element_type).ok_or_else(|| {
             unexpected(&format!(
-                "the output has element type {element_type}, which the protocol cannot carry"
+                "the output has element type {element_type}, which the protocol does not support"
             ))
         })?;
         let dims: Option<SmallVec<[usize; 6]>> =
@@ -171,12 +171,12 @@ impl<'a> Value<'a> {
     }
 }
 
-impl Value<'static> {
+impl OrtTensor<'static> {
     /// A tensor of strings, copied from the protocol's encoding.
     ///
     /// `strings` has exactly as many elements as `dims` demand, as every `TensorView` does.
     pub(crate) fn strings(
-        runtime: &'static Runtime,
+        runtime: &'static OrtRuntime,
         dims: &[usize],
         strings: StringElements<'_>,
     ) -> Result<Self, ApiError> {
@@ -217,7 +217,7 @@ impl Value<'static> {
     }
 }
 
-impl Value<'_> {
+impl OrtTensor<'_> {
     /// The elements of a tensor of strings in the protocol's encoding.
     pub(crate) fn encoded_strings(&self, elements: usize) -> Result<Vec<u8>, ApiError> {
         if elements == 0 {
@@ -254,7 +254,7 @@ impl Value<'_> {
 
 /// A tensor's description, released when dropped.
 struct ShapeInfo {
-    runtime: &'static Runtime,
+    runtime: &'static OrtRuntime,
     raw: NonNull<OrtTensorTypeAndShapeInfo>,
 }
 
@@ -270,19 +270,19 @@ pub(super) fn filled<T>(pointer: *mut T) -> NonNull<T> {
     NonNull::new(pointer).expect("a successful call fills its out parameter")
 }
 
-/// Dimensions as the C API takes them; a shape's fit (its element count fits `isize`).
+/// Dimensions as the C API takes them. Those of a shape fit, because its element count fits `isize`.
 fn wire_dims(dims: &[usize]) -> WireDims {
     dims.iter()
         .map(|&d| i64::try_from(d).unwrap_or(i64::MAX))
         .collect()
 }
 
-/// A list as long as a model's output demands.
+/// A list of zeros, whose length a model's output determines.
 fn zeroed<T: Default + Clone>(length: usize) -> Result<Vec<T>, ApiError> {
     let mut list = Vec::new();
     list.try_reserve_exact(length).map_err(|_| ApiError {
-        code: Code::NO_MEMORY,
-        message: format!("there is no memory for {length} strings or bytes of strings"),
+        code: ApiErrorCode::NO_MEMORY,
+        message: format!("no memory for {length} strings or bytes of strings"),
     })?;
     list.resize(length, T::default());
     Ok(list)
@@ -291,7 +291,7 @@ fn zeroed<T: Default + Clone>(length: usize) -> Result<Vec<T>, ApiError> {
 /// An error that the library did not report itself.
 fn unexpected(message: &str) -> ApiError {
     ApiError {
-        code: Code::FAIL,
+        code: ApiErrorCode::FAIL,
         message: message.to_owned(),
     }
 }

@@ -12,16 +12,16 @@ use skep_backend::{
     Backend, BackendError, LoadRequest, Model, ModelFile,
     conformance::{Graph, config},
 };
-use skep_backend_onnxruntime::{FindError, OnnxRuntime, Search};
+use skep_backend_onnxruntime::{FindError, LibrarySearch, OnnxRuntime};
 use skep_types::DeviceId;
 use tempfile::TempDir;
 
 /// The library that `ORT_DYLIB_PATH` names or `cargo xtask setup` installed, or a visible line.
 pub(crate) fn library() -> Option<OnnxRuntime> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let search = Search {
+    let search = LibrarySearch {
         working_directory: Some(root),
-        ..Search::from_environment()
+        ..LibrarySearch::from_environment()
     };
     match OnnxRuntime::start(&search) {
         Ok((backend, _)) => Some(backend),
@@ -32,7 +32,7 @@ pub(crate) fn library() -> Option<OnnxRuntime> {
     }
 }
 
-/// Writes past the test harness, which hides what passing tests print.
+/// Bypasses the test harness, which hides the output of passing tests.
 fn skip(why: &FindError) {
     let _ = writeln!(io::stderr(), "SKIPPED, no ONNX Runtime: {why}");
 }
@@ -42,7 +42,7 @@ pub(crate) struct Saved {
     pub(crate) path: PathBuf,
 }
 
-/// Writes a model into a directory of its own.
+/// Writes a model into a new directory.
 pub(crate) fn save(graph: Graph) -> Saved {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("model.onnx");

@@ -1,4 +1,4 @@
-//! ONNX models by hand, for tests: a few nodes between named tensors.
+//! ONNX models built by hand for tests: a few nodes between named tensors.
 
 use prost::Message;
 use skep_onnx::element_type;
@@ -10,12 +10,12 @@ use skep_proto::onnx::{
 use skep_tensor::Tensor;
 use skep_types::DataType;
 
-/// The operator set that models are written for; every library that can be used knows it.
+/// The operator set of the models; every usable library knows it.
 const OPSET: i64 = 17;
 /// The file format's version that belongs to it.
 const IR_VERSION: i64 = 8;
 
-/// A graph in the making.
+/// A graph under construction.
 #[derive(Debug, Clone, Default)]
 pub struct Graph(GraphProto);
 
@@ -82,7 +82,7 @@ impl Graph {
         self
     }
 
-    /// The graph itself, for what the methods here do not do.
+    /// The graph's message, for changes that these methods do not offer.
     pub const fn proto_mut(&mut self) -> &mut GraphProto {
         &mut self.0
     }
@@ -107,19 +107,10 @@ impl Graph {
 }
 
 fn value(name: &str, datatype: DataType, dims: &[&str]) -> ValueInfoProto {
-    use tensor_shape_proto::dimension::Value;
-    let dimension = |dim: &&str| tensor_shape_proto::Dimension {
-        value: match (dim.parse(), *dim) {
-            (Ok(size), _) => Some(Value::DimValue(size)),
-            (_, "?") => None,
-            (_, name) => Some(Value::DimParam(name.to_owned())),
-        },
-        denotation: None,
-    };
     let tensor = type_proto::Tensor {
         elem_type: Some(element_type(datatype)),
         shape: Some(TensorShapeProto {
-            dim: dims.iter().map(dimension).collect(),
+            dim: dims.iter().map(|dim| dimension(dim)).collect(),
         }),
     };
     ValueInfoProto {
@@ -132,7 +123,20 @@ fn value(name: &str, datatype: DataType, dims: &[&str]) -> ValueInfoProto {
     }
 }
 
-/// A tensor as a file holds it.
+fn dimension(dim: &str) -> tensor_shape_proto::Dimension {
+    use tensor_shape_proto::dimension::Value;
+    let value = match (dim.parse(), dim) {
+        (Ok(size), _) => Some(Value::DimValue(size)),
+        (_, "?") => None,
+        (_, name) => Some(Value::DimParam(name.to_owned())),
+    };
+    tensor_shape_proto::Dimension {
+        value,
+        denotation: None,
+    }
+}
+
+/// A tensor as it is stored in a file.
 #[must_use]
 pub fn initializer(name: &str, tensor: &Tensor) -> TensorProto {
     let mut proto = TensorProto {

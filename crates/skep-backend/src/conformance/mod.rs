@@ -1,9 +1,9 @@
-//! A suite that any backend's tests run: one model, its inputs and expected outputs, and everything that callers rely on.
+//! A test suite for any backend: one model, its inputs and expected outputs, and everything that callers rely on.
 //!
 //! [`Case::run`] panics with what failed, as a test does. It checks that
-//! - the signature names the expected tensors, and every output comes out right, in any order and any subset,
-//! - prepared and unprepared slots give the same, and prepared memory is written where the backend says so,
-//! - runs repeat, alone and from several instances at once over one model, and after a model's other holders are gone,
+//! - the signature names the expected tensors, and every output is correct, in any order and any subset,
+//! - prepared and unprepared slots give the same result, and the backend writes into prepared memory if it says so,
+//! - runs repeat, alone, from several instances at once over one model, and after all other holders dropped the model,
 //! - wrong numbers of inputs, datatypes, shapes and output indices are errors, after which the instance still works.
 
 #![allow(
@@ -19,30 +19,36 @@ use std::{num::NonZeroUsize, sync::Arc, thread};
 pub use graph::{Attribute, Graph, initializer};
 use skep_config::{Completion, ConfigContext, ModelConfig};
 use skep_tensor::{AlignedBuffer, Tensor, TensorView};
-use skep_types::{DataType, DeviceId, MemoryKind, ModelName, Shape};
+use skep_types::{DataType, DeviceId, MemoryKind, ModelName, Shape, TensorSpec};
 
 use crate::{
     Backend, BackendError, ErrorKind, Instance, LoadRequest, Model, ModelFile, OutputSlot,
 };
 
-/// How near an output must come to what is expected: `|got - expected| <= absolute + relative * |expected|`.
+/// How close an output must be to the expected one: `|got - expected| <= absolute + relative * |expected|`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Tolerance {
-    /// Share of the expected value.
+    /// As a share of the expected value.
     pub relative: f64,
     /// In units of the value.
     pub absolute: f64,
 }
 
 impl Tolerance {
-    /// Bit for bit.
+    /// Equal to the bit.
     pub const EXACT: Self = Self {
         relative: 0.0,
         absolute: 0.0,
     };
+
+    fn accepts(self, got: f64, expected: f64) -> bool {
+        got == expected
+            || (got.is_nan() && expected.is_nan())
+            || (got - expected).abs() <= self.absolute + self.relative * expected.abs()
+    }
 }
 
-/// One run: inputs in the signature's order and the outputs that they must give.
+/// One run: inputs in the signature's order and the expected outputs.
 #[derive(Debug, Clone)]
 pub struct Example {
     /// The inputs.
@@ -51,7 +57,7 @@ pub struct Example {
     pub outputs: Vec<Tensor>,
 }
 
-/// A model with examples of what it computes.
+/// A model with examples of its inputs and outputs.
 pub struct Case<'a> {
     /// The backend under test.
     pub backend: &'a dyn Backend,
@@ -63,9 +69,9 @@ pub struct Case<'a> {
     pub input_names: &'a [&'a str],
     /// Names of outputs.
     pub output_names: &'a [&'a str],
-    /// At least one run; several batch sizes, one of them zero where the model allows, test more.
+    /// At least one run. Several batch sizes test more, one of them zero if the model allows it.
     pub examples: &'a [Example],
-    /// How near outputs must come.
+    /// How close outputs must be.
     pub tolerance: Tolerance,
 }
 
@@ -92,7 +98,7 @@ impl Case<'_> {
         }
         self.wrong_runs(instance.as_mut());
         self.concurrent(&model);
-        // An instance keeps what it needs of its model.
+        // An instance keeps the parts of its model that it needs.
         drop(model);
         for example in self.examples {
             self.all_outputs(instance.as_mut(), example);
@@ -102,7 +108,7 @@ impl Case<'_> {
     /// Loads the model with one thread.
     ///
     /// # Errors
-    /// The backend's.
+    /// Errors of the backend.
     pub fn load(&self) -> Result<Arc<dyn Model>, BackendError> {
         self.backend.load(&LoadRequest {
             file: self.file,
@@ -116,9 +122,6 @@ impl Case<'_> {
 
     fn signature(&self, model: &dyn Model) {
         let signature = model.signature();
-        let names = |specs: &[skep_types::TensorSpec]| -> Vec<String> {
-            specs.iter().map(|s| s.name.clone()).collect()
-        };
         assert_eq!(names(&signature.inputs), self.input_names, "inputs");
         assert_eq!(names(&signature.outputs), self.output_names, "outputs");
         let served = self.backend.capabilities().datatypes;
@@ -188,7 +191,7 @@ impl Case<'_> {
         }
     }
 
-    /// Prepared memory itself becomes the output.
+    /// The prepared memory itself becomes the output.
     fn written_in_place(&self, instance: &mut dyn Instance, example: &Example, wanted: &[usize]) {
         let inputs: Vec<TensorView<'_>> = example.inputs.iter().map(Tensor::view).collect();
         let mut slots: Vec<OutputSlot> = Vec::new();
@@ -231,7 +234,7 @@ impl Case<'_> {
         });
     }
 
-    /// What a correct caller never passes must still be answered with an error.
+    /// Arguments that a correct caller never passes must give an error.
     fn wrong_runs(&self, instance: &mut dyn Instance) {
         let example = &self.examples[0];
         let views: Vec<TensorView<'_>> = example.inputs.iter().map(Tensor::view).collect();
@@ -262,7 +265,7 @@ impl Case<'_> {
         self.all_outputs(instance, example);
     }
 
-    /// Tensors that a run on the CPU cannot reach.
+    /// Tensors in memory that a run on the CPU cannot reach.
     fn wrong_memory(&self, instance: &mut dyn Instance, example: &Example) {
         let elsewhere = MemoryKind::Device(DeviceId::Gpu(0));
         let views: Vec<TensorView<'_>> = example.inputs.iter().map(Tensor::view).collect();
@@ -302,8 +305,9 @@ impl Case<'_> {
     }
 }
 
-/// Runs that need more memory than they may take: each is an error, and the instance still works after it. With
-/// [`sized_by_value`]'s models, or others of one INT64 input of one element and one output of that many elements.
+/// Runs that need more memory than they may take: each is an error, and the instance still works afterwards. Works
+/// with the models of [`sized_by_value`], and others with one INT64 input of one element and one output of that many
+/// elements.
 pub fn too_much_memory(model: &Arc<dyn Model>) {
     let mut instance = Arc::clone(model)
         .instance(DeviceId::default())
@@ -324,10 +328,10 @@ pub fn too_much_memory(model: &Arc<dyn Model>) {
     assert!(execute(3).is_ok());
 }
 
-/// Elements of FP32 that no machine has memory for, up to where their bytes overflow nothing yet.
+/// Numbers of FP32 elements that no machine has memory for, up to the largest whose size in bytes does not overflow.
 const TOO_MANY: [i64; 3] = [1 << 40, 10_000_000_000_000, 1 << 58];
 
-/// A model whose output has as many elements as its input says; `computed` puts another tensor of that size before it.
+/// A model whose output has as many elements as its input says; `computed` adds an intermediate tensor of that size.
 #[must_use]
 pub fn sized_by_value(computed: bool) -> Graph {
     let graph =
@@ -349,7 +353,11 @@ const fn other_datatype(datatype: DataType) -> DataType {
     }
 }
 
-/// Holds an output against what is expected.
+fn names(specs: &[TensorSpec]) -> Vec<&str> {
+    specs.iter().map(|spec| spec.name.as_str()).collect()
+}
+
+/// Compares an output with the expected one.
 ///
 /// # Panics
 /// With the first difference.
@@ -359,7 +367,7 @@ pub fn compare(name: &str, got: &Tensor, expected: &Tensor, tolerance: Tolerance
     }
 }
 
-/// The first difference between an output and what is expected, `None` if there is none.
+/// The first difference between an output and the expected one; `None` if they agree.
 #[must_use]
 pub fn difference(got: &Tensor, expected: &Tensor, tolerance: Tolerance) -> Option<String> {
     if got.datatype() != expected.datatype() || got.shape() != expected.shape() {
@@ -372,21 +380,18 @@ pub fn difference(got: &Tensor, expected: &Tensor, tolerance: Tolerance) -> Opti
         ));
     }
     let (Some(left), Some(right)) = (numbers(got), numbers(expected)) else {
-        return (got.data() != expected.data()).then(|| "other bytes than expected".to_owned());
+        return (got.data() != expected.data())
+            .then(|| "the bytes differ from the expected ones".to_owned());
     };
-    let near = |a: f64, b: f64| {
-        a == b
-            || (a.is_nan() && b.is_nan())
-            || (a - b).abs() <= tolerance.absolute + tolerance.relative * b.abs()
-    };
-    let index = left.iter().zip(&right).position(|(&a, &b)| !near(a, b))?;
+    let mut pairs = left.iter().zip(&right);
+    let index = pairs.position(|(&got, &expected)| !tolerance.accepts(got, expected))?;
     Some(format!(
         "got {} at index {index}, expected {}",
         left[index], right[index]
     ))
 }
 
-/// Elements as floating-point numbers where a tolerance makes sense; other datatypes are compared by their bytes.
+/// The elements as floating-point numbers; `None` for datatypes that are compared by their bytes.
 fn numbers(tensor: &Tensor) -> Option<Vec<f64>> {
     let data = tensor.data();
     match tensor.datatype() {
@@ -402,11 +407,11 @@ fn numbers(tensor: &Tensor) -> Option<Vec<f64>> {
     }
 }
 
-/// A configuration out of `config.pbtxt`'s text for a model called `test`; without tensors it gets one of each kind, since
-/// backends that read a file do not look at them.
+/// The configuration of a model called `test`, from the text of a `config.pbtxt`. A text without tensors gets one
+/// input and one output, which backends that read a file ignore.
 ///
 /// # Panics
-/// When the text is no valid configuration.
+/// If the text is not a valid configuration.
 #[must_use]
 pub fn config(backend: &str, pbtxt: &str) -> ModelConfig {
     let name = ModelName::new("test").expect("a name");

@@ -19,7 +19,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 use skep_backend::RunMemory;
-use skep_backend_onnxruntime::{OnnxRuntime, Search};
+use skep_backend_onnxruntime::{LibrarySearch, OnnxRuntime};
 use skep_bench::{BareModel, named_inputs};
 use skep_estimate::{CpuTraits, RewriteLevel, graph_usage};
 use skep_models::{Inputs, Kind, Options};
@@ -184,7 +184,7 @@ fn wanted(batch: usize) -> Inputs {
 
 /// The model loaded so that its tensors lie by these means, and inputs.
 fn load(file: &Path, kind: &str, batch: usize, means: &str) -> Result<BareModel> {
-    let (runtime, _) = OnnxRuntime::start(&Search::from_environment())?;
+    let (runtime, _) = OnnxRuntime::start(&LibrarySearch::from_environment())?;
     let parameters = MEANS.iter().find(|(name, _)| *name == means);
     let parameters = parameters.context("no such means")?.1.iter();
     let parameter = |(key, value): &(&str, &str)| {

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use serde_json::json;
-use skep_backend_onnxruntime::{OnnxRuntime, Search, channel_block};
+use skep_backend_onnxruntime::{LibrarySearch, OnnxRuntime, channel_block};
 use skep_client::{Client, InferRequest};
 use skep_estimate::{CpuTraits, MemoryClasses, MemoryEstimate};
 use skep_models::{Inputs, Kind, Options};
@@ -62,7 +62,7 @@ async fn main() -> Result<()> {
     let binary: PathBuf = arguments.next().context(usage)?.into();
     let only = arguments.next();
     let root = tempfile::tempdir()?;
-    let (runtime, _) = OnnxRuntime::start(&Search::from_environment())?;
+    let (runtime, _) = OnnxRuntime::start(&LibrarySearch::from_environment())?;
     let copies = Copies {
         binary: copy(&binary, root.path())?,
         library: copy(runtime.path(), root.path())?,

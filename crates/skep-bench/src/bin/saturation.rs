@@ -18,7 +18,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use serde_json::json;
-use skep_backend_onnxruntime::{OnnxRuntime, Search};
+use skep_backend_onnxruntime::{LibrarySearch, OnnxRuntime};
 use skep_bench::{BareModel, named_inputs};
 use skep_client::InferRequest;
 use skep_models::{Inputs, Kind, Options};
@@ -58,7 +58,7 @@ fn main() -> Result<()> {
         .nth(1)
         .context("usage: saturation SKEP_BINARY [KIND]")?
         .into();
-    let (runtime, _) = OnnxRuntime::start(&Search::from_environment())?;
+    let (runtime, _) = OnnxRuntime::start(&LibrarySearch::from_environment())?;
     let cores = thread::available_parallelism()?.get();
     // One thread: the client should take as little of the machine as it can.
     let reactor = tokio::runtime::Builder::new_multi_thread()

@@ -1,14 +1,14 @@
-//! Baking behind models that run: one at a time, in a process of the lowest priority, where there is memory for it.
+//! Baking in the background, while models run: one at a time, in a process of the lowest priority, if memory allows.
 //!
 //! ```text
-//! load: the model as it is, ready ---- order(model, what it was loaded from) ---->  queue
-//! bakery (one thread):  is a form missing?            files are read and hashed at the lowest priority
-//!                       has it died of that lately?   not now
-//!                       another server's turn?        later
-//!                       memory, room on the disk?     later, each time after a longer while
-//!                       bake in a process of its own, publish
-//!                       the model goes over to its form, or its next load does
-//! unload, stop: the order is dropped ---> the process is ended, what it wrote is removed
+//! load: the model serves from its own files ---- order(model, what it was loaded from) ---->  queue
+//! bakery (one thread):  is the form missing?                    reads and hashes files at the lowest priority
+//!                       did a process die baking it recently?   waits an hour or more
+//!                       is it another server's turn?            tries again soon
+//!                       too little memory or disk space?        tries again, after longer and longer waits
+//!                       bakes in a separate process, publishes the form
+//!                       the model switches to its form, or the next load uses it
+//! unload, stop: the order is dropped ---> the bakery ends the process and removes what it wrote
 //! ```
 
 use std::{
@@ -30,32 +30,32 @@ use skep_weights::{
     baking::{BakeCost, FormPlan, NeededForm},
 };
 
-/// Models that wait to be baked, at most: more than a node serves. The next load of one beyond that orders it again.
+/// The most models that wait to be baked: more than a node serves. The next load of a further model orders it again.
 const MAX_ORDERS: usize = 1024;
 
-/// What must be left of the memory that is to be had, beside what baking takes: requests come meanwhile.
+/// The memory that must stay available besides what baking takes, for requests that arrive meanwhile.
 const MARGIN_BYTES: u64 = 128 << 20;
 
-/// How soon to look again while another process has the turn, or makes the same form.
+/// How soon to try again if another process has the turn, or makes the same form.
 const ANOTHERS_TURN: Duration = Duration::from_secs(1);
 
-/// How soon to look again for memory, or room on the disk; twice as long after each time.
+/// How soon to try again if memory or disk space is short; the wait doubles each time.
 const FIRST_WAIT: Duration = Duration::from_secs(5);
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
-/// Time of the processor for baking any model, and for so many bytes of it a second more: some ten times of what was
-/// measured for models that are slow to bake.
+/// CPU time for baking: at least this, and one second more for every [`BYTES_A_SECOND`] bytes. This is about ten
+/// times what slow models were measured to take.
 const LEAST_TIME: Duration = Duration::from_secs(120);
 const BYTES_A_SECOND: u64 = 4 << 20;
 
-/// How much longer than its time of the processor baking may take on a node that has other work. One that sleeps has the
-/// node's turn meanwhile.
+/// The most wall time, as a multiple of the CPU time, since the node has other work. A baking process that hangs
+/// keeps the node's turn for this long.
 const LONGEST_OF_CPU: u32 = 20;
 
 /// The lowest priority of a thread.
 const NICEST: i32 = 19;
 
-/// A model that is to be baked, and all that it was loaded with.
+/// An order to bake a model, with everything that it was loaded with.
 pub(crate) struct BakeOrder {
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) file: ModelFile,
@@ -66,7 +66,7 @@ pub(crate) struct BakeOrder {
     pub(crate) model: Weak<dyn Model>,
 }
 
-/// An order that was taken. Dropped, it is given up.
+/// An accepted order; dropping it cancels the order.
 pub(crate) struct PendingBake(Arc<OpenOrder>);
 
 impl Drop for PendingBake {
@@ -81,30 +81,30 @@ struct OpenOrder {
     cancel: Cancel,
 }
 
-/// One that waits.
+/// An order in the queue.
 struct WaitingOrder {
     taken: Arc<OpenOrder>,
     due: Instant,
-    /// For how long it waits the next time that something is short.
+    /// How long it waits the next time that memory or disk space is short.
     wait: Duration,
 }
 
 #[derive(Default)]
-struct State {
+struct BakeryState {
     waiting: Vec<WaitingOrder>,
     has_thread: bool,
-    /// What is at work, until it has tidied up.
+    /// The order being carried out, until it has cleaned up.
     at_work: Option<Arc<OpenOrder>>,
 }
 
 #[derive(Default)]
 struct Bakery {
-    state: Mutex<State>,
+    state: Mutex<BakeryState>,
     changed: Condvar,
 }
 
 static BAKERY: Bakery = Bakery {
-    state: Mutex::new(State {
+    state: Mutex::new(BakeryState {
         waiting: Vec::new(),
         has_thread: false,
         at_work: None,
@@ -112,16 +112,16 @@ static BAKERY: Bakery = Bakery {
     changed: Condvar::new(),
 };
 
-/// What became of an attempt.
+/// The result of an attempt.
 enum BakeAttempt {
     Over,
-    /// Another process is at it.
+    /// Another process has the turn, or makes the same form.
     AnothersTurn,
-    /// Something is short: what.
+    /// Memory or disk space is short, as the text says.
     Short(String),
 }
 
-/// Has a model baked behind its runs, if its weights say so and it does not run on its form already.
+/// Orders the baking of a model in the background, if its weights say so and it does not run on its form already.
 pub(crate) fn order(order: BakeOrder) -> Option<PendingBake> {
     let is_left = order.model.upgrade().is_some_and(|model| !model.is_baked());
     if order.weights.baking != BakingPolicy::Background || !is_left {
@@ -130,7 +130,9 @@ pub(crate) fn order(order: BakeOrder) -> Option<PendingBake> {
     let mut state = BAKERY.lock();
     if state.waiting.len() >= MAX_ORDERS {
         let path = order.file.path().display();
-        tracing::warn!("`{path}` is not baked: {MAX_ORDERS} models wait for that already");
+        tracing::warn!(
+            "`{path}` is not baked: {MAX_ORDERS} models are already waiting to be baked"
+        );
         return None;
     }
     let taken = Arc::new(OpenOrder {
@@ -148,7 +150,7 @@ pub(crate) fn order(order: BakeOrder) -> Option<PendingBake> {
             Ok(_) => state.has_thread = true,
             Err(error) => {
                 state.waiting.clear();
-                tracing::warn!("no model is baked: no thread could be started: {error}");
+                tracing::warn!("models are not baked: cannot start a thread: {error}");
                 return None;
             }
         }
@@ -158,7 +160,7 @@ pub(crate) fn order(order: BakeOrder) -> Option<PendingBake> {
     Some(PendingBake(taken))
 }
 
-/// Gives up all orders, and waits until what was at work has tidied up, at most until then.
+/// Cancels all orders, and waits for the current one to clean up, at most until `deadline`.
 pub(crate) fn stop(deadline: Instant) {
     let mut state = BAKERY.lock();
     for waiting in state.waiting.drain(..) {
@@ -179,12 +181,11 @@ pub(crate) fn stop(deadline: Instant) {
 }
 
 impl Bakery {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Each change leaves a whole state.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, BakeryState> {
+        skep_host::lock(&self.state)
     }
 
-    /// Takes one order after the other; ends when none is left.
+    /// Carries out one order after the other; ends when none is left.
     fn run(&self) {
         let mut state = self.lock();
         loop {
@@ -218,12 +219,12 @@ impl Bakery {
                 BakeAttempt::AnothersTurn => Some(ANOTHERS_TURN),
                 BakeAttempt::Short(what) => {
                     let (path, wait) = (waiting.taken.path().display(), waiting.wait);
-                    // Normal operation: one line in the log is enough.
+                    // This is normal operation: one line in the log is enough.
                     match wait == FIRST_WAIT {
                         true => tracing::info!(
-                            "`{path}` is baked later, and the model serves normally until then: {what}"
+                            "`{path}` will be baked later and serves normally until then: {what}"
                         ),
-                        false => tracing::debug!("`{path}` is baked later: {what}"),
+                        false => tracing::debug!("`{path}` will be baked later: {what}"),
                     }
                     waiting.wait = (2 * wait).min(LONGEST_WAIT);
                     Some(wait)
@@ -264,7 +265,7 @@ impl OpenOrder {
         let planned = at_lowest_priority(|| self.order.backend.plan_form(&self.request()));
         let needed = match planned {
             Some(Ok(FormPlan::Needed(needed))) => needed,
-            Some(Ok(FormPlan::Known(_))) => return self.change_over(),
+            Some(Ok(FormPlan::Known(_))) => return self.switch_to_form(),
             Some(Ok(FormPlan::WithoutForm(why))) => {
                 tracing::debug!("`{path}` is not baked: {why}");
                 return BakeAttempt::Over;
@@ -277,12 +278,12 @@ impl OpenOrder {
         };
         match self.begin(&needed) {
             Ok(Some((_turn, claim))) => self.bake(claim, needed.cost),
-            Ok(None) => self.change_over(),
+            Ok(None) => self.switch_to_form(),
             Err(attempt) => attempt,
         }
     }
 
-    /// The right to make the form; `None` where another process made it meanwhile.
+    /// Claims the right to make the form; `None` if another process has made it meanwhile.
     fn begin(&self, needed: &NeededForm) -> Result<Option<(Turn, Claim)>, BakeAttempt> {
         let (path, cache) = (self.path().display(), &self.order.weights.cache);
         let over = |error: &dyn std::fmt::Display| {
@@ -294,8 +295,8 @@ impl OpenOrder {
         {
             let (minutes, why) = (wait.as_secs().div_ceil(60), &deaths.why);
             tracing::warn!(
-                "`{path}` is not baked for another {minutes} min, since the process died that tried the last time: {why}\n  \
-                 `skep bake` tries at once"
+                "`{path}` will not be baked for another {minutes} min, because the last process that tried died: {why}\n  \
+                 run `skep bake` to bake it now"
             );
             return Err(BakeAttempt::Over);
         }
@@ -314,7 +315,7 @@ impl OpenOrder {
     fn bake(&self, claim: Claim, cost: BakeCost) -> BakeAttempt {
         let path = self.path().display();
         tracing::info!(
-            "baking `{path}` behind the model, with up to {} MiB of memory and {} MiB on the disk",
+            "baking `{path}` in the background, with up to {} MiB of memory and {} MiB of disk space",
             cost.memory_bytes.div_ceil(MIB),
             cost.disk_bytes.div_ceil(MIB)
         );
@@ -332,11 +333,11 @@ impl OpenOrder {
         match end {
             BakeEnd::Made => {}
             BakeEnd::Cancelled => {
-                tracing::info!("baking `{path}` was given up: the model is not wanted any more");
+                tracing::info!("baking `{path}` was cancelled: the model is no longer needed");
                 return BakeAttempt::Over;
             }
             BakeEnd::Refused(error) => {
-                tracing::warn!("`{path}` was not baked, the next load tries again: {error}");
+                tracing::warn!("`{path}` was not baked; the next load tries again: {error}");
                 return BakeAttempt::Over;
             }
             BakeEnd::Died(error) => {
@@ -347,7 +348,7 @@ impl OpenOrder {
                 let wait = cache.deaths(&key).and_then(|deaths| deaths.wait(now));
                 let minutes = wait.unwrap_or_default().as_secs().div_ceil(60);
                 tracing::warn!(
-                    "`{path}` was not baked, and is not for another {minutes} min: {error}"
+                    "`{path}` was not baked, and will not be tried again for {minutes} min: {error}"
                 );
                 return BakeAttempt::Over;
             }
@@ -355,12 +356,12 @@ impl OpenOrder {
         let published = at_lowest_priority(|| backend.publish_form(&self.request(), claim));
         match published {
             Some(Ok(Found::Form(form))) => tracing::info!(
-                "baked `{path}` behind the model in {} ms, {} MiB",
+                "baked `{path}` in the background in {} ms, {} MiB",
                 began.elapsed().as_millis(),
                 form.bytes().div_ceil(MIB)
             ),
             Some(Ok(Found::Unusable(why))) => {
-                tracing::info!("`{path}` is loaded as it is from now on: {why}");
+                tracing::info!("`{path}` cannot be baked and is loaded from its own files: {why}");
                 return BakeAttempt::Over;
             }
             Some(Err(error)) => {
@@ -369,12 +370,12 @@ impl OpenOrder {
             }
             Some(Ok(Found::Nothing)) | None => return BakeAttempt::Over,
         }
-        self.change_over()
+        self.switch_to_form()
     }
 
-    /// The form is there: the model goes over to it, at the priority of everything else, since threads that a session starts
-    /// have that of who makes it.
-    fn change_over(&self) -> BakeAttempt {
+    /// Switches the model to its form. Runs at normal priority, because a session's threads inherit the priority of
+    /// the thread that makes it.
+    fn switch_to_form(&self) -> BakeAttempt {
         let path = self.path().display();
         let Some(model) = self.order.model.upgrade() else {
             return BakeAttempt::Over;
@@ -383,15 +384,13 @@ impl OpenOrder {
             return BakeAttempt::Over;
         }
         let began = Instant::now();
-        match model.change_over(&self.request()) {
+        match model.switch_to_form(&self.request()) {
             Ok(true) => tracing::info!(
                 "`{path}` runs on its baked form, after {} ms",
                 began.elapsed().as_millis()
             ),
             Ok(false) => {
-                tracing::info!(
-                    "`{path}` runs as it was loaded, the next load is of its baked form"
-                );
+                tracing::info!("`{path}` runs as it was loaded; the next load uses its baked form");
             }
             Err(error) => tracing::warn!("`{path}` runs as it was loaded: {error}"),
         }
@@ -403,14 +402,14 @@ impl OpenOrder {
 
 const MIB: u64 = 1 << 20;
 
-/// Whether there is what baking takes, now.
+/// Checks that the memory and disk space for baking are available.
 fn check(cost: BakeCost, directory: &Path) -> Result<(), BakeAttempt> {
     let memory = skep_host::memory();
     let wanted = cost.memory_bytes.saturating_add(MARGIN_BYTES);
     if memory.available < wanted {
         return Err(BakeAttempt::Short(format!(
-            "it may take {} MiB of memory, and {} MiB are to be had, of which {} MiB stay free; {} MiB of memory would do instead \
-             of {} MiB",
+            "it may take {} MiB of memory, and {} MiB are available, of which {} MiB stay free; {} MiB of memory would suffice \
+             instead of {} MiB",
             cost.memory_bytes.div_ceil(MIB),
             memory.available / MIB,
             MARGIN_BYTES / MIB,
@@ -421,12 +420,12 @@ fn check(cost: BakeCost, directory: &Path) -> Result<(), BakeAttempt> {
             memory.total / MIB
         )));
     }
-    // Where the system does not say it shows when something is written.
+    // If the system does not report the free space, a lack of it shows when the process writes.
     let room = rustix::fs::statvfs(directory);
     let room = room.map_or(u64::MAX, |of| of.f_bavail.saturating_mul(of.f_frsize));
     if room < cost.disk_bytes {
         return Err(BakeAttempt::Short(format!(
-            "it may take {} MiB on the disk of `{}`, which has {} MiB left",
+            "it may take {} MiB of disk space in `{}`, which has {} MiB left",
             cost.disk_bytes.div_ceil(MIB),
             directory.display(),
             room / MIB
@@ -435,12 +434,12 @@ fn check(cost: BakeCost, directory: &Path) -> Result<(), BakeAttempt> {
     Ok(())
 }
 
-/// Does something on a thread of the lowest priority, which ends with that: what is lowered stays so. `None` where the
-/// system gives no thread, or after a panic, as of a backend.
+/// Runs `act` on a new thread of the lowest priority, because a lowered priority cannot be raised again. `None` if no
+/// thread can be started, or if `act` panics, as a backend may.
 fn at_lowest_priority<T: Send>(act: impl FnOnce() -> T + Send) -> Option<T> {
     thread::scope(|scope| {
         let lowered = || {
-            // Of this thread alone: that is what Linux takes it for.
+            // On Linux this lowers the priority of the calling thread only.
             let _ = rustix::process::setpriority_process(None, NICEST);
             act()
         };
@@ -454,7 +453,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_short_is_said() {
+    fn the_text_names_what_is_short() {
         let root = tempfile::tempdir().expect("a directory");
         let short = |memory_bytes, disk_bytes| {
             let cost = BakeCost {
@@ -474,20 +473,20 @@ mod tests {
             "{what}"
         );
         assert!(
-            what.contains(" MiB of memory would do instead of "),
+            what.contains(" MiB of memory would suffice instead of "),
             "{what}"
         );
         let what = short(u64::MAX, 0).expect("nor that");
         assert!(what.contains("128 MiB stay free"), "{what}");
         let what = short(0, 1 << 62).expect("no disk has that");
         assert!(
-            what.starts_with("it may take 4398046511104 MiB on the disk of "),
+            what.starts_with("it may take 4398046511104 MiB of disk space in "),
             "{what}"
         );
     }
 
     #[test]
-    fn what_is_done_at_the_lowest_priority_changes_no_others() {
+    fn the_lowest_priority_applies_to_one_thread_only() {
         let own = || rustix::process::getpriority_process(None).expect("a priority");
         let before = own();
         assert_eq!(at_lowest_priority(own), Some(NICEST));

@@ -1,4 +1,4 @@
-//! Which backends there are, and which one a model gets.
+//! The backends of a node, and the choice of one for a model.
 
 use std::{
     collections::BTreeMap,
@@ -12,14 +12,14 @@ use crate::{ErrorKind, RuntimeError};
 /// How a backend is opened.
 type OpenBackend = Box<dyn Fn() -> Result<Arc<dyn Backend>, BackendError> + Send + Sync>;
 
-/// A backend that may or may not be there.
+/// A backend that may or may not be available.
 pub struct BackendEntry {
     open: OpenBackend,
     opened: OnceLock<Result<Arc<dyn Backend>, BackendError>>,
 }
 
 impl BackendEntry {
-    /// A backend that is opened by `open` when the first model wants it: a library takes tens of milliseconds to open.
+    /// A backend that `open` opens when the first model needs it, because a library takes tens of milliseconds to open.
     #[must_use]
     pub fn new(
         open: impl Fn() -> Result<Arc<dyn Backend>, BackendError> + Send + Sync + 'static,
@@ -49,29 +49,29 @@ pub struct Backends {
     entries: BTreeMap<&'static str, BackendEntry>,
     preferred: Vec<&'static str>,
     fallback: Option<&'static str>,
-    /// Said once, not once a model: that the first choice is not there.
+    /// Set when the log says that the first choice is not available: once, not for each model.
     second_choice: OnceLock<()>,
 }
 
-/// The backend that a model gets.
+/// The backend chosen for a model.
 pub(crate) struct BackendChoice {
     pub(crate) backend: Arc<dyn Backend>,
-    /// Why it is another one than the configuration names, for the log.
+    /// Why it differs from the one that the configuration names, for the log.
     pub(crate) note: Option<String>,
 }
 
 impl Backends {
-    /// Adds a backend under the name that configurations use.
+    /// Adds a backend under its name in configurations.
     pub fn add(&mut self, name: &'static str, entry: BackendEntry) {
         self.entries.insert(name, entry);
     }
 
-    /// The order in which backends are tried for a model that names none.
+    /// Sets the order in which backends are tried for a model that names none.
     pub fn prefer(&mut self, names: &[&'static str]) {
         names.clone_into(&mut self.preferred);
     }
 
-    /// The backend that stands in for one whose library is missing; none by default.
+    /// Sets the backend that stands in for one whose library is missing; none by default.
     pub fn fall_back_to(&mut self, name: &'static str) {
         self.fallback = Some(name);
     }
@@ -109,7 +109,7 @@ impl Backends {
         }
     }
 
-    /// A backend that is there, for checks of what holds on every backend.
+    /// An available backend, for checks that do not depend on the backend.
     pub(crate) fn any(&self) -> Option<Arc<dyn Backend>> {
         let mut preferred = self.preferred.iter();
         preferred.find_map(|name| self.entries[name].get().ok())

@@ -1,4 +1,4 @@
-//! Baking models ahead of time: what a load keeps for later loads, made without loading.
+//! Bakes models ahead of time: makes the forms that loads would make, without loading.
 
 use std::{
     collections::BTreeSet,
@@ -20,30 +20,30 @@ use crate::{
     repository::{self, source::ModelSource},
 };
 
-/// What became of one version of a model, or of a file.
+/// The result for one version of a model, or for a file.
 #[derive(Debug)]
 pub struct BakeOutcome {
-    /// Where it lies: the model's directory, or the file.
+    /// The model's directory, or the file.
     pub path: PathBuf,
-    /// The version; `None` of a file, and of a model whose versions cannot be told.
+    /// The version; `None` for a file, and for a model whose versions cannot be determined.
     pub version: Option<ModelVersion>,
-    /// What became of it.
+    /// Whether it was baked.
     pub outcome: Result<Baked, RuntimeError>,
-    /// How long that took.
+    /// How long it took.
     pub took: Duration,
 }
 
-/// Something for [`bake`].
+/// A model or file that [`bake`] can bake.
 #[derive(Debug)]
 pub struct Bakeable {
     /// A model's directory, or a file.
     pub path: PathBuf,
-    /// The versions in the directory, of which those are baked that would be served.
+    /// The versions in the directory; those that would be served are baked.
     pub versions: BTreeSet<ModelVersion>,
 }
 
-/// What is to be baked at `path`: the directories of a repository's models, in their order; else the path itself, which may be
-/// none of that: `bake` says so.
+/// What to bake at `path`: the directories of a repository's models, in order; otherwise the path itself. If that is
+/// neither a model nor a file, `bake` reports it.
 #[must_use]
 pub fn bakeable(path: &Path) -> Vec<Bakeable> {
     let paths = if !path.is_dir() || repository::is_model(path) {
@@ -54,11 +54,11 @@ pub fn bakeable(path: &Path) -> Vec<Bakeable> {
             Err(_) => vec![path.to_owned()],
         }
     };
-    let found = |path: PathBuf| Bakeable {
+    let models = paths.into_iter().map(|path| Bakeable {
         versions: repository::versions(&path).unwrap_or_default(),
         path,
-    };
-    paths.into_iter().map(found).collect()
+    });
+    models.collect()
 }
 
 /// Bakes a model file, or the versions of a model's directory that would be served.
@@ -85,7 +85,7 @@ fn one(
     }
 }
 
-/// A broken file must not end the others' turn.
+/// Turns a panic into an error, so that a broken file does not keep others from being baked.
 fn guarded(bake: impl FnOnce() -> Result<Baked, RuntimeError>) -> Result<Baked, RuntimeError> {
     catch_unwind(AssertUnwindSafe(bake))
         .unwrap_or_else(|_| Err(RuntimeError::internal("the backend panicked".to_owned())))
@@ -94,7 +94,7 @@ fn guarded(bake: impl FnOnce() -> Result<Baked, RuntimeError>) -> Result<Baked, 
 /// The versions of a model that would be served.
 fn model(directory: &Path, options: &LoadOptions, backends: &Backends) -> Vec<BakeOutcome> {
     let planned = || {
-        // Of a path such as `.` the name is the directory's.
+        // For a path such as `.`, the directory has the name.
         let absolute = directory
             .canonicalize()
             .unwrap_or_else(|_| directory.to_owned());
@@ -118,7 +118,7 @@ fn model(directory: &Path, options: &LoadOptions, backends: &Backends) -> Vec<Ba
     }
 }
 
-/// A file that is in no repository, under the configuration that follows from it.
+/// Bakes a file outside any repository, with a configuration that is completed from the file.
 fn file(path: &Path, options: &LoadOptions, backends: &Backends) -> Result<Baked, RuntimeError> {
     let file = ModelFile::open(path)?;
     let backend = backends.choose(None)?.backend;

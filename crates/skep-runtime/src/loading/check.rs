@@ -1,4 +1,4 @@
-//! A repository, checked without being served: what is wrong with each model, and where.
+//! Checks a repository without serving it: what is wrong with each model, and where.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,38 +17,39 @@ use crate::{
     serving::origin::OnGone,
 };
 
-/// What was found about one model.
+/// The result of checking one model.
 #[derive(Debug)]
 pub struct ModelCheck {
     /// The model.
     pub name: ModelName,
     /// The versions that would be served, ascending.
     pub versions: Vec<ModelVersion>,
-    /// What fails its load.
-    pub errors: Vec<Finding>,
-    /// Settings without effect, and what looks odd.
-    pub warnings: Vec<Finding>,
+    /// Findings that make its load fail.
+    pub errors: Vec<CheckFinding>,
+    /// Settings without effect, and suspicious ones.
+    pub warnings: Vec<CheckFinding>,
     /// The configuration, completed and normalised, if it is valid.
     pub config: Option<inference::ModelConfig>,
-    /// How long an answer may take, if the configuration says so.
+    /// The latency objective, if the configuration has one.
     pub objective: Option<Duration>,
 }
 
-/// One thing about a model.
+/// An error or warning about a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    /// The version that it is about; `None` for the model as a whole.
+pub struct CheckFinding {
+    /// The version concerned; `None` for the model as a whole.
     pub version: Option<ModelVersion>,
-    /// Where in a configuration file it is.
+    /// The position in the configuration file.
     pub place: Option<Position>,
-    /// The path of the field that it is about, such as `input[1].dims`; may be empty.
+    /// The path of the field concerned, such as `input[1].dims`; may be empty.
     pub field: String,
-    /// What is wrong. Further lines say how to mend it.
+    /// What is wrong. Further lines say how to fix it.
     pub text: String,
 }
 
-/// Checks the models of a repository, or those of these names. With `load` each version is loaded, warmed up and let go;
-/// without, the weights are not touched, except where a backend must read a model to tell its inputs and outputs.
+/// Checks the models of a repository, or those with these names. With `load`, each version is loaded, warmed up and
+/// dropped. Without it, the weights are not read, except by a backend that must load a model to know its inputs and
+/// outputs.
 #[must_use]
 pub fn check(
     repository: &Repository,
@@ -119,10 +120,10 @@ impl ModelChecker<'_> {
         }
     }
 
-    /// Checks what a load of `source` reads.
+    /// Checks everything that a load of `source` reads.
     ///
     /// # Errors
-    /// What is wrong with the model as a whole.
+    /// An error that concerns the model as a whole.
     fn plan(
         &mut self,
         source: &Arc<ModelSource>,
@@ -152,32 +153,32 @@ impl ModelChecker<'_> {
         Ok(draft)
     }
 
-    /// What is wrong with a configuration, whose backend is not there to open the model's file: what holds on every backend.
+    /// Checks a configuration whose backend is not available, with the rules that hold for every backend.
     fn without_backend(&mut self, draft: Draft, places: &FieldPositions<'_>) {
         let Some(stand_in) = self.backends.any() else {
             return;
         };
-        // What the stand-in cannot read of the file may be what the model's own backend can.
-        let of_config = |error: &RuntimeError| error.config_error().is_some();
+        // The model's own backend may be able to read what the stand-in cannot, so only the configuration's errors
+        // count.
         match draft.plan_on(stand_in, self.options) {
             Ok(plan) => {
                 self.notices(&plan, places);
                 for version in self.found.versions.clone() {
-                    if let Some(error) = plan.check(version).err().filter(of_config) {
+                    if let Some(error) = plan.check(version).err().filter(is_config_error) {
                         self.error(Some(version), &error, Some(places), Some(plan.config()));
                     }
                 }
             }
-            Err(error) if of_config(&error) => self.error(None, &error, Some(places), None),
+            Err(error) if is_config_error(&error) => self.error(None, &error, Some(places), None),
             Err(_) => {}
         }
     }
 
-    /// That the backend which the configuration names is not there, at the line that names it.
+    /// Reports that the configured backend is not available, at the line that names it.
     fn missing_backend(&mut self, error: &RuntimeError, places: &FieldPositions<'_>) {
         let mut fields = ["backend", "platform"].into_iter();
         let found = fields.find_map(|field| Some((field, places.find(field)?)));
-        self.found.errors.push(Finding {
+        self.found.errors.push(CheckFinding {
             version: None,
             field: found
                 .as_ref()
@@ -189,7 +190,7 @@ impl ModelChecker<'_> {
 
     fn notices(&mut self, plan: &LoadPlan, places: &FieldPositions<'_>) {
         for notice in plan.notices() {
-            self.found.warnings.push(Finding {
+            self.found.warnings.push(CheckFinding {
                 version: None,
                 place: places.find(&notice.field),
                 field: notice.field.clone(),
@@ -226,7 +227,7 @@ impl ModelChecker<'_> {
     ) {
         if let Some(text) = loaded.objective_warning() {
             let field = "parameters.slo_latency_ms".to_owned();
-            self.found.warnings.push(Finding {
+            self.found.warnings.push(CheckFinding {
                 version: Some(version),
                 place: places.find(&field),
                 field,
@@ -246,16 +247,20 @@ impl ModelChecker<'_> {
         let field = fault.map_or_else(String::new, |fault| locate::field(fault, config));
         let place = locate::place(error, places, config);
         let text = error.to_string();
-        // The place stands beside the text.
+        // The position is shown separately from the text.
         let prefix = place.as_ref().map(|place| format!("{place}: "));
         let text = prefix
             .and_then(|prefix| text.strip_prefix(&prefix).map(str::to_owned))
             .unwrap_or(text);
-        self.found.errors.push(Finding {
+        self.found.errors.push(CheckFinding {
             version,
             place,
             field,
             text,
         });
     }
+}
+
+fn is_config_error(error: &RuntimeError) -> bool {
+    error.config_error().is_some()
 }

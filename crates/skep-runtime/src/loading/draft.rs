@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// A model whose configuration was read, and the versions that are to be loaded.
+/// A model with its configuration as read, and the versions to load.
 pub(crate) struct Draft {
     name: ModelName,
     source: Arc<ModelSource>,
@@ -37,7 +37,7 @@ impl Draft {
     /// Reads the model's configuration.
     ///
     /// # Errors
-    /// What Triton calls a failed poll: a configuration that cannot be read, or is another model's.
+    /// If the configuration cannot be read, or belongs to another model (in Triton's terms, the poll failed).
     pub(crate) fn read_config(
         name: &ModelName,
         source: &ModelSource,
@@ -51,7 +51,7 @@ impl Draft {
     /// Selects the versions.
     ///
     /// # Errors
-    /// When there are none, or the policy wants none of them.
+    /// If the model has no versions, or the policy selects none of them.
     pub(crate) fn new(
         name: &ModelName,
         source: Arc<ModelSource>,
@@ -97,7 +97,7 @@ impl Draft {
         self.plan_on(backend, options)
     }
 
-    /// The backend that the model runs on.
+    /// Chooses the model's backend.
     pub(crate) fn choose(&self, backends: &Backends) -> Result<Arc<dyn Backend>, RuntimeError> {
         let name = &self.name;
         skep_config::check_backend_name(&self.proto, name).map_err(RuntimeError::from)?;
@@ -117,8 +117,8 @@ impl Draft {
     ) -> Result<LoadPlan, RuntimeError> {
         let name = &self.name;
         let configured = skep_config::configured_backend(&self.proto).map(str::to_owned);
-        // The name that stays in the configuration is the one it gave: a fallback changes who runs the model, not what
-        // the model says of itself.
+        // The configuration keeps the name that it gave: a fallback changes the backend that runs the model, not its
+        // configuration.
         let shown = configured.as_deref().unwrap_or_else(|| backend.name());
         let latest = self.available.last().map(ToString::to_string);
         let directory = self.source.directory().join(latest.unwrap_or_default());
@@ -146,7 +146,7 @@ impl Draft {
     }
 }
 
-/// Fills what the configuration leaves open; returns the model's file if that was inspected.
+/// Completes the configuration. Returns the model's file if it was inspected.
 pub(crate) fn complete(
     proto: &mut inference::ModelConfig,
     name: &ModelName,

@@ -1,8 +1,8 @@
-//! What completion learns of a model's file: inputs and outputs, and what is odd about them.
+//! Inspects a model's file to complete a configuration: its inputs and outputs, and notices about them.
 //!
-//! The backend inspects the file. Most files declare everything. Where one does not declare the type of an output, or is in
-//! a format that only its runtime reads, the backend asks the runtime: in a process of its own where the model is to run in
-//! one.
+//! The backend inspects the file. Most files declare everything. If a file does not declare the type of an output, or
+//! has a format that only the backend's library reads, the backend asks the library, in a worker process if the model
+//! is configured to run in one.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -19,15 +19,15 @@ use skep_types::{DataType, ModelName};
 
 use crate::RuntimeError;
 
-/// What a file tells, for a configuration that leaves something open.
+/// A file that was inspected for an incomplete configuration.
 pub(crate) struct InspectedFile {
     pub(crate) file: ModelFile,
-    /// Kept for the load that follows, which does not decode the file again.
+    /// Kept so that the load that follows does not decode the file again.
     pub(crate) inspection: Inspection,
 }
 
 impl InspectedFile {
-    /// What to tell the user about the file, given the `max_batch_size` that the configuration says.
+    /// Notices about the file, given the configured `max_batch_size`.
     pub(crate) fn notices(&self, max_batch_size: i32) -> Vec<Notice> {
         let left_out = self.inspection.left_out.iter();
         let left_out = left_out.map(|text| Notice::new("output", text.clone()));
@@ -37,11 +37,11 @@ impl InspectedFile {
     }
 }
 
-/// Inspects files for configurations that leave something open.
+/// Inspects files for incomplete configurations.
 pub(crate) struct FileInspector<'a> {
     pub(crate) backend: &'a dyn Backend,
     pub(crate) model: &'a ModelName,
-    /// What a process of its own may take.
+    /// How long a worker process may take.
     pub(crate) limit: Option<Duration>,
 }
 
@@ -55,7 +55,7 @@ impl FileInspector<'_> {
         let ask = || self.ask(&file, config);
         let inspection = self.backend.inspect(&InspectRequest {
             file: &file,
-            tensors: &unfinished(config),
+            tensors: &incomplete_tensors(config),
             ask: Some(&ask),
         })?;
         Ok(InspectedFile { file, inspection })
@@ -69,7 +69,7 @@ impl FileInspector<'_> {
         if configured_isolation(config) == Isolation::Process {
             return skep_sandbox::ask(self.backend, self.model.as_str(), file, self.limit);
         }
-        // A broken file must not take the server down with it.
+        // A broken file must not end the server.
         catch_unwind(AssertUnwindSafe(|| self.backend.ask(file))).unwrap_or_else(|_| {
             let name = self.backend.name();
             let text = format!("backend `{name}` panicked while reading the model");
@@ -78,8 +78,8 @@ impl FileInspector<'_> {
     }
 }
 
-/// What a configuration that is not complete says of inputs and outputs.
-fn unfinished(config: &inference::ModelConfig) -> ConfiguredTensors {
+/// The inputs and outputs of an incomplete configuration.
+fn incomplete_tensors(config: &inference::ModelConfig) -> ConfiguredTensors {
     let outputs = config.output.iter().map(|output| ConfiguredOutput {
         name: output.name.clone(),
         datatype: configured_datatype(output),
@@ -95,8 +95,8 @@ fn unfinished(config: &inference::ModelConfig) -> ConfiguredTensors {
     }
 }
 
-/// What a complete configuration says of them.
-pub(crate) fn finished(config: &ModelConfig) -> ConfiguredTensors {
+/// The inputs and outputs of a complete configuration.
+pub(crate) fn complete_tensors(config: &ModelConfig) -> ConfiguredTensors {
     let optional = config.inputs().iter().filter(|input| input.optional);
     let outputs = config.outputs().iter().map(|output| ConfiguredOutput {
         name: output.name.clone(),
@@ -124,10 +124,10 @@ fn unbatched(why: &str, max_batch_size: i32) -> Notice {
     let text = match max_batch_size {
         0 => format!(
             "the model is served without batching: {why}\nwrite `max_batch_size` into the configuration if \
-             the first dimension is the batch all the same"
+             the first dimension is a batch dimension nevertheless"
         ),
         size => format!(
-            "max_batch_size is {size}, and the first dimension may be no batch: {why}\nwrite `max_batch_size: 0` if requests fail \
+            "max_batch_size is {size}, but the first dimension may not be a batch dimension: {why}\nwrite `max_batch_size: 0` if requests fail \
              because an output cannot be split"
         ),
     };

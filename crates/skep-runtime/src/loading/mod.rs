@@ -6,7 +6,11 @@
 //!        -> LoadedVersion, one for each version: file opened, weights loaded, instances started and warmed up
 //! ```
 //!
-//! `skep check` ([`check`]) and `skep bake` ([`bake`]) take the same way and stop earlier.
+//! `skep check` ([`check`]) and `skep bake` ([`bake`]) take the same steps and stop earlier.
+//!
+//! `model_file.rs` finds a version's file, `file_interface.rs` inspects it, `backends.rs` chooses the backend,
+//! `request.rs` makes its load request, `options.rs` has the options for all loads, `bake_ahead.rs` is `skep bake`,
+//! `check.rs` `skep check`.
 
 mod backends;
 mod bake_ahead;
@@ -20,7 +24,7 @@ mod request;
 
 pub use backends::{BackendEntry, Backends};
 pub use bake_ahead::{BakeOutcome, Bakeable, bake, bakeable};
-pub use check::{Finding, ModelCheck, check};
+pub use check::{CheckFinding, ModelCheck, check};
 pub(crate) use draft::Draft;
 pub use options::LoadOptions;
 pub(crate) use plan::LoadPlan;

@@ -1,4 +1,4 @@
-//! The place of a version's model file.
+//! Finds a version's model file.
 
 use std::{
     collections::BTreeSet,
@@ -8,7 +8,8 @@ use std::{
 
 use crate::RuntimeError;
 
-/// The name of a version's model file where the configuration names none, if that is not the first of the `usual` names.
+/// The name of a version's model file if the configuration names none and the file does not have the first `usual`
+/// name.
 pub(crate) fn lone_default(
     version_directory: &Path,
     usual: &[&'static str],
@@ -21,11 +22,11 @@ pub(crate) fn lone_default(
     others.find(|name| version_directory.join(name).exists())
 }
 
-/// Finds a version's model file. A directory of that name holds the file under a `usual` name. Versions of a model may use
-/// different ones of the usual names.
+/// Finds a version's model file. If `filename` is a directory, the file is in it under a `usual` name. Versions of a
+/// model may use different usual names.
 ///
 /// # Errors
-/// What lies in the directory instead, and what to do.
+/// A text that says what the directory contains instead, with a hint.
 pub(crate) fn find(
     version_directory: &Path,
     filename: &str,
@@ -44,7 +45,7 @@ pub(crate) fn find(
         let mut other = other.map(|name| path.with_file_name(name));
         path = other.find(|other| other.exists()).unwrap_or(path);
     }
-    // The link itself is there, and what it names is not.
+    // The link exists, but its target does not.
     if !path.exists() && path.is_symlink() {
         let target = fs::read_link(&path).unwrap_or_default();
         return Err(RuntimeError::invalid(format!(
@@ -59,7 +60,7 @@ pub(crate) fn find(
             .flatten()
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
             .collect();
-        let hint = way_out(&there);
+        let hint = rename_hint(&there);
         let there: Vec<String> = there.iter().map(|name| format!("`{name}`")).collect();
         let found = if there.is_empty() {
             "the directory is empty".to_owned()
@@ -75,8 +76,8 @@ pub(crate) fn find(
     Ok(path)
 }
 
-/// What to do with the files that lie where the model's is expected. An ONNX file is the model, whatever lies beside it.
-fn way_out(files: &BTreeSet<String>) -> Option<String> {
+/// A hint for the files that were found in place of the model's. An ONNX file is the model, whatever other files exist.
+fn rename_hint(files: &BTreeSet<String>) -> Option<String> {
     match files.iter().find(|file| file.ends_with(".onnx")) {
         Some(file) => Some(format!(
             "rename `{file}`, or write `default_model_filename: \"{file}\"`"
@@ -92,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_onnx_file_is_the_way_out_whatever_lies_beside_it() {
+    fn the_hint_names_an_onnx_file_before_any_other() {
         for (files, expected) in [
             (&["config.json", "net.onnx"][..], "rename `net.onnx`"),
             (&["model.pt", "net.onnx"], "rename `net.onnx`"),
@@ -103,7 +104,7 @@ mod tests {
             (&["labels.json", "vocab.txt"], ""),
         ] {
             let files = files.iter().map(|file| (*file).to_owned()).collect();
-            let found = way_out(&files).unwrap_or_default();
+            let found = rename_hint(&files).unwrap_or_default();
             assert!(found.contains(expected), "{found}");
             assert_eq!(found.is_empty(), expected.is_empty(), "{found}");
         }

@@ -1,4 +1,4 @@
-//! What holds for every load of a node.
+//! The options for all loads of a node.
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::{Device, MetricsOptions, WaitingLimit, repository::source::ConfigChoi
 /// Triton's default of `--backend-config=default-max-batch-size`.
 const DEFAULT_MAX_BATCH_SIZE: u32 = 4;
 
-/// What holds for every load.
+/// The options for all loads.
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
     /// Whether a missing or partial configuration is completed from the model's file.
@@ -21,48 +21,48 @@ pub struct LoadOptions {
     pub backend_settings: Vec<BackendSetting>,
     /// Processor cores that this process may use.
     pub cores: NonZeroUsize,
-    /// What is recorded of requests.
+    /// Which metrics of requests are recorded.
     pub metrics: MetricsOptions,
-    /// Whether what is configured for GPUs and accelerators is served on the CPU.
+    /// Whether models that are configured for GPUs and accelerators are served on the CPU.
     pub gpu_as_cpu: bool,
-    /// Which of a model's `configs/<name>.pbtxt` is taken instead of `config.pbtxt`, if it has that one.
+    /// The `<name>` of the `configs/<name>.pbtxt` that replaces `config.pbtxt` for models that have it.
     pub config_name: Option<String>,
-    /// How often a version that could not be loaded is tried again.
+    /// How often the load of a version is tried again after a failure.
     pub retries: u32,
-    /// The bound on requests that wait for instances, over all models.
+    /// The bound on waiting requests, over all models.
     pub waiting_limit: Arc<WaitingLimit>,
-    /// Batchers execute nothing before as many requests wait for their model for the first time; for tests.
+    /// Batchers start only once this many requests wait for their model; for tests.
     pub hold_until: usize,
-    /// The CPU whose cores the models share; none where each starts whenever it can.
+    /// The CPU whose cores the models share; `None` if each starts whenever it can.
     pub cpu: Option<Arc<Device>>,
-    /// Where weights are kept and shared, in the general store unless a model names its tenant; none where every load is for
-    /// itself alone.
+    /// Where weights are kept and shared, in the general store unless a model names its tenant; `None` if loads share
+    /// nothing.
     pub weights: Option<WeightSource>,
-    /// The node's memory for requests, which runs are charged to; none where nobody counts.
+    /// The node's memory for requests, to which runs are charged; `None` if it is not counted.
     pub request_memory: Option<Arc<MemoryBudget>>,
-    /// What a worker process may take to load a model, or to bake it; none for as long as it likes.
+    /// How long a worker process may take to load or bake a model; `None` for any time.
     pub sandbox_load_limit: Option<Duration>,
 }
 
 impl LoadOptions {
-    /// The `max_batch_size` for a completed model; a setting for its backend goes before one for all.
+    /// The `max_batch_size` for a completed model. A setting for its backend takes precedence over one for all.
     pub(super) fn default_max_batch_size(&self, name: &str) -> u32 {
-        let of = |wanted: Option<&str>| {
-            self.backend_settings
-                .iter()
-                .rev()
-                .find_map(|setting| match setting {
-                    BackendSetting::DefaultMaxBatchSize { backend, size }
-                        if backend.as_deref() == wanted =>
-                    {
-                        Some(*size)
-                    }
-                    _ => None,
-                })
-        };
-        of(Some(name))
-            .or_else(|| of(None))
+        self.batch_size_setting(Some(name))
+            .or_else(|| self.batch_size_setting(None))
             .unwrap_or(DEFAULT_MAX_BATCH_SIZE)
+    }
+
+    /// The last `default-max-batch-size` setting for a backend, or for all.
+    fn batch_size_setting(&self, wanted: Option<&str>) -> Option<u32> {
+        let mut settings = self.backend_settings.iter().rev();
+        settings.find_map(|setting| match setting {
+            BackendSetting::DefaultMaxBatchSize { backend, size }
+                if backend.as_deref() == wanted =>
+            {
+                Some(*size)
+            }
+            _ => None,
+        })
     }
 
     /// The device that models are loaded for.
@@ -78,7 +78,7 @@ impl LoadOptions {
         }
     }
 
-    /// How a model's configuration is validated under these options.
+    /// The context in which a model's configuration is validated.
     pub(crate) fn context<'a>(&self, model: &'a ModelName) -> ConfigContext<'a> {
         let mut context = ConfigContext::new(model);
         context.gpu_as_cpu = self.gpu_as_cpu;

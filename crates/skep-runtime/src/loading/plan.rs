@@ -15,7 +15,7 @@ use crate::{
     baking::{self, BakeOrder, PendingBake},
     loading::{
         LoadOptions,
-        file_interface::{InspectedFile, finished},
+        file_interface::{InspectedFile, complete_tensors},
         model_file::find,
         request::{request, weights},
     },
@@ -25,53 +25,48 @@ use crate::{
         instances::{ExecutionLimits, InstancePool, warmup},
         interface::Interface,
         labels,
-        origin::{Life, OnGone, Origin},
+        origin::{OnGone, VersionLife, VersionOrigin},
         responder::Responder,
     },
     statistics::{RecorderOptions, recorder::Statistics},
 };
 
-/// One version's outcome.
+/// The result of loading one version.
 pub(crate) type VersionResult = Result<LoadedVersion, RuntimeError>;
 
-/// A version's file, and what follows from it.
+/// A version's file, with the configuration checked against it.
 struct OpenedVersion {
     file: ModelFile,
     /// The configuration, checked against the file.
     config: Arc<ModelConfig>,
-    /// Kept until the load is over, which uses what was decoded.
+    /// Kept until the load is over, because the load uses the decoded file.
     inspection: Inspection,
 }
 
-/// A model, read and completed, before its versions are loaded.
+/// A model whose configuration is complete and valid, before its versions are loaded.
 pub(crate) struct LoadPlan {
     pub(super) source: Arc<ModelSource>,
     pub(super) config: Arc<ModelConfig>,
     pub(super) backend: Arc<dyn Backend>,
-    /// What completion found odd about the model's file.
+    /// Notices of the completion about the model's file.
     pub(super) notices: Vec<Notice>,
     /// The file that completion inspected, if it had to.
     pub(super) inspected: Option<InspectedFile>,
 }
 
 impl LoadPlan {
-    /// Whether `loaded` need not be loaded again: its files are the same, and its configuration differs in nothing but
-    /// instances and version policy.
+    /// Whether `loaded` can stay: its files are the same, and its configuration differs in instances and version
+    /// policy only.
     pub(crate) fn keeps(&self, loaded: &LoadedVersion) -> bool {
-        let essence = |config: &ModelConfig| inference::ModelConfig {
-            instance_group: Vec::new(),
-            version_policy: None,
-            ..config.proto().clone()
-        };
         loaded.is_healthy()
             && loaded.backend == self.backend.name()
             && self
                 .source
                 .same_version(&loaded.origin.source, loaded.version())
-            && essence(&self.config) == essence(&loaded.config)
+            && without_instances(&self.config) == without_instances(&loaded.config)
     }
 
-    /// The version under the new configuration: instances are added and taken away, the weights stay.
+    /// The version under the new configuration: adds and removes instances, and keeps the weights.
     pub(crate) fn update(
         &self,
         loaded: &Arc<LoadedVersion>,
@@ -86,7 +81,7 @@ impl LoadPlan {
         Ok(Arc::new(loaded.with_config(Arc::new(config))))
     }
 
-    /// Loads one version: weights once, then its instances, each warmed up.
+    /// Loads one version: its weights once, then its instances, each with a warm-up.
     pub(crate) fn load(
         &self,
         version: ModelVersion,
@@ -124,7 +119,7 @@ impl LoadPlan {
         let model = self.load_weights(&file, &config, signature, options)?;
         give_back_freed_memory();
         let config = match signature {
-            // The file alone did not tell.
+            // Only the loaded model knows its signature.
             None if self.backend.needs_file() => {
                 Arc::new(ModelConfig::clone(&config).with_signature(model.signature())?)
             }
@@ -142,8 +137,8 @@ impl LoadPlan {
             terms(&config, &*model, options),
         )?;
         let labels = labels::read(config.outputs(), self.source.directory())?;
-        let life = Life::new(on_gone);
-        let origin = Origin::new(Arc::clone(&self.source), namespace, Arc::clone(&life));
+        let life = VersionLife::new(on_gone);
+        let origin = VersionOrigin::new(Arc::clone(&self.source), namespace, Arc::clone(&life));
         let limits = ExecutionLimits {
             memory: RunBound {
                 limit_bytes: config.run_limits().memory_bytes,
@@ -160,7 +155,7 @@ impl LoadPlan {
             life,
         );
         pool.reconfigure(&config, self.source.directory())?;
-        origin.keep(self.bake_behind(&pool, file, &config, options)?);
+        origin.keep(self.bake_in_background(&pool, file, &config, options)?);
         Ok(LoadedVersion {
             interface,
             config,
@@ -173,7 +168,7 @@ impl LoadPlan {
     }
 
     /// Orders the baking of a version that is ready, if the node bakes in the background.
-    fn bake_behind(
+    fn bake_in_background(
         &self,
         pool: &InstancePool,
         file: ModelFile,
@@ -214,7 +209,7 @@ impl LoadPlan {
         };
         let inspection = self.backend.inspect(&InspectRequest {
             file: &file,
-            tensors: &finished(&self.config),
+            tensors: &complete_tensors(&self.config),
             ask: None,
         })?;
         let config = match &inspection.signature {
@@ -233,7 +228,7 @@ impl LoadPlan {
         })
     }
 
-    /// Makes what a load of the version would keep for later ones.
+    /// Makes the form that a load of the version would make.
     pub(crate) fn bake(
         &self,
         version: ModelVersion,
@@ -245,7 +240,7 @@ impl LoadPlan {
         self.backend.bake(&request).map_err(Into::into)
     }
 
-    /// Everything about a version that can be told without its weights: its file, labels, warm-up data.
+    /// Checks everything about a version that does not need its weights: its file, labels, warm-up data.
     pub(crate) fn check(&self, version: ModelVersion) -> Result<(), RuntimeError> {
         let opened = self.open_version(version)?;
         let config = &opened.config;
@@ -261,7 +256,7 @@ impl LoadPlan {
         &self.config
     }
 
-    /// What has no effect or looks odd, in the configuration or in the model's file.
+    /// The notices about the configuration and the model's file.
     pub(crate) fn notices(&self) -> impl Iterator<Item = &Notice> {
         self.config.notices().iter().chain(&self.notices)
     }
@@ -290,7 +285,7 @@ impl LoadPlan {
                 }
             },
         };
-        // A broken file must not take the server down with it.
+        // A broken file must not end the server.
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(load))
             .unwrap_or_else(|_| {
                 let text = format!(
@@ -306,7 +301,16 @@ impl LoadPlan {
     }
 }
 
-/// Where a model's executions take place, if they need slots there.
+/// A configuration without instances and version policy, which may change without a reload.
+fn without_instances(config: &ModelConfig) -> inference::ModelConfig {
+    inference::ModelConfig {
+        instance_group: Vec::new(),
+        version_policy: None,
+        ..config.proto().clone()
+    }
+}
+
+/// The device on which a model's executions take slots, if they need any.
 fn terms(config: &ModelConfig, model: &dyn Model, options: &LoadOptions) -> Option<DeviceTerms> {
     let (device, threads) = (options.cpu.as_ref()?, model.cpu_threads()?);
     let groups = config.instance_groups().iter();

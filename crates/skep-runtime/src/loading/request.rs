@@ -1,4 +1,4 @@
-//! What a backend is asked for: a version's load request, and where its weights are kept.
+//! A version's load request for its backend, and where its weights are kept.
 
 use std::num::NonZeroUsize;
 
@@ -9,7 +9,7 @@ use skep_weights::WeightSource;
 
 use crate::{LoadOptions, RuntimeError};
 
-/// How a version's weights are loaded.
+/// The load request for a version.
 pub(crate) fn request<'a>(
     file: &'a ModelFile,
     config: &'a ModelConfig,
@@ -19,7 +19,7 @@ pub(crate) fn request<'a>(
     let groups = config.instance_groups().iter();
     let instances: u32 = groups.map(|group| group.count).sum();
     let instances = usize::try_from(instances).unwrap_or(usize::MAX).max(1);
-    // As many threads as cores over all instances: more would only take turns.
+    // All instances together get as many threads as there are cores: more would only compete.
     let threads = NonZeroUsize::new(options.cores.get() / instances);
     LoadRequest {
         file,
@@ -31,7 +31,7 @@ pub(crate) fn request<'a>(
     }
 }
 
-/// Where a model's weights are kept: in its tenant's store, and its tenant's part of the cache.
+/// Where a model's weights are kept: in its tenant's part of the store and of the cache.
 pub(crate) fn weights(
     config: &ModelConfig,
     options: &LoadOptions,
@@ -51,7 +51,7 @@ pub(crate) fn weights(
         })),
         Err(error) => {
             tracing::warn!(
-                "the models of tenant `{name}` are loaded without a cache of baked forms: {error}"
+                "models of tenant `{name}` are loaded without the weight cache: {error}"
             );
             Ok(None)
         }

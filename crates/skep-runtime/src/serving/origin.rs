@@ -1,4 +1,4 @@
-//! What a version was loaded from, and what ends with it.
+//! The source of a loaded version, and what ends with the version.
 
 use std::{
     fmt,
@@ -9,19 +9,20 @@ use skep_heap::give_back_freed_memory;
 
 use crate::{baking::PendingBake, repository::source::ModelSource};
 
-/// Called when the last trace of a version (its instances, its weights) is gone.
+/// Called when the last part of a version (its instances, its weights) is dropped.
 pub(crate) type OnGone = Box<dyn FnOnce() + Send + Sync>;
 
-/// Runs its callback when the last holder drops it. Instances hold it besides their version: an instance may outlive that.
-pub(crate) struct Life(Option<OnGone>);
+/// Runs its callback when the last holder drops it. Instances hold it as well as their version, because an instance may
+/// outlive the version.
+pub(crate) struct VersionLife(Option<OnGone>);
 
-impl Life {
+impl VersionLife {
     pub(crate) fn new(on_gone: OnGone) -> Arc<Self> {
         Arc::new(Self(Some(on_gone)))
     }
 }
 
-impl Drop for Life {
+impl Drop for VersionLife {
     fn drop(&mut self) {
         if let Some(on_gone) = self.0.take() {
             give_back_freed_memory();
@@ -30,23 +31,23 @@ impl Drop for Life {
     }
 }
 
-/// What a version was loaded from. Versions that follow from one another without a reload share it.
-pub(crate) struct Origin {
-    /// Files that a client sent are removed with this.
+/// What a version was loaded from. A version that is updated without a reload passes it on.
+pub(crate) struct VersionOrigin {
+    /// Dropping it removes files that a client sent.
     pub(crate) source: Arc<ModelSource>,
-    /// The repository's path where names need not be unique.
+    /// The repository's path, if model names need not be unique.
     pub(crate) namespace: Option<Arc<str>>,
-    /// The model's baking in the background, which ends with it.
+    /// The baking of the model in the background, which dropping this cancels.
     baking: OnceLock<PendingBake>,
-    /// Last: a version is gone when all else is.
-    _life: Arc<Life>,
+    /// Declared last: a version is gone when everything else is.
+    _life: Arc<VersionLife>,
 }
 
-impl Origin {
+impl VersionOrigin {
     pub(crate) fn new(
         source: Arc<ModelSource>,
         namespace: Option<Arc<str>>,
-        life: Arc<Life>,
+        life: Arc<VersionLife>,
     ) -> Arc<Self> {
         Arc::new(Self {
             source,
@@ -56,7 +57,7 @@ impl Origin {
         })
     }
 
-    /// Keeps an order to bake the version, which is cancelled when this is dropped. At most once.
+    /// Keeps an order to bake the version, which dropping this cancels. Call it at most once.
     pub(crate) fn keep(&self, order: Option<PendingBake>) {
         if let Some(order) = order {
             let _ = self.baking.set(order);
@@ -64,7 +65,7 @@ impl Origin {
     }
 }
 
-impl fmt::Debug for Origin {
+impl fmt::Debug for VersionOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("VersionOrigin")
             .field("source", &self.source.directory())

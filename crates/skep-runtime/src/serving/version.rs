@@ -15,7 +15,7 @@ use crate::{
         interface::Interface,
         job::Job,
         labels::ClassLabels,
-        origin::Origin,
+        origin::VersionOrigin,
         request::{InferRequest, InferResponse},
         responder::Responder,
         validate,
@@ -36,7 +36,7 @@ pub struct LoadedVersion {
     pub(crate) load_duration: Duration,
     /// Answers the requests. Dropped before the origin.
     pub(crate) responder: Arc<dyn Responder>,
-    pub(crate) origin: Arc<Origin>,
+    pub(crate) origin: Arc<VersionOrigin>,
 }
 
 impl LoadedVersion {

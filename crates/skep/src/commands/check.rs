@@ -6,7 +6,9 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use skep_config::{BackendSetting, parse_backend_config};
-use skep_runtime::{Finding, LayoutFinding, LoadOptions, MetricsOptions, ModelCheck, Repository};
+use skep_runtime::{
+    CheckFinding, LayoutFinding, LoadOptions, MetricsOptions, ModelCheck, Repository,
+};
 use skep_types::ModelName;
 
 use crate::{
@@ -181,7 +183,7 @@ fn versions(check: &ModelCheck) -> String {
 }
 
 /// `error: place: field: text`, further lines under it.
-fn print_finding(kind: &str, finding: &Finding) -> Result<(), OutputError> {
+fn print_finding(kind: &str, finding: &CheckFinding) -> Result<(), OutputError> {
     let mut head = format!("  {kind} ");
     if let Some(place) = &finding.place {
         head += &format!("{place}: ");
@@ -202,7 +204,8 @@ fn print_finding(kind: &str, finding: &Finding) -> Result<(), OutputError> {
 }
 
 fn to_json(check: &ModelCheck) -> Value {
-    let findings = |findings: &[Finding]| -> Vec<Value> { findings.iter().map(finding).collect() };
+    let findings =
+        |findings: &[CheckFinding]| -> Vec<Value> { findings.iter().map(finding).collect() };
     let config = check.config.as_ref().and_then(|config| {
         serde_json::from_slice::<Value>(&skep_wire::config::to_json(config)).ok()
     });
@@ -222,7 +225,7 @@ fn milliseconds(duration: Duration) -> f64 {
 }
 
 /// Members that do not apply are null.
-fn finding(finding: &Finding) -> Value {
+fn finding(finding: &CheckFinding) -> Value {
     let place = finding.place.as_ref();
     let field = Some(&finding.field).filter(|field| !field.is_empty());
     json!({

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode, thread};
 use clap::Args;
 use skep_backend::Backend;
 use skep_backend_embedded::Embedded;
-use skep_backend_onnxruntime::{OnnxRuntime, Report};
+use skep_backend_onnxruntime::{OnnxRuntime, SearchReport};
 
 use crate::{
     backends,
@@ -52,7 +52,7 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Every place in which ONNX Runtime's library was looked for.
-fn print_places(report: &Report) -> Result<(), OutputError> {
+fn print_places(report: &SearchReport) -> Result<(), OutputError> {
     outln!("  looked at:")?;
     let mut table = TextTable::new(&[0, 1, 2]);
     for place in &report.places {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use skep_backend_onnxruntime::{OnnxRuntime, Search};
+use skep_backend_onnxruntime::{LibrarySearch, OnnxRuntime};
 use skep_models::Kind;
 use skep_perf::tree_memory;
 
@@ -30,7 +30,8 @@ pub(crate) fn run(mut arguments: impl Iterator<Item = String>) -> Result<()> {
             .context("usage: store bare LIBRARY FILE KIND")
     };
     let (library, file, kind) = (next()?, next()?, next()?);
-    let (runtime, _) = OnnxRuntime::start(&Search::default().with_flag(Some(library.into())))?;
+    let (runtime, _) =
+        OnnxRuntime::start(&LibrarySearch::default().with_flag(Some(library.into())))?;
     let kind: Kind = kind.parse()?;
     let inputs = request("bare", &kind, 0)?.inputs;
     let inputs = inputs.into_iter().map(|(_, tensor)| tensor).collect();

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use skep_backend_onnxruntime::{OnnxRuntime, Search};
+use skep_backend_onnxruntime::{LibrarySearch, OnnxRuntime};
 use skep_client::InferRequest;
 use skep_models::{Inputs, Kind, Options};
 use skep_perf::{Memfd, ServerProcess, mappings, tree_memory};
@@ -34,7 +34,7 @@ pub(crate) struct Copies {
 impl Copies {
     pub(crate) fn new(binary: &Path) -> Result<Self> {
         let directory = tempfile::tempdir()?;
-        let (runtime, _) = OnnxRuntime::start(&Search::from_environment())?;
+        let (runtime, _) = OnnxRuntime::start(&LibrarySearch::from_environment())?;
         let copy = |file: &Path| -> Result<PathBuf> {
             let copy = directory
                 .path()

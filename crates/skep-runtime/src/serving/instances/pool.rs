@@ -27,7 +27,7 @@ use crate::{
         },
         interface::Interface,
         job::Job,
-        origin::Life,
+        origin::VersionLife,
         responder::{Responder, Submission},
     },
     statistics::recorder::Statistics,
@@ -41,7 +41,7 @@ pub(crate) struct InstancePool {
     device: DeviceId,
     limits: ExecutionLimits,
     members: Arc<InstanceList>,
-    life: Arc<Life>,
+    life: Arc<VersionLife>,
 }
 
 /// How much memory and time one execution of a version may take.
@@ -59,7 +59,7 @@ impl InstancePool {
         model: Arc<dyn Model>,
         device: DeviceId,
         limits: ExecutionLimits,
-        life: Arc<Life>,
+        life: Arc<VersionLife>,
     ) -> Self {
         Self {
             driver,

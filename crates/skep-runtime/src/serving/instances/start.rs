@@ -21,7 +21,7 @@ use crate::{
             warmup::{self, WarmupRequest},
             watch::{GivenUpRun, OverdueListener},
         },
-        origin::Life,
+        origin::VersionLife,
     },
     statistics::recorder::InstanceRecorder,
 };
@@ -86,7 +86,7 @@ pub(super) struct StartingInstance {
     pub(super) overdue: Arc<OverdueInstance>,
     pub(super) members: Arc<InstanceList>,
     /// Last: a version is gone when its instances and weights are.
-    pub(super) _life: Arc<Life>,
+    pub(super) _life: Arc<VersionLife>,
 }
 
 impl StartingInstance {

@@ -3,7 +3,7 @@
 use std::{num::NonZeroU32, path::PathBuf};
 
 use clap::Args;
-use skep_backend_onnxruntime::Search;
+use skep_backend_onnxruntime::LibrarySearch;
 use skep_onnx::OnnxModel;
 use skep_shapes::GivenShapes;
 
@@ -57,7 +57,7 @@ impl OnnxArgs {
     }
 
     /// Where the library for a run is looked for; `None` if the model is not to be run.
-    pub(super) fn search(&self) -> Option<Search> {
+    pub(super) fn search(&self) -> Option<LibrarySearch> {
         let library = self.onnxruntime_library.clone();
         (!self.no_run).then(|| backends::search(library))
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use skep_alloc::Recording;
 use skep_backend::ModelFile;
-use skep_backend_onnxruntime::{OnnxRuntime, Search};
+use skep_backend_onnxruntime::{LibrarySearch, OnnxRuntime};
 use skep_layout::recorded_buffer;
 use skep_onnx::OnnxModel;
 use skep_planner::{Buffer, UsageRecords};
@@ -23,7 +23,7 @@ pub(super) fn records(
     model: &OnnxModel,
     inferred: &InferredShapes,
     needed: u64,
-    search: &Search,
+    search: &LibrarySearch,
 ) -> Result<UsageRecords, String> {
     let available = skep_host::memory().available;
     if needed > available {
