@@ -10,7 +10,8 @@
 //! The critical section is `Scheduler::handle` alone. A finished instance that is given its next batch takes it
 //! directly, past the mailboxes. Where a scheduler wants to be called at some moment, the process's [`Timer`] does so.
 //!
-//! Another scheduler (of sequences, say) takes the place of the one in [`state`]; it is made of the options that [`scheduling`] derives from the
+//! Another scheduler (of sequences, say) takes the place of the one in [`state`]; it is made of the
+//! options that [`scheduling`] derives from the
 //! model's configuration.
 
 mod answers;
