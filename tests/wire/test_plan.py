@@ -70,7 +70,7 @@ def test_the_table_to_read(records):
     # Times differ from run to run, and so does how many digits they have.
     assert re.sub(r" +\d+\.\d\d m?s +\d+\.\d\d m?s\n", " TIMES\n", text) == (
         "records.csv: 5 buffers, live in steps 0 to 21, 20 B together\n"
-        "lower bound: 12 B (12 bytes), as much is live at one moment\n"
+        "lower bound: 12 B (12 bytes), this many bytes are live at one moment\n"
         "\n"
         "  strategy             size  bytes  over bound       time   CPU time\n"
         "* auto                 12 B     12     optimal TIMES\n"

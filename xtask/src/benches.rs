@@ -15,7 +15,7 @@ pub(crate) struct Bench {
 pub(crate) const BENCHES: [Bench; 12] = [
     Bench {
         name: "scheduler",
-        title: "What one call of a scheduler takes, by the length of its queue",
+        title: "Time of one call of a scheduler, by queue length",
         package: "skep-scheduler",
         criterion: Some("round"),
         columns: &[
@@ -28,7 +28,7 @@ pub(crate) const BENCHES: [Bench; 12] = [
     },
     Bench {
         name: "saturation",
-        title: "Served throughput at saturation beside the bare runtime's",
+        title: "Throughput of the server at saturation, beside the bare runtime",
         package: "skep-bench",
         criterion: None,
         columns: &[
@@ -49,7 +49,7 @@ pub(crate) const BENCHES: [Bench; 12] = [
     },
     Bench {
         name: "request-path",
-        title: "What one request costs: identity over 16 floats, 16 requests outstanding",
+        title: "Cost of one request: identity over 16 floats, 16 outstanding requests",
         package: "skep-bench",
         criterion: None,
         columns: &[
@@ -64,7 +64,7 @@ pub(crate) const BENCHES: [Bench; 12] = [
     },
     Bench {
         name: "batching",
-        title: "What dynamic batching brings: closed loops of requests of batch 2 over gRPC",
+        title: "Gain of dynamic batching: closed loops of requests with batch size 2 over gRPC",
         package: "skep-bench",
         criterion: None,
         columns: &[
@@ -135,7 +135,7 @@ pub(crate) const BENCHES: [Bench; 12] = [
     },
     Bench {
         name: "footprint",
-        title: "What a node costs before it does anything",
+        title: "The cost of an idle node",
         package: "skep-bench",
         criterion: None,
         columns: &[
@@ -147,7 +147,7 @@ pub(crate) const BENCHES: [Bench; 12] = [
     },
     Bench {
         name: "estimate",
-        title: "Memory estimated before anything runs, beside what a server with one model holds",
+        title: "Memory estimated before anything runs, beside the memory of a server with one model",
         package: "skep-bench",
         criterion: None,
         columns: &[
@@ -160,21 +160,21 @@ pub(crate) const BENCHES: [Bench; 12] = [
             ("runtime MiB", "runtime_mib", 1),
             ("estimate MiB", "estimate_mib", 1),
             ("measured PSS MiB", "measured_mib", 1),
-            ("of it mapped files MiB", "mapped_mib", 1),
-            ("of it anonymous MiB", "anonymous_mib", 1),
+            ("of which mapped files MiB", "mapped_mib", 1),
+            ("of which anonymous MiB", "anonymous_mib", 1),
             ("error %", "error_percent", 1),
         ],
     },
     Bench {
         name: "arena",
-        title: "Intermediate tensors with ONNX Runtime: planned arena, the library's own means, malloc",
+        title: "Intermediate tensors with ONNX Runtime: planned arena, the library's own methods, malloc",
         package: "skep-bench",
         criterion: None,
         columns: &[
             ("model", "model", 0),
             ("rows", "batch", 0),
             ("runs at once", "instances", 0),
-            ("means", "means", 0),
+            ("method", "means", 0),
             ("peak MiB", "peak_mib", 2),
             ("/ least other", "peak_ratio", 3),
             ("process grew by MiB", "grown_mib", 1),
@@ -191,7 +191,7 @@ pub(crate) const BENCHES: [Bench; 12] = [
     },
     Bench {
         name: "store",
-        title: "One copy of each weight: what it saves, and what it costs",
+        title: "One copy of each weight: savings and costs",
         package: "skep-bench",
         criterion: None,
         columns: &[
@@ -206,7 +206,7 @@ pub(crate) const BENCHES: [Bench; 12] = [
             ("4 / 1", "four_to_one", 3),
             // Sandboxes and variants.
             ("shared MiB", "shared_mib", 1),
-            ("of it tensors", "tensors_mib", 1),
+            ("of which tensors", "tensors_mib", 1),
             ("beside them an instance MiB", "others_mib", 1),
             ("apart MiB", "apart_mib", 1),
             ("which is", "apart_from", 0),
@@ -259,7 +259,7 @@ pub(crate) const BENCHES: [Bench; 12] = [
     },
     Bench {
         name: "heap",
-        title: "Allocations of large blocks over threads, and while memory is given back",
+        title: "The heap: allocations across threads, waits while memory is returned to the system",
         package: "skep-heap",
         criterion: None,
         columns: &[
@@ -277,7 +277,7 @@ pub(crate) const BENCHES: [Bench; 12] = [
     },
     Bench {
         name: "load-unload",
-        title: "Memory after loading and unloading a model over and over",
+        title: "Memory after loading and unloading a model repeatedly",
         package: "skep-bench",
         criterion: None,
         columns: &[

@@ -90,7 +90,7 @@ impl Strategy {
     pub const ALL: &'static [Self] = &[
         strategy(
             "objects.naive",
-            "an object a tensor",
+            "one object for each tensor",
             Method::Objects(Objects::Naive),
         ),
         strategy(
@@ -100,12 +100,12 @@ impl Strategy {
         ),
         strategy(
             "objects.greedy_in_order",
-            "nearest size, in order",
+            "the free object of the nearest size, in the order of time",
             Method::Objects(Objects::InOrder),
         ),
         strategy(
             "objects.greedy_by_breadth",
-            "largest tasks first",
+            "tasks with the most live bytes first",
             Method::Objects(Objects::Breadth),
         ),
         strategy(
@@ -115,12 +115,12 @@ impl Strategy {
         ),
         strategy(
             "objects.greedy_best",
-            "the better of the two before",
+            "the better of the previous two",
             Method::Objects(Objects::Best),
         ),
         strategy(
             "objects.min_cost_flow",
-            "cheapest chains",
+            "cheapest chains of tensors that follow each other",
             Method::Objects(Objects::MinCostFlow),
         ),
         strategy(
@@ -130,37 +130,37 @@ impl Strategy {
         ),
         strategy(
             "offsets.naive",
-            "one behind the other",
+            "tensors side by side, no sharing",
             Method::Converted(Objects::Naive),
         ),
         strategy(
             "offsets.equality",
-            "objects in a row",
+            "the objects side by side",
             Method::Converted(Objects::Equality),
         ),
         strategy(
             "offsets.greedy_in_order",
-            "objects in a row",
+            "the objects side by side",
             Method::Converted(Objects::InOrder),
         ),
         strategy(
             "offsets.greedy_by_breadth",
-            "objects in a row",
+            "the objects side by side",
             Method::Converted(Objects::Breadth),
         ),
         strategy(
             "offsets.greedy_best",
-            "objects in a row",
+            "the objects side by side",
             Method::Converted(Objects::Best),
         ),
         strategy(
             "offsets.min_cost_flow",
-            "objects in a row",
+            "the objects side by side",
             Method::Converted(Objects::MinCostFlow),
         ),
         strategy(
             "offsets.coloring",
-            "objects in a row",
+            "the objects side by side",
             Method::Converted(Objects::Coloring),
         ),
         strategy(
@@ -190,7 +190,7 @@ impl Strategy {
         ),
         strategy(
             "xla.spatial_temporal",
-            "best fit by their product",
+            "best fit by size times live range",
             Method::BestFit(PlacementOrder::Area),
         ),
         strategy(
@@ -200,17 +200,17 @@ impl Strategy {
         ),
         strategy(
             "tvm.greedy_by_size",
-            "on top of conflicts, by size",
+            "on top of conflicting buffers, largest first",
             Method::Tvm(tvm::Algorithm::GreedyBySize),
         ),
         strategy(
             "tvm.greedy_by_conflicts",
-            "on top of conflicts, by their number",
+            "on top of conflicting buffers, most conflicts first",
             Method::Tvm(tvm::Algorithm::GreedyByConflicts),
         ),
         strategy(
             "tvm.hill_climb",
-            "first fit, 500 exchanges",
+            "first fit, improved by 500 exchanges",
             Method::Tvm(tvm::Algorithm::HillClimb),
         ),
         strategy(

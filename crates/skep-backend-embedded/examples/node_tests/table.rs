@@ -9,13 +9,15 @@ pub(crate) fn markdown(backends: &[String], table: &OperatorTable) -> String {
     let mut page = String::from(
         "# Operators\n\n\
          <!-- Written by crates/skep-backend-embedded/examples/node_tests.rs: run that instead of editing this. -->\n\n\
-         ONNX's own node tests (PyPI's `onnx` 1.17.0, opset 22), run through each backend as a server runs it: passes of\n\
-         tests. Counted are tests of inference whose inputs and outputs are FP32, INT32, INT64, INT8, UINT8 or BOOL;\n\
-         training and random numbers are left out. The tolerance is ONNX's own: 0.001 of the value plus 1e-7.\n\n\
-         The embedded backend refuses what its engine is known to compute wrongly: what does not pass there is refused\n\
-         when the model is loaded, ends in an error, or differs from the test as ONNX Runtime does, to the same value.\n\
-         It says so instead of answering: INT64 beyond 32 bits is refused too. What it cannot see: INT64 arithmetic whose\n\
-         intermediate results leave 32 bits wraps around, and `Relu` and `Clip` do not pass NaN on.\n\n",
+         ONNX's own node tests (PyPI's `onnx` 1.17.0, opset 22), run through each backend as a server runs it. A\n\
+         cell shows how many tests pass, of how many. The table counts the inference tests whose inputs and outputs\n\
+         are FP32, INT32, INT64, INT8, UINT8 or BOOL; tests of training and random numbers are excluded. The\n\
+         tolerance is ONNX's own: 0.001 of the value plus 1e-7.\n\n\
+         The embedded backend refuses models that its engine is known to compute wrongly. A test that the embedded\n\
+         backend does not pass is refused at load, ends in an error, or differs from the expected value exactly as\n\
+         ONNX Runtime does. INT64 values beyond 32 bits are refused too. The backend cannot detect two cases: INT64\n\
+         arithmetic whose intermediate results leave 32 bits wraps around, and `Relu` and `Clip` do not pass NaN\n\
+         on.\n\n",
     );
     // Writing to a string cannot fail.
     let _ = writeln!(page, "| operator | {} |", backends.join(" | "));

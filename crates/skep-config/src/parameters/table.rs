@@ -53,21 +53,21 @@ macro_rules! parameters {
 /// Every key that Skep reads. Any other key is the user's own: Skep keeps it and does nothing else with it.
 pub const PARAMETERS: &[ParameterSpec] = parameters! {
     "max_queue_size", ParameterType::Integer { min: 1, max: 1 << 32 }, "16384", ParameterEffect::Honoured,
-        "requests that may wait for the model, in all its queues together; the next one is refused at once. When absent: 16384, or the sum of the `max_queue_size` of its queue policies if that is larger";
+        "how many requests may wait for the model over all its queues; the next one is refused. When absent: 16384, or the sum of the `max_queue_size` of its queue policies if that is larger";
     "slo_latency_ms", ParameterType::Milliseconds, "", ParameterEffect::Honoured,
-        "the latency objective: how long a request may take from arrival to answer; see [batching.md](batching.md)";
+        "the latency objective: how long a response may take from the request's arrival; see [batching.md](batching.md)";
     "batching_policy", ParameterType::OneOf(POLICIES), "auto", ParameterEffect::Honoured,
         "how batches are formed under a latency objective; without `slo_latency_ms`, Triton's batcher forms them";
     "slo_miss_action", ParameterType::OneOf(&["REJECT", "DELAY"]), "REJECT", ParameterEffect::Honoured,
-        "what happens to a request that can no longer meet the objective: it is refused, or served after the others";
+        "what happens to a request that can no longer meet the objective: `REJECT` refuses it, `DELAY` serves it behind the others";
     "isolation", ParameterType::OneOf(&["thread", "process"]), "thread", ParameterEffect::Honoured,
-        "where the model's instances run: `thread`, each on a thread of the server; `process`, each in its own process with few rights; if that ends, only its current batch is lost; see [sandboxes.md](sandboxes.md)";
+        "where instances run: `thread`, on threads of the server; `process`, each in a worker process with few rights, where a crash costs one batch; see [sandboxes.md](sandboxes.md)";
     "tenant", ParameterType::Name, "", THREADED,
         "the tenant whose [tensor store](tensor-store.md) holds the model's weights; models of other tenants cannot see it. When absent, the general store";
     "max_execution_ms", ParameterType::Integer { min: 1, max: MAX_EXECUTION_MS }, "600000", ParameterEffect::Honoured,
-        "how long one execution may take, in milliseconds. After that, its requests are answered with an error. With `isolation` `process`, the worker process is killed and restarted. Otherwise the model is not ready until the execution ends, and other models get its cores";
+        "time limit of one execution in milliseconds; beyond it, its requests get an error. With `isolation` `process`, the worker process is killed and restarted. Otherwise the model is not ready until the execution ends, and other models get its cores";
     "max_run_memory", ParameterType::Bytes, "", ParameterEffect::Honoured,
-        "memory that one execution may take for its intermediate tensors and outputs, such as `512MiB`; if it needs more, its requests are answered with an error. When absent, all that the machine and the control group have left. With `memory_planner` `runtime`, only outputs count";
+        "memory that one execution may take for its intermediate tensors and outputs, such as `512MiB`; if it needs more, its requests get an error. When absent, all that the machine and the control group have left. With `memory_planner` `runtime`, only outputs count";
     "thread_spinning", ParameterType::Bool, "0", ORT,
         "whether idle threads of an instance spin while they wait for work: latency is lower under back-to-back load, but each waiting thread keeps a core busy";
     "mock.latency_us", ParameterType::Integer { min: 0, max: MAX_LATENCY_US }, "0", MOCK,
@@ -91,13 +91,13 @@ pub const PARAMETERS: &[ParameterSpec] = parameters! {
     "mock.echo_parameters", ParameterType::Bool, "0", MOCK,
         "whether a response carries the parameters of its request";
     "intra_op_thread_count", ParameterType::Integer { min: 0, max: MAX_THREADS }, "1", THREADED,
-        "threads that compute one operator together; 0: the runtime chooses";
+        "threads that compute one operator together; 0: the runtime decides";
     "inter_op_thread_count", ParameterType::Integer { min: 0, max: MAX_THREADS }, "1", ORT,
-        "threads that compute independent operators in parallel (`execution_mode` 1); 0: the runtime chooses";
+        "threads that compute independent operators in parallel (`execution_mode` 1); 0: the runtime decides";
     "execution_mode", ParameterType::OneOf(&["0", "1"]), "0", ORT,
         "0: operators run one after another, 1: independent operators run in parallel";
     "memory_planner", ParameterType::OneOf(&["planned", "malloc", "runtime"]), "planned", ORT,
-        "where intermediate tensors lie: `planned`, in arenas that the runs of all models share in turn, laid out by what a recorded run with the same shapes needed; `malloc`, each in its own allocation; `runtime`, where ONNX Runtime puts them, as the next three keys say. If one of these three is given and this key is not: `runtime`. With `execution_mode` 1: always `runtime`. See [memory-planning.md](memory-planning.md)";
+        "how intermediate tensors get their memory: `planned`, in arenas that the runs of all models use in turn, at offsets planned from a recorded run with the same shapes; `malloc`, one allocation for each tensor; `runtime`, by ONNX Runtime's own methods, which the next three keys set. If one of these three is given and this key is not: `runtime`. With `execution_mode` 1: always `runtime`. See [memory-planning.md](memory-planning.md)";
     "enable_mem_arena", ParameterType::Bool, "1", ORT,
         "with `memory_planner` `runtime`: whether intermediate tensors come from an arena that keeps its memory between runs";
     "enable_mem_pattern", ParameterType::Bool, "1", ORT,

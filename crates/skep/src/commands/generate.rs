@@ -27,14 +27,14 @@ pub(crate) struct GenerateArgs {
     /// A fixed batch size instead of a variable one
     #[arg(long, value_name = "N")]
     batch: Option<std::num::NonZeroU32>,
-    /// Put weights of 1 KiB and more into a side file
+    /// Write weights of 1 KiB or more to a separate file
     #[arg(long)]
     external_data: bool,
-    /// Make a variant: other weights at the model's end, the same bytes elsewhere: `head`, `last-block`,
-    /// `last-3-blocks`; for BERT and MLPs also `last-layer`, `last-2-layers`
+    /// Write a variant: the last layers have other weights, all others the same bytes. END is `head`, `last-block` or
+    /// `last-3-blocks`, for BERT and MLPs also `last-layer` or `last-2-layers`
     #[arg(long, value_name = "END")]
     variant: Option<String>,
-    /// The seed of the weights at a variant's end; each seed gives another variant
+    /// The seed of the weights in a variant's last layers; each seed gives another variant
     #[arg(long, value_name = "SEED", default_value_t = 1, requires = "variant")]
     variant_seed: u64,
 }

@@ -1,4 +1,4 @@
-//! `skep plan`: how little memory tensors need that take turns, by every strategy, and how good that is.
+//! `skep plan`: how much memory tensors need if they take turns, by every strategy, and how good each plan is.
 
 mod compare;
 mod json;
@@ -24,12 +24,12 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
-    /// An ONNX model, or usage records: a table as MiniMalloc or TensorFlow Lite's tools have it (CSV), XLA's
-    /// *-buffer-assignment.txt (with its *-live-range.txt beside it) or *.hlo.pb; each also compressed (gz). Or a
-    /// directory with one ONNX model
+    /// An ONNX model, a directory with one ONNX model, or usage records: a CSV table of MiniMalloc or of TensorFlow
+    /// Lite's tools, XLA's *-buffer-assignment.txt (with *-live-range.txt in the same directory) or *.hlo.pb. Usage
+    /// records may be compressed (gz)
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// A strategy to compare; may be given several times; all of them by default
+    /// A strategy to compare; may be given several times [default: all strategies]
     #[arg(long, value_name = "NAME", value_parser = strategies())]
     strategy: Vec<&'static Strategy>,
     /// How long each strategy may take, in seconds
@@ -38,7 +38,7 @@ pub(crate) struct PlanArgs {
     /// Print one JSON document: buffers, lower bound, and each strategy's size, time and plan
     #[arg(long, conflicts_with = "csv")]
     json: bool,
-    /// Print the table with the offsets of the smallest plan, as MiniMalloc has it
+    /// Print the usage records as MiniMalloc's CSV table, with the offsets of the smallest plan
     #[arg(long)]
     csv: bool,
     /// Draw the smallest plan as an SVG file

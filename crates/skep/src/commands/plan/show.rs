@@ -125,7 +125,7 @@ pub(super) fn heading(study: &Comparison) -> String {
 /// What no plan can beat, and why.
 fn bound(study: &Comparison) -> String {
     let why = match study.proof {
-        Proof::Load => "as much is live at one moment",
+        Proof::Load => "this many bytes are live at one moment",
         Proof::Search => "a search found nothing smaller",
     };
     format!(

@@ -18,25 +18,25 @@ type Stated = (String, Vec<Option<usize>>);
 #[derive(Debug, Args)]
 #[command(next_help_heading = "ONNX models")]
 pub(crate) struct OnnxArgs {
-    /// Batch sizes, as in `1,4`; the first one is planned, the memory of each is estimated [default: 1, 2, 4 and 8]
+    /// Batch sizes, such as `1,4`: plans are for the first, estimates for each [default: 1, 2, 4 and 8]
     #[arg(long, value_name = "N", value_delimiter = ',')]
     batch: Vec<NonZeroU32>,
-    /// The shape of an input, as in `ids:-1,128`; -1 is the batch size
+    /// The shape of an input, such as `ids:-1,128`; -1 is the batch size
     #[arg(long, value_name = "NAME:SHAPE", value_parser = shape)]
     input: Vec<Stated>,
-    /// The size of a dimension that has a name in the file, as in `sequence=128`
+    /// The size of a dimension that has a name in the file, such as `sequence=128`
     #[arg(long, value_name = "NAME=SIZE", value_parser = dimension)]
     dim: Vec<(String, usize)>,
-    /// The shape of a tensor that is known only after a run
+    /// The shape of a tensor, for a tensor whose shape is otherwise known only after a run
     #[arg(long, value_name = "NAME:SHAPE", value_parser = shape)]
     tensor: Vec<Stated>,
-    /// Do not run the model: leave out the plan that is recorded in a run with ONNX Runtime
+    /// Do not run the model; omits the plan that is recorded in a run with ONNX Runtime
     #[arg(long)]
     no_run: bool,
     /// ONNX Runtime's library, for that run
     #[arg(long, value_name = "FILE", conflicts_with = "no_run")]
     onnxruntime_library: Option<PathBuf>,
-    /// How many instances the memory is estimated for [default: 1, 2 and 4]
+    /// Numbers of instances to estimate the memory for [default: 1, 2 and 4]
     #[arg(long, value_name = "N", value_delimiter = ',')]
     instances: Vec<NonZeroU32>,
 }
