@@ -22,7 +22,6 @@ const OWNERS: &[(&str, &str)] = &[
     ("Region", "skep-alloc"),
     ("Replay", "skep-layout"),
     ("Digest", "skep-store"),
-    ("Holder", "skep-store"),
     ("Lease", "skep-store"),
     ("Segment", "skep-store"),
     ("Tenant", "skep-store"),
@@ -33,9 +32,7 @@ const OWNERS: &[(&str, &str)] = &[
     ("Model", "skep-backend"),
     ("Worker", "skep-sandbox"),
     ("Device", "skep-runtime"),
-    ("Execution", "skep-runtime"),
     ("Repository", "skep-runtime"),
-    ("Estimate", "skep-estimate"),
 ];
 
 /// The types of a file that have a word of another crate for their name, with that crate.
