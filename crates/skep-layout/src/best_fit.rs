@@ -216,4 +216,23 @@ mod tests {
             prop_assert_eq!(layout.malloc(LENGTH), at(0, 0), "one gap again");
         }
     }
+
+    #[test]
+    fn a_chunk_is_used_in_whole_units_of_the_alignment() {
+        let mut layout = BestFit::new();
+        assert_eq!(layout.add_chunk(ALIGNMENT + 36), 0);
+        let place = BlockPlace {
+            chunk: 0,
+            offset: 0,
+        };
+        assert_eq!(layout.malloc(ALIGNMENT), Placement::At(place));
+        assert_eq!(layout.malloc(1), Placement::Grow(CHUNK_BYTES));
+    }
+
+    #[test]
+    fn a_full_chunk_has_no_gap() {
+        let mut chunk = Chunk::new(ALIGNMENT);
+        assert_eq!(chunk.malloc(1, ALIGNMENT), Some(0));
+        assert!(chunk.gaps.is_empty() && chunk.by_size.is_empty());
+    }
 }

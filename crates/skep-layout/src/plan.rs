@@ -215,3 +215,40 @@ impl Occupants {
         blocks
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::BlockEvent;
+
+    #[test]
+    fn a_new_occupant_splits_the_ranges_that_it_covers_in_part() {
+        let mut occupants = Occupants::default();
+        assert_eq!(occupants.replace(0..64, 0), []);
+        assert_eq!(occupants.replace(64..256, 1), []);
+        // As long as an old range: its neighbour stays.
+        assert_eq!(occupants.replace(0..64, 2), [0]);
+        assert_eq!(occupants.replace(128..192, 3), [1]);
+        let ranges: Vec<_> = occupants.ranges.clone().into_iter().collect();
+        let expected = [
+            (0, (64, 2)),
+            (64, (128, 1)),
+            (128, (192, 3)),
+            (192, (256, 1)),
+        ];
+        assert_eq!(ranges, expected);
+        assert_eq!(occupants.replace(32..256, 4), [2, 1, 3]);
+        let ranges: Vec<_> = occupants.ranges.into_iter().collect();
+        assert_eq!(ranges, [(0, (32, 2)), (32, (256, 4))]);
+    }
+
+    #[test]
+    fn a_block_ends_before_the_largest_address() {
+        let events = vec![BlockEvent::Malloc(63), BlockEvent::Free(0)];
+        let recording = Recording::new(events).expect("a recording");
+        let last = (1_u64 << 63) - 64;
+        let plan = |offset| RunPlan::new(&recording, &[Some(offset)]);
+        assert!(matches!(plan(last), Err(InvalidRunPlan::Offset { .. })));
+        assert!(plan(last - 64).is_ok());
+    }
+}

@@ -59,6 +59,8 @@ mod tests {
         assert_eq!((plan.size(), plan.sum(), plan.block_count()), (100, 110, 3));
         assert_eq!(planned(vec![BlockEvent::Malloc(100)]), None);
         let pair = |block| [BlockEvent::Malloc(1), BlockEvent::Free(block)];
+        let most = planned((0..MAX_BLOCKS as u32).flat_map(pair).collect());
+        assert_eq!(most.map(|plan| plan.size()), Some(1));
         assert_eq!(
             planned((0..=MAX_BLOCKS as u32).flat_map(pair).collect()),
             None

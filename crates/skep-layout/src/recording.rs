@@ -132,3 +132,47 @@ impl Recorder {
         (!self.overflowed).then_some(self.recording)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recorder_names_blocks_by_their_order_and_forgets_addresses_that_are_freed() {
+        let mut recorder = Recorder::default();
+        recorder.malloc(0x1000, 300);
+        recorder.malloc(0x2000, 200);
+        // A block of an earlier run.
+        recorder.free(0x9000);
+        recorder.free(0x1000);
+        recorder.malloc(0x1000, 250);
+        recorder.free(0x1000);
+        recorder.free(0x1000);
+        let recording = recorder.finish().expect("a recording");
+        let expected = [
+            BlockEvent::Malloc(300),
+            BlockEvent::Malloc(200),
+            BlockEvent::Free(0),
+            BlockEvent::Malloc(250),
+            BlockEvent::Free(2),
+        ];
+        assert_eq!(recording.events(), expected);
+        assert_eq!(recording.peak(), 500);
+    }
+
+    #[test]
+    fn a_run_with_too_many_blocks_has_no_recording_and_takes_no_more_memory() {
+        let recorder_of = |blocks: u32| {
+            let mut recorder = Recorder::default();
+            for block in 0..blocks {
+                recorder.malloc(block as usize, 1);
+            }
+            recorder
+        };
+        let most = recorder_of(MAX_BLOCKS).finish().expect("a recording");
+        assert_eq!(most.events().len(), MAX_BLOCKS as usize);
+        let too_many = recorder_of(MAX_BLOCKS + 3);
+        assert!(too_many.recording.events.is_empty() && too_many.live.is_empty());
+        assert_eq!(too_many.finish(), None);
+    }
+}

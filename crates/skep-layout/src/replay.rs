@@ -326,4 +326,38 @@ mod tests {
             prop_assert!(!replay.in_use(0));
         }
     }
+
+    #[test]
+    fn another_plan_takes_over_with_the_next_run() {
+        let first = plan(&EVENTS, &[Some(0), Some(320), Some(0)]);
+        let events = [BlockEvent::Malloc(128), BlockEvent::Free(0)];
+        let second = plan(&events, &[Some(64)]);
+        let mut replay = replay_of(&first);
+        assert!(replay.restart(&second));
+        assert_eq!(replay.malloc(128), at(64));
+        assert_eq!(replay.deviation(), None);
+    }
+
+    #[test]
+    fn a_heap_block_of_another_size_deviates() {
+        let events = [
+            BlockEvent::Malloc(100),
+            BlockEvent::Malloc(64),
+            BlockEvent::Free(1),
+        ];
+        let plan = plan(&events, &[None, Some(0)]);
+        let mut replay = replay_of(&plan);
+        assert_eq!(replay.malloc(100), Placement::Elsewhere);
+        let mut replay = replay_of(&plan);
+        assert_eq!(replay.malloc(99), Placement::Deviating);
+        assert_eq!(replay.deviation(), Some(0));
+    }
+
+    #[test]
+    fn blocks_in_use_are_listed_by_address() {
+        let plan = plan(&EVENTS, &[Some(256), Some(0), Some(576)]);
+        let mut replay = replay_of(&plan);
+        assert_eq!((replay.malloc(300), replay.malloc(200)), (at(256), at(0)));
+        assert_eq!(replay.blocks(0), [(0, 200), (256, 300)]);
+    }
 }
