@@ -393,6 +393,6 @@ mod tests {
         assert!(fail(&mut runs));
         assert_eq!(runs.figures(), recorded, "it deviated as it failed");
         run(&mut runs, &plans, 1);
-        assert_eq!(runs.figures().planned_runs, 1, "nothing to record anew");
+        assert_eq!(runs.figures().planned_runs, 1, "nothing to record again");
     }
 }

@@ -8,7 +8,7 @@
 //! shapes of its inputs, and where they depend on values once more with its inputs as constants; what the file declares
 //! of them is taken away. A test is *right* by shapes or by *values*, *wrong* where type or shape differ from the
 //! test's, *refused* with the reason. Left out are training, and tests whose inputs or outputs are no tensors. Fails
-//! where one is wrong. FILE's last section is written anew.
+//! where one is wrong. FILE's last section is written again.
 
 use std::{collections::BTreeMap, error::Error, fs, path::Path};
 
