@@ -133,6 +133,15 @@ fn one_fills_and_the_others_wait() {
 }
 
 #[test]
+fn the_time_that_holders_waited_adds_up_and_saturates() {
+    let mut ledger = ledger(options());
+    for (waited, expected) in [(0, 0), (3, 3), (4, 7), (u64::MAX, u64::MAX)] {
+        ledger.waited(waited);
+        assert_eq!(ledger.stat().wait_ns, expected);
+    }
+}
+
+#[test]
 fn another_fills_when_a_filler_leaves_gives_up_or_is_slow() {
     let wanted = tensor(1, MEBI);
     for end in ["leaves", "gives back", "is slow"] {
