@@ -58,7 +58,7 @@ pub use sessions::give_up_kept_sessions;
 use skep_alloc::Recording;
 use skep_backend::{
     Backend, BackendError, Capabilities, ErrorKind, FileInterface, InspectRequest, Inspection,
-    LoadRequest, Model, ModelFile, OnnxReader, check_cpu,
+    LoadRequest, Model, ModelFile, OnnxReader, check_cpu, unknown_output_text,
 };
 use skep_cache::{Claim, FormKey, Found, Making};
 use skep_config::{ExecutionOptions, GraphOptimization, ModelConfig};
@@ -144,15 +144,9 @@ impl Backend for OnnxRuntime {
     }
 
     fn inspect(&self, request: &InspectRequest<'_>) -> Result<Inspection, BackendError> {
-        let unknown_output_text = |output: &str| {
-            format!(
-                "the model's file does not declare the type of output `{output}`, and backend `{NAME}` cannot infer one that the \
-                 protocol supports: expected its `data_type` and `dims` in the configuration"
-            )
-        };
         let reader = OnnxReader {
             reads_ort: true,
-            unknown_output_text: &unknown_output_text,
+            unknown_output_text: &|output| unknown_output_text(NAME, output),
         };
         reader.inspect(request)
     }

@@ -43,7 +43,7 @@ pub use check::{check_cpu, check_run};
 pub use error::{BackendError, ErrorKind, panic_text};
 pub use file::{COPIED_BYTES, ModelFile};
 pub use inspect::{ConfiguredOutput, ConfiguredTensors, FileInterface, InspectRequest, Inspection};
-pub use onnx_file::{ONNX_FILES, OnnxReader};
+pub use onnx_file::{ONNX_FILES, OnnxReader, unknown_output_text};
 pub use skep_alloc::RunMemory;
 use skep_cache::{Claim, FormKey, Found, Making};
 use skep_config::ModelConfig;
@@ -130,16 +130,9 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// [`ErrorKind::InvalidArgument`] for a file that is not a model, or that does not match the configuration.
     fn inspect(&self, request: &InspectRequest<'_>) -> Result<Inspection, BackendError> {
-        let unknown_output_text = |output: &str| {
-            format!(
-                "the model's file does not declare the type of output `{output}`, and backend `{}` cannot infer one that the protocol \
-                 supports: expected its `data_type` and `dims` in the configuration",
-                self.name()
-            )
-        };
         let reader = OnnxReader {
             reads_ort: false,
-            unknown_output_text: &unknown_output_text,
+            unknown_output_text: &|output| unknown_output_text(self.name(), output),
         };
         reader.inspect(request)
     }

@@ -15,6 +15,15 @@ use crate::{
 /// The names that an ONNX model's file may have if its configuration names none; the first takes precedence.
 pub const ONNX_FILES: [&str; 2] = ["model.onnx", "model.ort"];
 
+/// The error text for an `output` whose type neither the file nor the library of `backend` determines.
+#[must_use]
+pub fn unknown_output_text(backend: &str, output: &str) -> String {
+    format!(
+        "the model's file does not declare the type of output `{output}`, and backend `{backend}` cannot infer one that the protocol \
+         supports: expected its `data_type` and `dims` in the configuration"
+    )
+}
+
 /// The inspection of ONNX files, with the differences between backends.
 #[derive(Clone, Copy)]
 pub struct OnnxReader<'a> {

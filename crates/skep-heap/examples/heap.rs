@@ -253,7 +253,7 @@ fn handed_over_per_second(heap: &Heap) -> f64 {
 }
 
 /// How long allocations of one thread wait while another one has freed what loading a model takes and gives it back;
-/// and how long that took whoever asked for it, in milliseconds. Half of what is freed is the heap's, half are blocks
+/// and how long the caller waited for that, in milliseconds. Half of what is freed is the heap's, half are blocks
 /// of C++.
 fn waits_while_given_back(heap: &Heap, name: &str) -> (Vec<Duration>, f64) {
     let stop = AtomicBool::new(false);

@@ -164,7 +164,7 @@ impl OnnxModel {
     pub fn external_files(&self) -> BTreeSet<String> {
         let mut files = BTreeSet::new();
         self.for_each_tensor(&mut |tensor| {
-            // Whoever reads the data checks where in the file it lies.
+            // Code that reads the data checks where in the file it lies.
             if let Some(location) = external::location(tensor) {
                 files.insert(location.to_owned());
             }
