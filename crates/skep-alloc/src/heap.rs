@@ -56,3 +56,15 @@ pub(crate) unsafe fn free(block: *mut u8) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_has_its_header_and_the_bytes_that_a_kernel_may_read() {
+        let around = HEADER + crate::OVERRUN as usize;
+        assert_eq!(layout(100).map(|layout| layout.size()), Some(100 + around));
+        assert_eq!(layout(usize::MAX), None);
+    }
+}

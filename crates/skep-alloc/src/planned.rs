@@ -170,14 +170,14 @@ impl RunPlans {
         (plan, record)
     }
 
-    /// RunPlans what was recorded by a run that had the plan `before`, `None` where that was too long; the plan from now on.
+    /// Plans what was recorded by a run that had the plan `before`, `None` where that was too long; the plan from now on.
     fn recorded(
         &self,
         key: &ShapeClass,
         recording: Option<&Recording>,
         before: Option<&Arc<RunPlan>>,
     ) -> Option<Arc<RunPlan>> {
-        // PlannedRuns that began together are all recorded; the first one's plan is as good as the others'.
+        // Runs that began together are all recorded; the first one's plan is as good as the others'.
         if before.is_none()
             && let Some(plan) = self
                 .classes()
@@ -310,6 +310,36 @@ mod tests {
         };
         runs.run(plans, &class(shape), (&RunBound::default(), 0), run)
             .expect("no error");
+    }
+
+    #[test]
+    fn a_class_that_left_its_plan_is_recorded_again() {
+        let _alone = alone();
+        let plans = RunPlans::new(Some(plan), &Arc::default());
+        let mut runs = PlannedRuns::default();
+        let mut counted = |allocated: usize| {
+            let run = || {
+                allocate(allocated);
+                Ok::<_, ()>(())
+            };
+            runs.run(&plans, &class(10), (&RunBound::default(), 0), run)
+                .expect("no error");
+            let figures = runs.figures();
+            [
+                figures.recorded_runs,
+                figures.planned_runs,
+                figures.deviated_runs,
+            ]
+        };
+        assert_eq!(counted(10), [1, 0, 0]);
+        assert_eq!(counted(10), [1, 1, 0]);
+        assert_eq!(counted(30), [1, 1, 1]);
+        assert_eq!(
+            counted(30),
+            [2, 1, 1],
+            "recorded, since the last run left the plan"
+        );
+        assert_eq!(counted(30), [2, 2, 1], "planned as it was recorded last");
     }
 
     fn allocate(shape: usize) {

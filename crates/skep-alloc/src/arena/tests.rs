@@ -239,6 +239,34 @@ fn a_panic_ends_the_run() {
     assert!(!is_mapped(block));
 }
 
+/// Whether the calling thread is in a run.
+fn is_in_a_run() -> bool {
+    let current = scope::install(None);
+    let is_in_one = current.is_some();
+    scope::install(current);
+    is_in_one
+}
+
+#[test]
+fn after_a_run_or_a_panic_in_it_the_thread_is_where_it_was() {
+    let mut outer = Arena::new();
+    let mut inner = Arena::new();
+    let ((), report) = outer.run(RunMode::Record, &mut free_of_charge(), || {
+        let ((), report) = inner.run(RunMode::Record, &mut free_of_charge(), || run(SIZES));
+        assert_eq!(report.peak, 8000);
+        assert!(is_in_a_run());
+        let panicking = || {
+            inner.run(RunMode::Record, &mut free_of_charge(), || {
+                panic!("on purpose")
+            })
+        };
+        assert!(catch_unwind(AssertUnwindSafe(panicking)).is_err());
+        run([100, 100, 100]);
+    });
+    assert_eq!(report.peak, 200, "of the outer run's blocks alone");
+    assert!(!is_in_a_run());
+}
+
 #[test]
 fn runs_on_several_threads_do_not_mix() {
     thread::scope(|threads| {

@@ -225,7 +225,6 @@ struct CurrentLoad {
     /// Where blocks are files.
     directory: Option<PathBuf>,
     blocks: Vec<Arc<MappedBlock>>,
-    has_deviated: bool,
     /// Why a block has no memory.
     failure: Option<io::Error>,
 }
@@ -244,18 +243,14 @@ impl CurrentLoad {
                 Some(block) if block.size == size as u64 && block.kept => {
                     BackingPages::Scratch(scratch)
                 }
-                Some(block) if block.size == size as u64 => BackingPages::Own,
-                _ => {
-                    self.has_deviated = true;
-                    BackingPages::Own
-                }
+                // Also a block that deviates, which the sequence shows in the end.
+                _ => BackingPages::Own,
             },
         };
         let block = match MappedBlock::map(size, pages) {
             Ok(block) => block,
             Err(error) => {
                 // Then the position in the sequence is lost as well.
-                self.has_deviated = true;
                 self.failure = Some(error);
                 return None;
             }
@@ -318,7 +313,6 @@ pub fn load<T>(how: LoadMode<'_>, load: impl FnOnce() -> T) -> io::Result<(T, Lo
         expected,
         directory,
         blocks: Vec::new(),
-        has_deviated: false,
         failure: None,
     }));
     let _restore = OuterLoad(outer);
@@ -342,7 +336,7 @@ pub fn load<T>(how: LoadMode<'_>, load: impl FnOnce() -> T) -> io::Result<(T, Lo
     let loaded = LoadedBlocks {
         blocks: ended.blocks,
         sequence,
-        went_as_expected: as_recorded && !ended.has_deviated,
+        went_as_expected: as_recorded && ended.failure.is_none(),
         failure: ended.failure,
     };
     Ok((result, loaded))

@@ -116,6 +116,60 @@ fn replayed_blocks_lie_on_scratch_pages_until_they_are_replaced() {
 }
 
 #[test]
+fn scratch_pages_end_where_their_block_ends() {
+    let block = |kept| LoadedBlock {
+        size: LARGE as u64,
+        kept,
+    };
+    // The system maps each block below the one before.
+    let expected = [block(false), block(true)];
+    let fill = || {
+        let own = malloc_block(LARGE);
+        // SAFETY: the block has that many bytes.
+        unsafe { own.write_bytes(7, LARGE) };
+        let scratch = malloc_block(LARGE);
+        // SAFETY: as above.
+        unsafe { scratch.write_bytes(1, LARGE) };
+        // SAFETY: as above.
+        let bytes = unsafe { slice::from_raw_parts(own, LARGE) };
+        assert!(bytes.iter().all(|&byte| byte == 7));
+        free_all(vec![own]);
+        vec![scratch]
+    };
+    let (blocks, loaded) = load(LoadMode::Replay(&expected), fill).expect("memory");
+    assert!(loaded.went_as_expected());
+    free_all(blocks);
+}
+
+#[test]
+fn blocks_are_found_wherever_the_system_maps_them() {
+    let one = || {
+        let (block, loaded) = load(LoadMode::Record, || malloc_block(LARGE)).expect("memory");
+        (block, loaded)
+    };
+    let mut blocks: Vec<_> = (0..8).map(|_| one()).collect();
+    // The next ones get the places between the others.
+    for index in [1, 3, 5] {
+        free_all(vec![blocks[index].0]);
+        blocks[index] = one();
+    }
+    for (block, _) in blocks {
+        assert_eq!(free(block as usize), Some(LARGE as u64));
+    }
+}
+
+#[test]
+fn a_block_that_nobody_has_is_mapped_no_more() {
+    // Together more than there are addresses.
+    const HUGE: usize = 1 << 40;
+    for _ in 0..200 {
+        let (block, loaded) = load(LoadMode::Record, || malloc_block(HUGE)).expect("memory");
+        assert!(loaded.went_as_expected(), "{:?}", loaded.failure());
+        free_all(vec![block]);
+    }
+}
+
+#[test]
 fn a_deviating_load_is_detected() {
     let expected = recorded();
     let deviating = |sizes| {
