@@ -158,6 +158,11 @@ mod tests {
         assert_eq!(take(10).reserved(), 9 * KIB_64);
         assert_eq!(take(10).reserved(), 2 * KIB_64);
         assert_eq!(take(1).reserved(), 0, "none is left");
+        pool.put(Arena::new());
+        assert!(
+            pool.state().idle.is_empty(),
+            "an empty one is not worth keeping"
+        );
     }
 
     #[test]

@@ -376,6 +376,53 @@ mod tests {
     }
 
     #[test]
+    fn pages_that_another_block_lies_on_are_not_given_back() {
+        // Neither begins nor ends with a page.
+        let sizes = [100, (1 << 18) + 100, 100];
+        let mut regions = GrowingRegions::default();
+        let blocks = sizes.map(|size| regions.malloc(size).expect("room"));
+        for (block, size) in blocks.into_iter().zip(sizes) {
+            // SAFETY: the block is ours, and has so many bytes.
+            unsafe { block.as_ptr().write_bytes(7, size as usize) };
+        }
+        let page = rustix::param::page_size();
+        regions.free(blocks[1].as_ptr() as usize);
+        for (block, size) in [(blocks[0], sizes[0]), (blocks[2], sizes[2])] {
+            // SAFETY: as above.
+            let bytes = unsafe { std::slice::from_raw_parts(block.as_ptr(), size as usize) };
+            assert!(bytes.iter().all(|&byte| byte == 7));
+        }
+        // All whole pages of the middle one are.
+        let first = (blocks[1].as_ptr() as usize).next_multiple_of(page);
+        let end = blocks[1].as_ptr() as usize + sizes[1] as usize;
+        for at in [first, end - end % page - page] {
+            // SAFETY: in the region, whose memory nobody else has.
+            assert_eq!(unsafe { (at as *const u8).read() }, 0);
+        }
+    }
+
+    /// Bytes of address space that the process has mapped.
+    fn address_space() -> u64 {
+        let text = std::fs::read_to_string("/proc/self/statm").expect("the system's figures");
+        let pages = text
+            .split(' ')
+            .next()
+            .and_then(|pages| pages.parse::<u64>().ok());
+        pages.expect("a number") * rustix::param::page_size() as u64
+    }
+
+    #[test]
+    fn a_retired_region_is_mapped_no_more() {
+        let before = address_space();
+        for _ in 0..200 {
+            let state = LayoutState::shared(RunLayout::Dynamic(BestFit::new()));
+            Region::map(&state, 256 << 20).expect("memory").retire();
+        }
+        // Other tests map far less, the 200 regions have 50 GiB.
+        assert!(address_space() < before + (10 << 30));
+    }
+
+    #[test]
     fn no_block_ends_where_the_mapping_does() {
         let page = rustix::param::page_size() as u64;
         let state = LayoutState::shared(RunLayout::Dynamic(BestFit::new()));
