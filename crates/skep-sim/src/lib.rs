@@ -18,6 +18,9 @@
 //! [`OperatingPoint::compare`] does both for several [`Contender`]s and seeds, and finds the best static setting of
 //! Triton's batcher on the way.
 //!
+//! [`residency`] drives [`skep_placer::residency::Residency`] in the same way: many models, requests for them, and a
+//! memory budget.
+//!
 //! A policy of one's own is a [`BatchPolicy`]: [`simulate_own`] runs it, [`Contender::Own`] compares it with the
 //! others. A crate with such a policy depends on this one alone: what it needs of the scheduler's types is here too.
 
@@ -30,6 +33,7 @@ mod own;
 mod point;
 mod random;
 mod recorded;
+pub mod residency;
 mod setting;
 mod simulation;
 

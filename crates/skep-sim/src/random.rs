@@ -15,6 +15,8 @@ pub enum RandomPurpose {
     Arrivals,
     /// How much longer or shorter executions take.
     Executions,
+    /// The sizes and rates of many models.
+    Fleet,
 }
 
 /// A stream of random numbers.
@@ -29,6 +31,7 @@ impl RandomStream {
         generator.set_stream(match stream {
             RandomPurpose::Arrivals => 0,
             RandomPurpose::Executions => 1,
+            RandomPurpose::Fleet => 2,
         });
         Self(generator)
     }
@@ -37,6 +40,14 @@ impl RandomStream {
     pub fn uniform(&mut self) -> f64 {
         const STEP: f64 = 1.0 / (1u64 << 53) as f64;
         ((self.0.next_u64() >> 11) + 1) as f64 * STEP
+    }
+
+    /// A whole number below `end`, which is not 0.
+    pub(crate) fn below(&mut self, end: usize) -> usize {
+        #[expect(clippy::cast_sign_loss, reason = "a share of a length")]
+        let number = (self.uniform() * end as f64) as usize;
+        // The draw may be 1.
+        number % end
     }
 
     /// Exponential of mean 1.

@@ -181,6 +181,37 @@ impl RecordedArrivals {
         Ok(Self(ArrivalPattern::Counts(counts)))
     }
 
+    /// `count` moments, drawn independently of each other: each falls where the recording has requests, as a share of
+    /// its span from 0 to 1. Not sorted.
+    pub(crate) fn draw(&self, count: usize, random: &mut RandomStream) -> Vec<f64> {
+        match &self.0 {
+            ArrivalPattern::Moments(recorded) => {
+                let span = recorded[recorded.len() - 1];
+                let mut one = || {
+                    let index = random.below(recorded.len());
+                    recorded[index] / span
+                };
+                (0..count).map(|_| one()).collect()
+            }
+            ArrivalPattern::Counts(counts) => {
+                let mut sum = 0_u64;
+                let ends: Vec<u64> = counts
+                    .iter()
+                    .map(|requests| {
+                        sum = sum.saturating_add(*requests);
+                        sum
+                    })
+                    .collect();
+                let mut one = || {
+                    let request = random.uniform() * sum as f64;
+                    let step = ends.partition_point(|end| (*end as f64) < request);
+                    (step.min(counts.len() - 1) as f64 + random.uniform()) / counts.len() as f64
+                };
+                (0..count).map(|_| one()).collect()
+            }
+        }
+    }
+
     /// `count` ascending moments in seconds, from anywhere in the recording on: so that seeds differ, and all of a long
     /// recording is seen. They are scaled so that those after the first `warm_up` come at this mean rate a second.
     pub(crate) fn moments(
@@ -194,9 +225,7 @@ impl RecordedArrivals {
             ArrivalPattern::Moments(recorded) => recorded.len(),
             ArrivalPattern::Counts(counts) => counts.len(),
         };
-        // Below the length, unless the draw is 1, which starts over.
-        #[expect(clippy::cast_sign_loss, reason = "a share of a length")]
-        let start = (random.uniform() * length as f64) as usize % length;
+        let start = random.below(length);
         self.moments_from(start, rate, count, warm_up, random)
     }
 

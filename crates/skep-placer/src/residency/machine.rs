@@ -1,0 +1,702 @@
+//! The state machine.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use skep_types::Time;
+
+use crate::residency::{
+    DepartureReason, LoadRefusal, ModelKey, ModelSize, ModelTerms, ResidencyInput,
+    ResidencyOptions, ResidencyOutput, ResidencyState,
+    eviction::{Candidate, FIRST_HORIZON, NodePattern},
+    options::{MIN_STAY, back_off},
+    room::{NumberedSize, Room},
+    usage::{IdleHistogram, NODE_IDLE_TIMES, UsePattern},
+};
+
+/// Which models are in memory. See the module's page.
+#[derive(Debug)]
+pub struct Residency {
+    options: ResidencyOptions,
+    models: BTreeMap<ModelKey, ModelEntry>,
+    /// In the order in which they became wanted.
+    wanted: BTreeMap<u64, ModelKey>,
+    next_turn: u64,
+    resident: BTreeSet<ModelKey>,
+    loading: usize,
+    room: Room,
+    node: NodePattern,
+    /// Bytes that were asked to be given up, until the next word of what is kept.
+    reclaiming: u64,
+    departures: u64,
+}
+
+/// What is known of a model.
+#[derive(Debug)]
+struct ModelEntry {
+    state: Place,
+    is_pinned: bool,
+    /// What it holds while it is loading or resident, and is expected to hold otherwise.
+    size: NumberedSize,
+    load_bytes: u64,
+    load_time: Duration,
+    usage: UsePattern,
+    /// See [`Candidate::inflation`].
+    inflation: f64,
+    is_busy: bool,
+    /// Requests that wait for it.
+    waiting: usize,
+    failures: u32,
+    /// No load before this.
+    not_before: Time,
+    /// It leaves as soon as its load is over.
+    leaves: bool,
+    /// It is known no more, and forgotten once its memory is free.
+    is_removed: bool,
+}
+
+/// Where a model is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Known,
+    Wanted { turn: u64, evicts: bool },
+    Loading,
+    Resident { since: Time },
+    Leaving { freed: u64 },
+}
+
+/// Sums over all models.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ResidencyFigures {
+    /// The budget.
+    pub budget: u64,
+    /// Bytes in use, those about to be free included.
+    pub used: u64,
+    /// Bytes of resident and loading models, each shared tensor once.
+    pub held: u64,
+    /// What those would be if no model shared anything.
+    pub unshared: u64,
+    /// Weights that no model uses.
+    pub kept: u64,
+    /// Models that are known.
+    pub known: usize,
+    /// Models that wait for room.
+    pub wanted: usize,
+    /// Models that are being loaded.
+    pub loading: usize,
+    /// Models that have instances.
+    pub resident: usize,
+    /// Models that have left because of the budget.
+    pub departures: u64,
+}
+
+impl Residency {
+    /// Without models.
+    #[must_use]
+    pub fn new(options: ResidencyOptions) -> Self {
+        Self {
+            options,
+            models: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            next_turn: 0,
+            resident: BTreeSet::new(),
+            loading: 0,
+            room: Room::default(),
+            node: NodePattern {
+                idle: IdleHistogram::new(NODE_IDLE_TIMES),
+                idle_at_departure: FIRST_HORIZON,
+                inflation: 0.0,
+            },
+            reclaiming: 0,
+            departures: 0,
+        }
+    }
+
+    /// Applies one input and appends the outputs. `now` never decreases.
+    pub fn handle(&mut self, now: Time, input: ResidencyInput, outputs: &mut Vec<ResidencyOutput>) {
+        self.apply(now, input, outputs);
+        self.settle(now, outputs);
+    }
+
+    /// Appends what has become due by `now`.
+    pub fn handle_timeout(&mut self, now: Time, outputs: &mut Vec<ResidencyOutput>) {
+        self.settle(now, outputs);
+    }
+
+    /// When [`Self::handle_timeout`] is to be called: a moment after `now`.
+    #[must_use]
+    pub fn next_timeout(&self, now: Time) -> Option<Time> {
+        let keep_alive = self.options.keep_alive;
+        // Something waits for models that may not leave yet.
+        let is_short = !self.wanted.is_empty() || self.room.planned() > self.options.budget;
+        if keep_alive.is_none() && !is_short {
+            return None;
+        }
+        self.residents()
+            .filter(|(_, entry)| !entry.is_pinned)
+            .flat_map(|(_, entry)| {
+                let idle = keep_alive.map(|keep_alive| entry.usage.last + keep_alive);
+                let stays = entry.stays_until().filter(|_| is_short);
+                [idle, stays]
+            })
+            .flatten()
+            .filter(|due| *due > now)
+            .min()
+    }
+
+    /// Where a model is; `None` for one that is not known.
+    #[must_use]
+    pub fn state(&self, model: ModelKey) -> Option<ResidencyState> {
+        self.models.get(&model).map(|entry| entry.state.shown())
+    }
+
+    /// Bytes that a model holds, or will probably hold: those that it alone has, and all.
+    #[must_use]
+    pub fn bytes(&self, model: ModelKey) -> Option<(u64, u64)> {
+        let entry = self.models.get(&model)?;
+        let alone = match entry.state.holds() {
+            true => self.room.freed_by(&entry.size),
+            false => self.room.needed_by(&entry.size),
+        };
+        Some((alone, self.room.total(&entry.size)))
+    }
+
+    /// Requests a second that a model got lately, and when it was last used.
+    #[must_use]
+    pub fn usage(&self, model: ModelKey, now: Time) -> Option<(f64, Time)> {
+        let usage = &self.models.get(&model)?.usage;
+        Some((usage.rate(now), usage.last))
+    }
+
+    /// Sums over all models.
+    #[must_use]
+    pub fn figures(&self) -> ResidencyFigures {
+        ResidencyFigures {
+            budget: self.options.budget,
+            used: self.room.used(),
+            held: self.room.held(),
+            unshared: self.room.unshared(),
+            kept: self.room.kept,
+            known: self.models.len(),
+            wanted: self.wanted.len(),
+            loading: self.loading,
+            resident: self.resident.len(),
+            departures: self.departures,
+        }
+    }
+
+    /// What all pinned models will hold: what a budget has to have room for.
+    #[must_use]
+    pub fn pinned_bytes(&self) -> u64 {
+        let pinned = self.models.values().filter(|entry| entry.is_pinned);
+        self.room.union(pinned.map(|entry| &entry.size))
+    }
+
+    fn apply(&mut self, now: Time, input: ResidencyInput, outputs: &mut Vec<ResidencyOutput>) {
+        match input {
+            ResidencyInput::Add(model, terms) => self.add(now, model, terms),
+            ResidencyInput::Remove(model) => self.remove(now, model, outputs),
+            ResidencyInput::Requested(model) => self.requested(now, model, outputs),
+            ResidencyInput::Abandoned(model) => self.abandoned(model),
+            ResidencyInput::Used {
+                model,
+                requests,
+                last,
+                is_busy,
+            } => self.used(model, requests, last, is_busy),
+            ResidencyInput::Load { model, evicts } => self.load(now, model, evicts, outputs),
+            ResidencyInput::Unload(model) => self.unload(now, model, outputs),
+            ResidencyInput::Loaded {
+                model,
+                size,
+                load_bytes,
+                took,
+            } => self.loaded(now, model, &size, load_bytes, took, outputs),
+            ResidencyInput::Measured(model, size) => {
+                if self.resident.contains(&model) {
+                    self.resize(model, &size);
+                }
+            }
+            ResidencyInput::Failed(model) => self.failed(now, model),
+            ResidencyInput::Unloaded(model) => self.unloaded(now, model, outputs),
+            ResidencyInput::Unclaimed { kept, beyond } => {
+                (self.room.kept, self.room.beyond) = (kept, beyond);
+                self.reclaiming = 0;
+            }
+        }
+    }
+
+    fn add(&mut self, now: Time, model: ModelKey, terms: ModelTerms) {
+        let size = self.room.number(&terms.size);
+        if let Some(entry) = self.models.get_mut(&model) {
+            entry.is_pinned = terms.is_pinned;
+            (entry.leaves, entry.is_removed) = (false, false);
+            (entry.failures, entry.not_before) = (0, now);
+            let is_idle = matches!(entry.state, Place::Known | Place::Wanted { .. });
+            let size = match is_idle {
+                // The files may be others now: what was measured of the old ones may not hold.
+                true => {
+                    (entry.load_bytes, entry.load_time) = (terms.load_bytes, terms.load_time);
+                    std::mem::replace(&mut entry.size, size)
+                }
+                false => size,
+            };
+            self.room.forget(&size);
+            return;
+        }
+        self.models.insert(
+            model,
+            ModelEntry {
+                state: Place::Known,
+                is_pinned: terms.is_pinned,
+                size,
+                load_bytes: terms.load_bytes,
+                load_time: terms.load_time,
+                usage: UsePattern::new(now),
+                inflation: 0.0,
+                is_busy: false,
+                waiting: 0,
+                failures: 0,
+                not_before: Time::ZERO,
+                leaves: false,
+                is_removed: false,
+            },
+        );
+    }
+
+    fn remove(&mut self, now: Time, model: ModelKey, outputs: &mut Vec<ResidencyOutput>) {
+        self.unload(now, model, outputs);
+        if let Some(entry) = self.models.get_mut(&model) {
+            entry.is_removed = true;
+        }
+        self.forget_removed(model);
+    }
+
+    fn forget_removed(&mut self, model: ModelKey) {
+        let is_over = |entry: &ModelEntry| entry.is_removed && entry.state == Place::Known;
+        if self.models.get(&model).is_some_and(is_over)
+            && let Some(entry) = self.models.remove(&model)
+        {
+            self.room.forget(&entry.size);
+        }
+    }
+
+    fn requested(&mut self, now: Time, model: ModelKey, outputs: &mut Vec<ResidencyOutput>) {
+        let Some(entry) = self
+            .models
+            .get_mut(&model)
+            .filter(|entry| !entry.is_removed)
+        else {
+            outputs.push(ResidencyOutput::Refuse(model, LoadRefusal::Withdrawn));
+            return;
+        };
+        // Those that it serves in the end are counted by `Used`.
+        let is_first = entry.waiting == 0;
+        if let Some(idle) = entry.usage.used(u64::from(is_first), now) {
+            self.node.idle.add(idle);
+        }
+        entry.waiting += 1;
+        entry.leaves = false;
+        self.want(now, model, true, outputs);
+    }
+
+    fn abandoned(&mut self, model: ModelKey) {
+        let Some(entry) = self.models.get_mut(&model) else {
+            return;
+        };
+        entry.waiting = entry.waiting.saturating_sub(1);
+        if let Place::Wanted { turn, evicts: true } = entry.state
+            && entry.waiting == 0
+        {
+            entry.state = Place::Known;
+            self.wanted.remove(&turn);
+        }
+    }
+
+    fn used(&mut self, model: ModelKey, requests: u64, last: Time, is_busy: bool) {
+        let Some(entry) = self.models.get_mut(&model) else {
+            return;
+        };
+        entry.is_busy = is_busy;
+        entry.inflation = self.node.inflation;
+        if let Some(idle) = entry.usage.used(requests, last) {
+            self.node.idle.add(idle);
+        }
+    }
+
+    fn load(
+        &mut self,
+        now: Time,
+        model: ModelKey,
+        evicts: bool,
+        outputs: &mut Vec<ResidencyOutput>,
+    ) {
+        if let Some(entry) = self.models.get_mut(&model) {
+            // Whoever asks in so many words has a reason to think that it works now.
+            (entry.failures, entry.not_before) = (0, now);
+            entry.leaves = false;
+        }
+        self.want(now, model, evicts, outputs);
+    }
+
+    /// Queues a model that is only known.
+    fn want(
+        &mut self,
+        now: Time,
+        model: ModelKey,
+        evicts: bool,
+        outputs: &mut Vec<ResidencyOutput>,
+    ) {
+        let Some(entry) = self.models.get_mut(&model) else {
+            return;
+        };
+        if entry.state != Place::Known {
+            return;
+        }
+        if now < entry.not_before {
+            entry.waiting = 0;
+            let until = entry.not_before;
+            outputs.push(ResidencyOutput::Refuse(
+                model,
+                LoadRefusal::BackOff { until },
+            ));
+            return;
+        }
+        let turn = self.next_turn;
+        self.next_turn += 1;
+        entry.state = Place::Wanted { turn, evicts };
+        self.wanted.insert(turn, model);
+    }
+
+    fn unload(&mut self, now: Time, model: ModelKey, outputs: &mut Vec<ResidencyOutput>) {
+        let Some(entry) = self.models.get_mut(&model) else {
+            return;
+        };
+        if let Place::Wanted { turn, .. } = entry.state {
+            self.wanted.remove(&turn);
+            entry.state = Place::Known;
+        }
+        entry.leaves = entry.state == Place::Loading;
+        if entry.waiting > 0 {
+            entry.waiting = 0;
+            outputs.push(ResidencyOutput::Refuse(model, LoadRefusal::Withdrawn));
+        }
+        if matches!(entry.state, Place::Resident { .. }) {
+            self.depart(now, model, DepartureReason::Explicit, outputs);
+        }
+    }
+
+    fn loaded(
+        &mut self,
+        now: Time,
+        model: ModelKey,
+        size: &ModelSize,
+        load_bytes: u64,
+        took: Duration,
+        outputs: &mut Vec<ResidencyOutput>,
+    ) {
+        let Some(entry) = self.models.get_mut(&model) else {
+            return;
+        };
+        if entry.state != Place::Loading {
+            return;
+        }
+        self.room.transient = self.room.transient.saturating_sub(entry.load_bytes);
+        self.loading -= 1;
+        entry.state = Place::Resident { since: now };
+        (entry.load_bytes, entry.load_time) = (load_bytes, took);
+        (entry.failures, entry.waiting) = (0, 0);
+        entry.usage.uses = 0;
+        entry.usage.last = entry.usage.last.max(now);
+        entry.inflation = self.node.inflation;
+        let leaves = std::mem::take(&mut entry.leaves) || entry.is_removed;
+        self.resident.insert(model);
+        self.resize(model, size);
+        if leaves {
+            self.depart(now, model, DepartureReason::Explicit, outputs);
+        }
+    }
+
+    /// Replaces what a model holds.
+    fn resize(&mut self, model: ModelKey, size: &ModelSize) {
+        let size = self.room.number(size);
+        let Some(entry) = self.models.get_mut(&model) else {
+            return;
+        };
+        self.room.hold(&size);
+        let before = std::mem::replace(&mut entry.size, size);
+        self.room.release(&before);
+        self.room.forget(&before);
+    }
+
+    fn failed(&mut self, now: Time, model: ModelKey) {
+        let Some(entry) = self.models.get_mut(&model) else {
+            return;
+        };
+        if entry.state != Place::Loading {
+            return;
+        }
+        self.room.release(&entry.size);
+        self.room.transient = self.room.transient.saturating_sub(entry.load_bytes);
+        self.loading -= 1;
+        entry.state = Place::Known;
+        entry.waiting = 0;
+        entry.failures = entry.failures.saturating_add(1);
+        entry.not_before = now + back_off(entry.failures);
+        self.forget_removed(model);
+    }
+
+    fn unloaded(&mut self, now: Time, model: ModelKey, outputs: &mut Vec<ResidencyOutput>) {
+        let Some(entry) = self.models.get_mut(&model) else {
+            return;
+        };
+        if let Place::Leaving { freed } = entry.state {
+            self.room.leaving = self.room.leaving.saturating_sub(freed);
+        } else if matches!(entry.state, Place::Resident { .. }) {
+            // It left without being told to.
+            self.room.release(&entry.size);
+            self.resident.remove(&model);
+        } else {
+            return;
+        }
+        entry.state = Place::Known;
+        if entry.waiting > 0 {
+            self.want(now, model, true, outputs);
+        }
+        self.forget_removed(model);
+    }
+
+    fn depart(
+        &mut self,
+        now: Time,
+        model: ModelKey,
+        reason: DepartureReason,
+        outputs: &mut Vec<ResidencyOutput>,
+    ) {
+        let Some(entry) = self.models.get_mut(&model) else {
+            return;
+        };
+        let freed = self.room.release(&entry.size);
+        self.room.leaving = self.room.leaving.saturating_add(freed);
+        self.resident.remove(&model);
+        entry.state = Place::Leaving { freed };
+        entry.is_busy = false;
+        if matches!(
+            reason,
+            DepartureReason::RoomFor(_) | DepartureReason::OverBudget
+        ) {
+            self.departures += 1;
+            let candidate = Candidate {
+                usage: &entry.usage,
+                load_time: entry.load_time,
+                freed,
+                inflation: entry.inflation,
+            };
+            let merit = self.options.policy.merit(now, &candidate, &self.node);
+            self.node.departs(now, &entry.usage, merit);
+        }
+        outputs.push(ResidencyOutput::Unload(model, reason));
+    }
+
+    /// Lets models leave and load as far as the budget says.
+    fn settle(&mut self, now: Time, outputs: &mut Vec<ResidencyOutput>) {
+        self.end_idle(now, outputs);
+        while self.room.planned() > self.options.budget && self.reclaim(outputs) {
+            if !self.evict(now, DepartureReason::OverBudget, outputs) {
+                break;
+            }
+        }
+        while self.loading < self.options.loads_at_once
+            && let Some((&turn, &model)) = self.wanted.first_key_value()
+        {
+            if !self.serve_next(now, turn, model, outputs) {
+                break;
+            }
+        }
+    }
+
+    /// Loads the model whose turn it is, makes room for it, or refuses it. Returns whether the next one may be looked
+    /// at.
+    fn serve_next(
+        &mut self,
+        now: Time,
+        turn: u64,
+        model: ModelKey,
+        outputs: &mut Vec<ResidencyOutput>,
+    ) -> bool {
+        let Some(entry) = self.models.get(&model) else {
+            self.wanted.remove(&turn);
+            return true;
+        };
+        let Place::Wanted { evicts, .. } = entry.state else {
+            self.wanted.remove(&turn);
+            return true;
+        };
+        let (size, load_bytes) = (entry.size.clone(), entry.load_bytes);
+        let needed = self.room.needed_by(&size).saturating_add(load_bytes);
+        if self.room.used().saturating_add(needed) > self.options.budget
+            && let Some(refusal) = self.never_fits(&size, load_bytes)
+        {
+            self.refuse(turn, model, refusal, outputs);
+            return true;
+        }
+        // Its tensors are claimed before others leave, so that none of them counts as room.
+        self.room.hold(&size);
+        self.room.transient = self.room.transient.saturating_add(load_bytes);
+        let budget = self.options.budget;
+        let mut is_possible = true;
+        while is_possible && self.room.planned() > budget && self.reclaim(outputs) {
+            is_possible = evicts && self.evict(now, DepartureReason::RoomFor(model), outputs);
+        }
+        if self.room.used() <= budget {
+            self.wanted.remove(&turn);
+            self.loading += 1;
+            if let Some(entry) = self.models.get_mut(&model) {
+                entry.state = Place::Loading;
+            }
+            outputs.push(ResidencyOutput::Load(model));
+            return true;
+        }
+        let is_coming = self.room.planned() <= budget || self.reclaiming > 0;
+        self.room.release(&size);
+        self.room.transient = self.room.transient.saturating_sub(load_bytes);
+        if !evicts && !is_coming {
+            let free = budget.saturating_sub(self.room.used());
+            let refusal = LoadRefusal::NoRoom { needed, free };
+            self.refuse(turn, model, refusal, outputs);
+            return true;
+        }
+        false
+    }
+
+    /// Why a model cannot be loaded even if everything else leaves that may.
+    fn never_fits(&self, size: &NumberedSize, load_bytes: u64) -> Option<LoadRefusal> {
+        let budget = self.options.budget;
+        let stay = self
+            .models
+            .values()
+            .filter(|entry| entry.is_pinned && entry.state.holds())
+            .map(|entry| &entry.size);
+        let pinned = self.room.union(stay.clone());
+        let with_it = self
+            .room
+            .union(stay.chain([size]))
+            .saturating_add(load_bytes);
+        let most = with_it.saturating_add(self.room.beyond);
+        (most > budget).then_some(LoadRefusal::TooLarge {
+            needed: with_it.saturating_sub(pinned),
+            budget,
+            pinned,
+        })
+    }
+
+    fn refuse(
+        &mut self,
+        turn: u64,
+        model: ModelKey,
+        refusal: LoadRefusal,
+        outputs: &mut Vec<ResidencyOutput>,
+    ) {
+        self.wanted.remove(&turn);
+        if let Some(entry) = self.models.get_mut(&model) {
+            entry.state = Place::Known;
+            entry.waiting = 0;
+        }
+        outputs.push(ResidencyOutput::Refuse(model, refusal));
+    }
+
+    /// Asks for weights that no model uses. Returns whether that is not enough.
+    fn reclaim(&mut self, outputs: &mut Vec<ResidencyOutput>) -> bool {
+        let over = self.room.planned().saturating_sub(self.options.budget);
+        let wanted = over.min(self.room.kept);
+        if wanted > self.reclaiming {
+            outputs.push(ResidencyOutput::Reclaim(wanted));
+            self.reclaiming = wanted;
+        }
+        over > self.reclaiming
+    }
+
+    /// Lets the model with the least merit leave. Returns whether there was one that may.
+    fn evict(
+        &mut self,
+        now: Time,
+        reason: DepartureReason,
+        outputs: &mut Vec<ResidencyOutput>,
+    ) -> bool {
+        let mut worst: Option<(bool, f64, ModelKey)> = None;
+        for (model, entry) in self.residents() {
+            if entry.is_pinned || entry.stays_until().is_some_and(|until| now < until) {
+                continue;
+            }
+            let freed = self.room.freed_by(&entry.size);
+            if freed == 0 {
+                continue;
+            }
+            let candidate = Candidate {
+                usage: &entry.usage,
+                load_time: entry.load_time,
+                freed,
+                inflation: entry.inflation,
+            };
+            let merit = self.options.policy.merit(now, &candidate, &self.node);
+            let rank = (entry.is_busy, merit, model);
+            if worst.is_none_or(|worst| (rank.0, rank.1) < (worst.0, worst.1)) {
+                worst = Some(rank);
+            }
+        }
+        let Some((_, _, model)) = worst else {
+            return false;
+        };
+        self.depart(now, model, reason, outputs);
+        true
+    }
+
+    fn end_idle(&mut self, now: Time, outputs: &mut Vec<ResidencyOutput>) {
+        let Some(keep_alive) = self.options.keep_alive else {
+            return;
+        };
+        let idle: Vec<ModelKey> = self
+            .residents()
+            .filter(|(_, entry)| !entry.is_pinned && !entry.is_busy)
+            .filter(|(_, entry)| now >= entry.usage.last + keep_alive)
+            .map(|(model, _)| model)
+            .collect();
+        for model in idle {
+            self.depart(now, model, DepartureReason::Idle, outputs);
+        }
+    }
+
+    fn residents(&self) -> impl Iterator<Item = (ModelKey, &ModelEntry)> {
+        let keys = self.resident.iter();
+        keys.filter_map(|key| Some((*key, self.models.get(key)?)))
+    }
+}
+
+impl ModelEntry {
+    /// Until when a resident model stays, whatever else needs room.
+    fn stays_until(&self) -> Option<Time> {
+        match self.state {
+            Place::Resident { since } => Some(since + self.load_time.max(MIN_STAY)),
+            _ => None,
+        }
+    }
+}
+
+impl Place {
+    /// Whether its size is held.
+    const fn holds(self) -> bool {
+        matches!(self, Self::Loading | Self::Resident { .. })
+    }
+
+    const fn shown(self) -> ResidencyState {
+        match self {
+            Self::Known => ResidencyState::Known,
+            Self::Wanted { .. } => ResidencyState::Wanted,
+            Self::Loading => ResidencyState::Loading,
+            Self::Resident { .. } => ResidencyState::Resident,
+            Self::Leaving { .. } => ResidencyState::Leaving,
+        }
+    }
+}
