@@ -218,6 +218,10 @@ mod tests {
                 "`--backend-config=onnxruntime,intra_op_threads_count=1`: unknown key `intra_op_threads_count`\ndid you mean `intra_op_thread_count`?",
             ),
             (
+                "quatsch=1",
+                "`--backend-config=quatsch=1`: unknown key `quatsch`",
+            ),
+            (
                 "mock,intra_op_thread_count=1",
                 "`--backend-config=mock,intra_op_thread_count=1`: key `intra_op_thread_count` belongs to backend `onnxruntime`",
             ),

@@ -239,3 +239,25 @@ fn in_field(field: &str) -> String {
 fn hint_line(hint: Option<&String>) -> String {
     hint.map_or_else(String::new, |hint| format!("\n{hint}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::parse_pbtxt;
+
+    #[test]
+    fn errors_about_the_text_have_a_position() {
+        for (text, expected) in [
+            ("name: 'm'\n  backend: ", Some((2, 12))),
+            ("name: 'm'\n  bakcend: 'mock'", Some((2, 3))),
+            ("name: 'm'\nname: 'm'", Some((2, 1))),
+        ] {
+            let error = parse_pbtxt(text.as_bytes(), "c").expect_err(text);
+            let position = error.position().map(|at| (at.line, at.column));
+            assert_eq!(position, expected, "{text}");
+        }
+        assert_eq!(
+            super::ConfigError::invalid("m", "input", "is wrong").position(),
+            None
+        );
+    }
+}

@@ -135,6 +135,7 @@ mod tests {
 
     #[test]
     fn parameters_written_as_members_get_a_hint() {
+        let long = |letter: &str, times| format!(r#"{{"tenant":"{}"}}"#, letter.repeat(times));
         for (json, key, value) in [
             (r#"{"slo_latency_ms":30}"#, "slo_latency_ms", "30"),
             (r#"{"slo_latency":"2.5"}"#, "slo_latency_ms", "2.5"),
@@ -146,6 +147,8 @@ mod tests {
                 "...",
             ),
             (r#"{"thread_spinning":true}"#, "thread_spinning", "true"),
+            (&long("x", 64), "tenant", &"x".repeat(64)),
+            (&long("x", 65), "tenant", "..."),
         ] {
             let error = parse_json(json, "c").expect_err(json).to_string();
             let form = format!(r#"`"parameters":{{"{key}":{{"string_value":"{value}"}}}}`"#);

@@ -175,6 +175,11 @@ fn tensors_and_batching_come_from_the_model() {
             batched,
             "max 4 batched: b TYPE_STRING [1] as [], a TYPE_FP32 [3, 7], y TYPE_BF16 [2]",
         ),
+        (
+            "input [ { name: 'b' data_type: TYPE_STRING }, { name: 'a' data_type: TYPE_FP32 dims: [ 3, 7 ] } ]",
+            batched,
+            "max 4 batched: b TYPE_STRING [1] as [], a TYPE_FP32 [3, 7], y TYPE_BF16 [2]",
+        ),
     ] {
         let expected = format!("m /mock model.onnx {expected}");
         assert_eq!(
@@ -228,6 +233,11 @@ fn incomplete_models_are_refused() {
             "input { name: 'q' }",
             fixed,
             "unexpected inference input 'q', allowed inputs are: a",
+        ),
+        (
+            "input { data_type: TYPE_FP32 dims: 3 }",
+            fixed,
+            "model input must specify 'name' for m",
         ),
     ] {
         assert_eq!(

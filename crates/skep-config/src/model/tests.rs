@@ -117,6 +117,34 @@ fn the_typed_view_holds_what_was_written() {
 }
 
 #[test]
+fn the_typed_view_of_a_batched_model_has_its_tenant_and_objective() {
+    let text = |more: &str| {
+        format!(
+            "backend: 'mock' max_batch_size: 8 {IO} model_transaction_policy {{ decoupled: false }}
+             parameters {{ key: 'tenant' value {{ string_value: ' team-a ' }} }}
+             parameters {{ key: 'slo_latency_ms' value {{ string_value: '30' }} }} {more}"
+        )
+    };
+    let first = config(&text("")).expect("valid");
+    assert_eq!((first.max_batch_size(), first.is_batched()), (8, true));
+    assert_eq!(first.tenant(), Some("team-a"));
+    assert!(!first.is_decoupled());
+    let objective = std::time::Duration::from_millis(30);
+    assert_eq!(first.latency_objective(), Some(objective));
+
+    let plain = config(&format!("backend: 'mock' {IO}")).expect("valid");
+    assert_eq!((plain.tenant(), plain.latency_objective()), (None, None));
+    let decoupled = format!("backend: 'mock' {IO} model_transaction_policy {{ decoupled: true }}");
+    assert!(config(&decoupled).expect("valid").is_decoupled());
+
+    let more = "instance_group { count: 3 } version_policy { all {} }";
+    let second = config(&text(more)).expect("valid");
+    let joined = first.with_instances_of(&second);
+    assert_eq!(joined, second);
+    assert_ne!(joined, first);
+}
+
+#[test]
 fn server_defaults_give_way_to_the_model() {
     let name = ModelName::new("m").expect("name");
     let context = ConfigContext {

@@ -128,6 +128,12 @@ impl UsePattern {
         self.recent(now) * std::f64::consts::LN_2 / HALF_LIFE_SECONDS
     }
 
+    /// How probably the model is used within `horizon` if its requests come independently, at the rate that it had
+    /// lately.
+    pub(super) fn probable_by_rate(&self, horizon: Duration, now: Time) -> f64 {
+        -(-self.rate(now) * horizon.as_secs_f64()).exp_m1()
+    }
+
     /// How probably the model is used within `horizon`, given how long it has been idle: the share of its longer idle
     /// times that ended by then, with one idle time of `node`, those of all models, among them.
     pub(super) fn probable_within(
@@ -198,6 +204,11 @@ mod tests {
         let later = pattern.rate(at(6000.0 + HALF_LIFE_SECONDS));
         assert!((later - rate / 2.0).abs() < 1e-9, "{later}");
         assert_eq!(pattern.uses, 12_000);
+        let chance = pattern.probable_by_rate(Duration::from_millis(100), at(6000.0));
+        assert!(
+            (chance - (1.0 - (-0.2_f64).exp())).abs() < 0.002,
+            "{chance}"
+        );
         assert_eq!(pattern.used(0, at(9000.0)), None);
         assert_eq!(pattern.last, at(6000.0));
     }

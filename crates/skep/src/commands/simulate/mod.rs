@@ -5,6 +5,7 @@ mod chart;
 mod flags;
 mod measure;
 mod measured_model;
+mod residency;
 mod saved;
 mod show;
 
@@ -22,10 +23,13 @@ pub(crate) struct SimulateArgs {
 enum SimulateCommand {
     /// Compare batching policies under a latency objective
     Batching(batching::BatchingArgs),
+    /// Compare eviction policies for many models under a memory budget
+    Residency(residency::ResidencyArgs),
 }
 
 pub(crate) fn run(args: &SimulateArgs) -> anyhow::Result<ExitCode> {
     match &args.what {
         SimulateCommand::Batching(args) => batching::run(args),
+        SimulateCommand::Residency(args) => residency::run(args),
     }
 }
