@@ -338,7 +338,7 @@ impl OnnxRuntime {
                 Ok::<_, FormFailure>(session)
             };
             let session = SharedSession::of(identity, weights.keep_unloaded, make)?;
-            Ok((session, left))
+            Ok((session.with_tensors(form), left))
         })
     }
 

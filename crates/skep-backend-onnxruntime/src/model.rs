@@ -17,6 +17,7 @@ use skep_backend::{
     check_cpu, check_run,
 };
 use skep_onnx::ShapeRules;
+use skep_store::Digest;
 use skep_tensor::{AlignedBuffer, RunBound, Tensor, TensorError, TensorView};
 use skep_types::{DataType, DeviceId, ModelSignature, Shape, TensorSpec};
 use smallvec::SmallVec;
@@ -71,6 +72,10 @@ impl Model for OrtModel {
 
     fn is_baked(&self) -> bool {
         self.is_baked.load(Ordering::Relaxed)
+    }
+
+    fn stored_tensors(&self) -> Vec<(Digest, u64)> {
+        self.session.get().tensors().to_vec()
     }
 
     fn switch_to_form(&self, request: &LoadRequest<'_>) -> Result<bool, BackendError> {

@@ -13,9 +13,9 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, Guard};
-use skep_cache::FormKey;
+use skep_cache::{Form, FormKey, Role};
 use skep_config::ExecutionOptions;
-use skep_store::{Store, Tenant};
+use skep_store::{Digest, Store, Tenant};
 use skep_weights::WeightSource;
 
 use crate::{ffi::Session, options::SessionSettings};
@@ -79,6 +79,8 @@ pub(crate) struct SharedSession {
     session: Arc<Session>,
     /// Under which identity to keep it after the model is dropped, and for how long; `None` if it is not shared.
     kept_as: Option<(SessionIdentity, Duration)>,
+    /// The tensors of its form that runs use.
+    tensors: Vec<(Digest, u64)>,
 }
 
 impl SharedSession {
@@ -87,7 +89,20 @@ impl SharedSession {
         Self {
             session: Arc::new(session),
             kept_as: None,
+            tensors: Vec::new(),
         }
+    }
+
+    /// The same session, which uses these tensors of its form.
+    pub(crate) fn with_tensors(mut self, form: &Form) -> Self {
+        let parts = form.parts().iter().filter(|part| part.role != Role::Source);
+        let tensors = parts.map(|part| (part.tensor.digest, part.tensor.length));
+        self.tensors = tensors.collect();
+        self
+    }
+
+    pub(crate) fn tensors(&self) -> &[(Digest, u64)] {
+        &self.tensors
     }
 
     /// The existing session with this identity, or a new one from `make`.
@@ -109,6 +124,7 @@ impl SharedSession {
         Ok(Self {
             session,
             kept_as: Some((identity, keep)),
+            tensors: Vec::new(),
         })
     }
 

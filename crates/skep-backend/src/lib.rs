@@ -47,6 +47,7 @@ pub use onnx_file::{ONNX_FILES, OnnxReader, unknown_output_text};
 pub use skep_alloc::RunMemory;
 use skep_cache::{Claim, FormKey, Found, Making};
 use skep_config::ModelConfig;
+use skep_store::Digest;
 use skep_tensor::{MemoryBudget, RunBound, TensorView};
 use skep_types::{DeviceId, ModelSignature, Shape};
 use skep_weights::{Baked, WeightSource, baking::FormPlan};
@@ -231,6 +232,12 @@ pub trait Model: Send + Sync {
     /// Whether it runs on its baked form, so that there is nothing left to bake.
     fn is_baked(&self) -> bool {
         false
+    }
+
+    /// The tensors that its runs use in place and that other models may use too, by their digests in the tensor store, each
+    /// with its bytes. Empty if it shares none.
+    fn stored_tensors(&self) -> Vec<(Digest, u64)> {
+        Vec::new()
     }
 
     /// Switches to the model's baked form without a pause; runs in flight finish on the old weights. `request` is the

@@ -61,6 +61,21 @@ pub fn memory() -> Memory {
     )
 }
 
+/// Bytes of this process's memory that are its own: pages of no file, shared with nobody. `None` if the system does not
+/// tell.
+///
+/// Source: proc_pid_statm(5).
+#[must_use]
+pub fn private_bytes() -> Option<u64> {
+    private(&fs::read_to_string("/proc/self/statm").ok()?)
+}
+
+fn private(statm: &str) -> Option<u64> {
+    let mut pages = statm.split_whitespace().skip(1).map(str::parse::<u64>);
+    let (resident, shared) = (pages.next()?.ok()?, pages.next()?.ok()?);
+    Some(resident.saturating_sub(shared) * rustix::param::page_size() as u64)
+}
+
 /// `machine` is the kernel's figure, for when `meminfo` cannot be read.
 fn read(proc: &Path, mount: &Path, machine: Memory) -> Memory {
     let text = |name: &str| fs::read_to_string(proc.join(name)).unwrap_or_default();
@@ -183,6 +198,14 @@ mod tests {
             available: LEAST_BYTES,
         };
         assert!(large.is_low() && !large.is_all_but_gone());
+    }
+
+    #[test]
+    fn private_memory_is_what_is_resident_and_not_shared() {
+        let page = rustix::param::page_size() as u64;
+        assert_eq!(private("5000 300 120 40 0 900 0\n"), Some(180 * page));
+        assert_eq!((private("5000 300\n"), private("")), (None, None));
+        assert!(private_bytes().is_some_and(|bytes| bytes > 0));
     }
 
     #[test]

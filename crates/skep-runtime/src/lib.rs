@@ -33,13 +33,17 @@ pub use loading::{
     BackendEntry, Backends, BakeOutcome, Bakeable, CheckFinding, LoadOptions, ModelCheck, bake,
     bakeable, check,
 };
-pub use models::{Control, IndexEntry, Runtime, RuntimeOptions, StartReport, VersionState};
+pub use models::{
+    Control, IndexEntry, LoadPolicy, ResidencySettings, Runtime, RuntimeOptions, StartReport,
+    VersionState,
+};
 pub use repository::{LayoutFinding, LoadOverrides, Repository, is_model};
 pub use serving::{
     ClassLabels, DEFAULT_MAX_WAITING, Device, InferRequest, InferResponse, LoadedVersion,
     NamedTensor, Parameter, Timing, WaitingLimit, end_longest_run,
 };
 pub use skep_backend::RunMemory;
+pub use skep_placer::residency::{EvictionPolicy, ResidencyFigures};
 pub use skep_scheduler::PolicySnapshot;
 pub use skep_weights::Baked;
 pub use statistics::{

@@ -88,6 +88,7 @@ fn runtime(root: &Path) -> Arc<Runtime> {
         max_waiting_loads: 256,
         control: Control::None,
         strict_readiness: true,
+        residency: None,
     };
     let runtime = Runtime::new(options, backends);
     for (name, outcome) in runtime.start(None) {

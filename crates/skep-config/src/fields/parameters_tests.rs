@@ -146,6 +146,10 @@ fn every_key_of_the_mock_backend_reaches_its_option() {
     };
     assert_eq!(parameters.expect("valid").mock, expected);
     assert!(notices.is_empty());
+    for (value, expected) in [("echo", MockOutput::Echo), ("zero", MockOutput::Zero)] {
+        let (parameters, _) = read("mock", &[("mock.output", value)]);
+        assert_eq!(parameters.expect("valid").mock.output, expected);
+    }
 }
 
 #[test]
@@ -269,6 +273,20 @@ fn keys_without_effect_and_misspelt_keys_get_a_notice() {
         assert!(parameters.is_ok());
         assert_eq!(notices, [expected], "{key}");
     }
+}
+
+#[test]
+fn arenas_of_gpus_are_never_shrunk() {
+    let notices = |devices| {
+        let key = "memory.enable_memory_arena_shrinkage";
+        let (parameters, notices) = read("onnxruntime", &[(key, devices)]);
+        assert!(parameters.is_ok(), "{devices}");
+        notices.len()
+    };
+    assert_eq!(["cpu:0", "gpu:0", "cpu:0;gpu:0"].map(notices), [0, 1, 1]);
+    // No other value is a list of devices.
+    let (parameters, notices) = read("onnxruntime", &[("tenant", "gpus")]);
+    assert!(parameters.is_ok() && notices.is_empty(), "{notices:?}");
 }
 
 #[test]

@@ -27,6 +27,12 @@ fn read(text: &str) -> Result<String, String> {
 
 #[test]
 fn tensors_are_read() {
+    // As many elements as can be addressed.
+    let most = "input { name: 'x' data_type: 1 dims: [-1, 576460752303423487, 1] }";
+    assert_eq!(
+        read(most),
+        Ok("x BOOL [-1,576460752303423487,1] [-1,576460752303423487,1]".to_owned())
+    );
     assert_eq!(
         read(
             "max_batch_size: 8 input { name: 'x' data_type: TYPE_STRING dims: [1] reshape {} } output { name: 'y' data_type: TYPE_BF16 dims: [-1, 4] }"
@@ -81,6 +87,10 @@ fn refusals_use_tritons_words() {
         (
             "output { name: 'x' data_type: 1 dims: [-1,-1] reshape { shape: [-1,1,-1,-1] } }",
             "model output 'x' has different number of variable-size dimensions for dims and reshape for m".to_owned(),
+        ),
+        (
+            "input { name: 'x' data_type: 1 dims: [-1, 576460752303423488] }",
+            "model input 'x' dims [-1, 576460752303423488] has too many elements for m".to_owned(),
         ),
         (
             "input { name: 'x' data_type: 1 dims: [4611686018427387904, 4] }",

@@ -221,7 +221,7 @@ impl WarmupReader<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Warmup, WarmupData, read};
+    use super::{MAX_ELEMENTS, Warmup, WarmupData, read};
     use crate::{fields::tensors, parse_pbtxt};
 
     fn warmups(text: &str) -> Result<(Vec<Warmup>, Vec<String>), String> {
@@ -230,6 +230,11 @@ mod tests {
              input [ {{ name: 'x' data_type: TYPE_FP32 dims: [ 3, -1 ] }}, {{ name: 's' data_type: TYPE_STRING dims: 1 }} ]
              model_warmup {{ name: 'w' {text} }}"
         );
+        typed(&text)
+    }
+
+    /// The samples of a configuration, and the notices about them.
+    fn typed(text: &str) -> Result<(Vec<Warmup>, Vec<String>), String> {
         let config = parse_pbtxt(text.as_bytes(), "c").unwrap_or_else(|error| panic!("{error}"));
         let inputs = tensors::read_inputs(&config).expect("valid inputs");
         let mut notices = Vec::new();
@@ -239,6 +244,19 @@ mod tests {
 
     const S: &str =
         "inputs { key: 's' value { data_type: TYPE_STRING dims: 1 input_data_file: 'raw' } }";
+
+    #[test]
+    fn a_sample_may_have_as_many_elements_as_are_allowed() {
+        let with_rows = |rows: usize| {
+            typed(&format!(
+                "name: 'm' max_batch_size: 4 input {{ name: 'x' data_type: TYPE_FP32 dims: -1 }}
+                 model_warmup {{ name: 'w' batch_size: 4
+                   inputs {{ key: 'x' value {{ data_type: TYPE_FP32 dims: {rows} zero_data: true }} }} }}"
+            ))
+        };
+        assert!(with_rows(MAX_ELEMENTS / 4).is_ok());
+        assert!(with_rows(MAX_ELEMENTS / 4 + 1).is_err());
+    }
 
     #[test]
     fn samples_are_typed() {

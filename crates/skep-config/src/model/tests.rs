@@ -145,6 +145,42 @@ fn the_typed_view_of_a_batched_model_has_its_tenant_and_objective() {
 }
 
 #[test]
+fn the_isolation_is_known_before_a_configuration_is_complete() {
+    let isolation = |text: &str| {
+        let proto = parse_pbtxt(text.as_bytes(), "c").expect("parses");
+        crate::configured_isolation(&proto)
+    };
+    let process = "parameters { key: 'isolation' value { string_value: ' process ' } }";
+    assert_eq!(isolation(process), crate::Isolation::Process);
+    assert_eq!(isolation(""), crate::Isolation::Thread);
+}
+
+#[test]
+fn a_model_may_have_no_inputs_unless_it_batches() {
+    let outputs = "backend: 'mock' output { name: 'y' data_type: TYPE_INT64 dims: 1 }";
+    assert!(config(outputs).is_ok());
+    let batched = error(&format!("{outputs} max_batch_size: 1"));
+    assert!(
+        batched.contains("has no input, expected at least one"),
+        "{batched}"
+    );
+}
+
+#[test]
+fn too_many_buckets_are_counted_and_not_shown() {
+    let text = |count: usize| {
+        let buckets = vec!["1"; count].join(", ");
+        let family = HistogramFamily::ALL[0].metric_name();
+        error(&format!(
+            "backend: 'mock' {IO} model_metrics {{ metric_control {{ metric_identifier {{ family: '{family}' }}
+             histogram_options {{ buckets: [ {buckets} ] }} }} }}"
+        ))
+    };
+    assert!(text(100).ends_with("1.0]"), "{}", text(100));
+    assert!(text(101).ends_with("1.0] and 1 more"), "{}", text(101));
+}
+
+#[test]
 fn server_defaults_give_way_to_the_model() {
     let name = ModelName::new("m").expect("name");
     let context = ConfigContext {

@@ -78,6 +78,10 @@ pub struct ResidencyFigures {
     pub held: u64,
     /// What those would be if no model shared anything.
     pub unshared: u64,
+    /// The part of what they hold that is tensors, which others may share.
+    pub shared: u64,
+    /// Bytes of models that have left, until they are free.
+    pub leaving: u64,
     /// Weights that no model uses.
     pub kept: u64,
     /// Models that are known.
@@ -178,6 +182,8 @@ impl Residency {
             used: self.room.used(),
             held: self.room.held(),
             unshared: self.room.unshared(),
+            shared: self.room.shared(),
+            leaving: self.room.leaving,
             kept: self.room.kept,
             known: self.models.len(),
             wanted: self.wanted.len(),

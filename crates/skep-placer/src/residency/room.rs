@@ -48,6 +48,8 @@ pub(super) struct Room {
     vacant: Vec<u32>,
     /// What all models would hold without sharing.
     unshared: u64,
+    /// The tensors in `held`.
+    shared: u64,
 }
 
 impl Room {
@@ -107,7 +109,9 @@ impl Room {
 
     /// Counts a size as held.
     pub(super) fn hold(&mut self, size: &NumberedSize) {
-        self.held = self.held.saturating_add(self.needed_by(size));
+        let needed = self.needed_by(size);
+        self.held = self.held.saturating_add(needed);
+        self.shared = self.shared.saturating_add(needed - size.private_bytes);
         self.unshared = self.unshared.saturating_add(self.total(size));
         for &number in &size.tensors {
             self.tensors[number as usize].holders += 1;
@@ -118,6 +122,7 @@ impl Room {
     pub(super) fn release(&mut self, size: &NumberedSize) -> u64 {
         let freed = self.freed_by(size);
         self.held = self.held.saturating_sub(freed);
+        self.shared = self.shared.saturating_sub(freed - size.private_bytes);
         self.unshared = self.unshared.saturating_sub(self.total(size));
         for &number in &size.tensors {
             self.tensors[number as usize].holders -= 1;
@@ -182,6 +187,11 @@ impl Room {
         self.held
     }
 
+    /// The part of it that is tensors, which others may share.
+    pub(super) const fn shared(&self) -> u64 {
+        self.shared
+    }
+
     /// What those models would hold if none shared anything.
     pub(super) const fn unshared(&self) -> u64 {
         self.unshared
@@ -212,12 +222,13 @@ mod tests {
         assert_eq!((room.held(), room.needed_by(&second)), (310, 320));
         room.hold(&second);
         assert_eq!((room.held(), room.unshared()), (630, 830));
+        assert_eq!(room.shared(), 600);
         assert_eq!(room.union([&first, &second].into_iter()), 630);
         assert_eq!((room.freed_by(&first), room.freed_by(&second)), (110, 320));
         assert_eq!(room.release(&first), 110);
         assert_eq!((room.held(), room.freed_by(&second)), (520, 520));
         assert_eq!(room.release(&second), 520);
-        assert_eq!((room.held(), room.unshared()), (0, 0));
+        assert_eq!((room.held(), room.unshared(), room.shared()), (0, 0, 0));
     }
 
     #[test]

@@ -31,15 +31,20 @@ use crate::{
 const STILL_SERVES: &str = "still READY, since the reload failed";
 
 impl Runtime {
-    pub(super) fn unload_now(&self, id: &ModelId) {
+    pub(super) fn unload_now(self: &Arc<Self>, id: &ModelId) {
         let Some(turn) = self.with_record(id, |record| Arc::clone(&record.turn)) else {
             return;
         };
         let _turn = lock(&turn);
+        // A model that only left for a while is loaded again from the same source.
+        let control = self.residency.as_ref();
+        let comes_back = control.is_some_and(|control| control.unload_begins(self, id));
         self.with_record(id, |record| {
             record.wanted = false;
             record.failure = None;
-            record.source = None;
+            if !comes_back {
+                record.source = None;
+            }
         });
         tracing::info!("unloading model `{id}`");
         self.retire(id);
@@ -51,7 +56,10 @@ impl Runtime {
         id: &ModelId,
         overrides: &LoadOverrides,
     ) -> Result<(), RuntimeError> {
-        let outcome = self.try_load(id, overrides);
+        let outcome = match self.residency.clone() {
+            Some(control) => control.load(self, id, overrides),
+            None => self.try_load(id, overrides, true),
+        };
         lock(&self.start_phase).is_done_with(id);
         if outcome.is_err() && !self.is_stopping() {
             // An unknown name has no record, so that clients cannot invent metrics.
@@ -61,17 +69,19 @@ impl Runtime {
         outcome
     }
 
-    fn try_load(
+    /// Loads a model now. If it `is_wanted`, the node is not ready without it.
+    pub(super) fn try_load(
         self: &Arc<Self>,
         id: &ModelId,
         overrides: &LoadOverrides,
+        is_wanted: bool,
     ) -> Result<(), RuntimeError> {
         if overrides.files.is_empty() {
             self.find(id)?;
         }
         let turn = Arc::clone(&self.records().entry(id.clone()).or_default().turn);
         let _turn = lock(&turn);
-        self.with_record(id, |record| record.wanted = true);
+        self.with_record(id, |record| record.wanted |= is_wanted);
         let began = Instant::now();
         let outcome = self
             .source(id, overrides)
@@ -304,6 +314,15 @@ impl Runtime {
         self.routes.replace(id, next)
     }
 
+    /// Whether nothing of a model is in memory.
+    fn is_gone(&self, id: &ModelId) -> bool {
+        let is_ending = |record: &mut ModelRecord| {
+            let mut versions = record.versions.values();
+            versions.any(|status| status.state == VersionState::Unloading)
+        };
+        self.serving(id).is_empty() && !self.with_record(id, is_ending).unwrap_or(false)
+    }
+
     /// The callback for the moment when a version's last instance and its weights are gone.
     fn on_gone(self: &Arc<Self>, id: &ModelId, version: ModelVersion, generation: u64) -> OnGone {
         let (runtime, id): (Weak<Self>, ModelId) = (Arc::downgrade(self), id.clone());
@@ -318,6 +337,11 @@ impl Runtime {
                 }
             });
             runtime.gone.notify_all();
+            if let Some(control) = &runtime.residency
+                && runtime.is_gone(&id)
+            {
+                control.unloaded(&runtime, &id);
+            }
         })
     }
 }

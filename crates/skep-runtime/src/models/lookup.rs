@@ -80,7 +80,9 @@ impl Runtime {
     pub fn index(&self, ready_only: bool) -> Vec<IndexEntry> {
         let repository = &self.options.repository;
         let why_not = |id: &ModelId, version| self.why_unhealthy(id, version);
-        records::index(&self.records(), repository, &why_not, ready_only)
+        let known = self.residency.as_ref().map(|control| control.available());
+        let known = known.unwrap_or_default();
+        records::index(&self.records(), repository, &known, &why_not, ready_only)
     }
 
     /// Why a version that takes requests cannot run them now.

@@ -6,8 +6,8 @@
 //! requests --> lookup --> routes  <----------------------------+--> routes    the versions that take requests
 //! ```
 //!
-//! [`runtime`] holds the state; the other files act on it. Whatever else decides which models are loaded (residency: on
-//! the first request, until they are idle) is one more source of the queue's calls, beside [`poll`].
+//! [`runtime`] holds the state; the other files act on it. [`residency`] decides which models are in memory: it is one
+//! more source of the queue's calls, beside [`poll`], and it admits loads.
 
 mod changes;
 mod lookup;
@@ -16,6 +16,7 @@ mod poll;
 mod poll_failures;
 mod readiness;
 mod records;
+mod residency;
 mod routes;
 mod runtime;
 mod start;
@@ -24,5 +25,6 @@ mod stop;
 mod stop_signal;
 
 pub use records::{IndexEntry, VersionState};
+pub use residency::{LoadPolicy, ResidencySettings};
 pub use runtime::{Control, Runtime, RuntimeOptions};
 pub use start::StartReport;

@@ -17,9 +17,9 @@ use crate::{
         stop_signal::StopSignal,
     },
     repository::{
-        LoadOverrides,
+        LoadOverrides, ModelId,
         model_files::UnreadPaths,
-        scan::{RepositoryScan, changes},
+        scan::{RepositoryFiles, RepositoryScan, changes},
     },
 };
 
@@ -52,8 +52,9 @@ fn poll(runtime: &Weak<Runtime>, stop: &StopSignal, interval: Duration, mut know
             tracing::warn!("the repository has no models any more: all models are unloaded");
         }
         runtime.unload_all(changes.unload);
+        let load = runtime.to_load(changes.load, &found.files);
         // Each failure is logged and recorded where it happens.
-        drop(runtime.load_all(changes.load, &LoadOverrides::default()));
+        drop(runtime.load_all(load, &LoadOverrides::default()));
         known = found;
     }
 }
@@ -75,6 +76,20 @@ fn log_unread(before: &UnreadPaths, now: &UnreadPaths) {
 }
 
 impl Runtime {
+    /// The changed models that are loaded now: all of them, or, if models load on request, those that are loaded.
+    fn to_load(&self, changed: Vec<ModelId>, files: &RepositoryFiles) -> Vec<ModelId> {
+        let Some(control) = &self.residency else {
+            return changed;
+        };
+        for id in &changed {
+            if let Some([(directory, _)]) = files.get(id).map(Vec::as_slice) {
+                control.know_directory(id, directory);
+            }
+        }
+        let is_loaded = |id: &ModelId| !self.loads_lazily() || !self.serving(id).is_empty();
+        changed.into_iter().filter(is_loaded).collect()
+    }
+
     /// How many polls could not read each repository, or an entry in it. Empty unless the control mode is poll.
     #[must_use]
     pub fn poll_failures(&self) -> Vec<(String, u64)> {

@@ -151,11 +151,12 @@ impl ModelRecord {
     }
 }
 
-/// Every known model: those that were loaded or tried, and those in the repository. `why_not` says why a loaded version
-/// cannot run.
+/// Every known model: those that were loaded or tried, and those in the repository. Versions of `known`, which the first
+/// request loads, are ready. `why_not` says why a loaded version cannot run.
 pub(crate) fn index(
     records: &BTreeMap<ModelId, ModelRecord>,
     repository: &Repository,
+    known: &BTreeMap<ModelId, Vec<ModelVersion>>,
     why_not: &impl Fn(&ModelId, ModelVersion) -> Option<String>,
     ready_only: bool,
 ) -> Vec<IndexEntry> {
@@ -163,6 +164,22 @@ pub(crate) fn index(
     let ids: BTreeSet<&ModelId> = records.keys().chain(on_disk.keys()).collect();
     let mut rows = Vec::new();
     for id in ids {
+        let is_at_rest = |record: &ModelRecord| {
+            let mut versions = record.versions.values();
+            !versions
+                .any(|status| matches!(status.state, VersionState::Ready | VersionState::Loading))
+        };
+        if let Some(versions) = known.get(id)
+            && records.get(id).is_none_or(is_at_rest)
+        {
+            let ready = Some(VersionState::Ready);
+            rows.extend(
+                versions
+                    .iter()
+                    .map(|version| row(id, Some(*version), ready, "")),
+            );
+            continue;
+        }
         let ambiguous = on_disk.get(id).is_some_and(|places| places.len() > 1);
         match records.get(id) {
             Some(record) if !record.versions.is_empty() => {

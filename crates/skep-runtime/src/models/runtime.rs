@@ -13,8 +13,13 @@ use tokio::sync::Notify;
 use crate::{
     loading::{Backends, LoadOptions},
     models::{
-        management::Management, poll_failures::PollFailures, records::ModelRecord,
-        routes::RoutingTable, start_phase::StartPhase, stop_signal::StopSignal,
+        management::Management,
+        poll_failures::PollFailures,
+        records::ModelRecord,
+        residency::{ResidencyControl, ResidencySettings},
+        routes::RoutingTable,
+        start_phase::StartPhase,
+        stop_signal::StopSignal,
     },
     repository::{LayoutFinding, ModelId, Repository, source::ModelSource},
 };
@@ -34,6 +39,8 @@ pub struct RuntimeOptions {
     pub control: Control,
     /// Whether the node is ready only if every requested model is.
     pub strict_readiness: bool,
+    /// How models come into memory and leave it; `None` keeps every model that was loaded.
+    pub residency: Option<ResidencySettings>,
 }
 
 /// What decides which models are loaded.
@@ -56,6 +63,8 @@ pub struct Runtime {
     pub(super) routes: RoutingTable,
     records: Mutex<BTreeMap<ModelId, ModelRecord>>,
     pub(super) management: Management,
+    /// `None` if every model that was loaded stays.
+    pub(super) residency: Option<Arc<ResidencyControl>>,
     /// Sources of files that clients sent.
     pub(super) sent: Mutex<Vec<Weak<ModelSource>>>,
     /// Signalled when a version is gone.
@@ -78,10 +87,15 @@ impl Runtime {
     #[must_use]
     pub fn new(options: RuntimeOptions, backends: Backends) -> Arc<Self> {
         let management = Management::new(options.load_threads, options.max_waiting_loads);
+        let residency = options.residency.map(|settings| {
+            let control = ResidencyControl::new(settings, options.load_threads);
+            Arc::new(control)
+        });
         Arc::new(Self {
             options,
             backends,
             management,
+            residency,
             sent: Mutex::default(),
             routes: RoutingTable::default(),
             records: Mutex::default(),

@@ -8,8 +8,9 @@ use skep_types::ModelName;
 use crate::{
     error::RuntimeError,
     models::{
+        LoadPolicy,
         management::{CallTarget, ManagementCall},
-        poll,
+        poll, residency,
         runtime::{Control, Runtime},
         start_phase::StartPhase,
     },
@@ -28,10 +29,12 @@ impl Runtime {
 
     /// Loads the models of the start, several at once: the named ones, or all of the repository. Blocks.
     pub fn start(self: &Arc<Self>, names: Option<&[ModelName]>) -> StartReport {
-        let ids: Vec<ModelId> = match names {
-            Some(names) => names.iter().flat_map(|name| self.ids(name)).collect(),
-            None => self.options.repository.models().into_keys().collect(),
+        let ids: Vec<ModelId> = match (names, self.loads_lazily()) {
+            (Some(names), _) => names.iter().flat_map(|name| self.ids(name)).collect(),
+            (None, true) => Vec::new(),
+            (None, false) => self.options.repository.models().into_keys().collect(),
         };
+        self.know_repository();
         // Before the loads, so that the first poll sees later changes.
         let polling = match self.options.control {
             Control::Poll(interval) => Some((
@@ -54,8 +57,31 @@ impl Runtime {
         {
             tracing::error!("{error}");
         }
+        if self.residency.is_some()
+            && let Err(error) = residency::watch(self)
+        {
+            tracing::error!("{error}");
+        }
         report.sort_by(|a, b| a.0.cmp(&b.0));
         report
+    }
+
+    /// Whether the start leaves models to their first requests.
+    pub(super) fn loads_lazily(&self) -> bool {
+        let control = self.residency.as_ref();
+        control.is_some_and(|control| control.settings.load_policy == LoadPolicy::Lazy)
+    }
+
+    /// Makes the models of the repository known to residency.
+    fn know_repository(&self) {
+        if let Some(control) = self.residency.as_ref().filter(|_| self.loads_lazily()) {
+            for (id, directories) in self.options.repository.models() {
+                // A name that is not unique cannot be loaded.
+                if let [directory] = &directories[..] {
+                    control.know_directory(&id, directory);
+                }
+            }
+        }
     }
 
     /// Loads models, several at once. Blocks until all are loaded or have failed.

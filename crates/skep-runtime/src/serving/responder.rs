@@ -4,6 +4,7 @@ use std::{fmt, path::Path, time::Duration};
 
 use skep_config::ModelConfig;
 use skep_scheduler::{PolicySnapshot, RequestId};
+use skep_store::Digest;
 use tokio::sync::oneshot;
 
 use crate::{
@@ -41,6 +42,9 @@ pub(crate) trait Responder: fmt::Debug + Send + Sync {
 
     /// Requests that wait.
     fn pending(&self) -> usize;
+
+    /// The tensors of the store that it uses, each with its bytes.
+    fn stored_tensors(&self) -> Vec<(Digest, u64)>;
 
     /// Whether it can answer requests now.
     fn is_healthy(&self) -> bool;

@@ -30,6 +30,7 @@ pub(crate) fn options(root: &Path) -> RuntimeOptions {
         max_waiting_loads: 256,
         control: Control::Explicit,
         strict_readiness: true,
+        residency: None,
     }
 }
 

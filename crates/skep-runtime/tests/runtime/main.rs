@@ -5,5 +5,6 @@ mod echo;
 mod loading;
 mod management;
 mod overdue;
+mod residency;
 mod serving;
 mod slots;

@@ -59,6 +59,10 @@ fn of_equally_good_numbers_the_smallest_is_dropped() {
         0,
         "one is in time either way"
     );
+    for deadlines in [[110, 120, 120, 220], [110, 120, 170, 220]] {
+        let why = "two are in time either way, the second time in one batch";
+        assert_eq!(dropped(0, 8, &ones(&deadlines), &[]), 0, "{why}");
+    }
     assert_eq!(dropped(0, 8, &ones(&[50, 60]), &[]), 0, "none is in time");
     assert_eq!(dropped(0, 8, &[], &[]), 0);
 }

@@ -215,6 +215,29 @@ mod tests {
     }
 
     #[test]
+    fn the_line_through_exact_times_says_what_fits() {
+        let exact = |sizes: &[usize]| {
+            let seen = sizes
+                .iter()
+                .map(|size| (*size, affine(*size).as_nanos() as u64));
+            window(&seen.collect::<Vec<_>>())
+        };
+        // l(12) = 2.914 ms, l(13) = 3.001 ms.
+        let objective = Duration::from_millis(3);
+        assert_eq!(exact(&[1, 2, 4, 8, 16]).regress(objective), 12);
+        assert_eq!(exact(&[2, 3, 16, 9]).regress(objective), 12);
+        assert_eq!(
+            exact(&[1, 4]).regress(objective),
+            5,
+            "one more than was seen"
+        );
+        // Half of 1.957 ms does not depend on the size.
+        assert_eq!(exact(&[1]).regress(Duration::from_micros(1900)), 0);
+        // Times too short to be measured.
+        assert_eq!(window(&[(1, 0), (2, 0)]).regress(objective), 3);
+    }
+
+    #[test]
     fn the_loss_weighs_residuals_by_the_quantile() {
         // Of three residuals the 99th percentile is the largest.
         let mut quantile = window(&[(1, 110), (2, 125), (4, 140)]);

@@ -113,7 +113,7 @@ pub(super) async fn infer(
     charge: &Arc<Charge>,
     note: &AccessNote,
 ) -> Result<ModelInferResponse, InferenceFailure> {
-    let loaded = resolve(state, &received)?;
+    let loaded = acquire(state, &received).await?;
     inference::refuse_decoupled(&loaded, "ModelInfer RPC")?;
     run(state, &loaded, metadata, received, charge, note).await
 }
@@ -126,13 +126,16 @@ pub(super) async fn infer_on_stream(
     charge: &Arc<Charge>,
     note: &AccessNote,
 ) -> Result<ModelInferResponse, InferenceFailure> {
-    let loaded = resolve(state, &received)?;
+    let loaded = acquire(state, &received).await?;
     run(state, &loaded, metadata, received, charge, note).await
 }
 
-fn resolve(state: &ServerState, received: &Received) -> Result<Arc<LoadedVersion>, RuntimeError> {
+async fn acquire(
+    state: &ServerState,
+    received: &Received,
+) -> Result<Arc<LoadedVersion>, RuntimeError> {
     let version = Some(received.version.as_str());
-    state.runtime.resolve(&received.model, version)
+    state.runtime.acquire(&received.model, version).await
 }
 
 async fn run(

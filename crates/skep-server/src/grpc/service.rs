@@ -25,11 +25,9 @@ impl InferenceService {
         Self { state }
     }
 
-    fn resolve(&self, name: &str, version: &str) -> Result<Arc<LoadedVersion>, Status> {
-        self.state
-            .runtime
-            .resolve(name, Some(version))
-            .map_err(status)
+    async fn acquire(&self, name: &str, version: &str) -> Result<Arc<LoadedVersion>, Status> {
+        let acquired = self.state.runtime.acquire(name, Some(version)).await;
+        acquired.map_err(status)
     }
 }
 
@@ -65,12 +63,10 @@ impl GrpcInferenceService for InferenceService {
         request: Request<pb::ModelReadyRequest>,
     ) -> GrpcReply<pb::ModelReadyResponse> {
         let request = request.into_inner();
-        let ready = match self.resolve(&request.name, &request.version) {
-            Ok(loaded) => loaded.is_healthy(),
-            // An invalid version is an error; a version that does not exist is not ready.
-            Err(error) if error.code() == tonic::Code::InvalidArgument => return Err(error),
-            Err(_) => false,
-        };
+        // An invalid version is an error; a version that does not exist is not ready.
+        let runtime = &self.state.runtime;
+        let ready = runtime.is_model_ready(&request.name, Some(&request.version));
+        let ready = ready.map_err(status)?;
         Ok(Response::new(pb::ModelReadyResponse { ready }))
     }
 
@@ -88,7 +84,7 @@ impl GrpcInferenceService for InferenceService {
     ) -> GrpcReply<pb::ModelMetadataResponse> {
         let request = request.into_inner();
         let version = Some(request.version.as_str());
-        let metadata = metadata::of_model(&self.state.runtime, &request.name, version)?;
+        let metadata = metadata::of_model(&self.state.runtime, &request.name, version).await?;
         Ok(Response::new(metadata.into()))
     }
 
@@ -113,7 +109,7 @@ impl GrpcInferenceService for InferenceService {
         request: Request<pb::ModelConfigRequest>,
     ) -> GrpcReply<pb::ModelConfigResponse> {
         let request = request.into_inner();
-        let loaded = self.resolve(&request.name, &request.version)?;
+        let loaded = self.acquire(&request.name, &request.version).await?;
         Ok(Response::new(pb::ModelConfigResponse {
             config: Some(loaded.config().proto().clone()),
         }))

@@ -114,7 +114,8 @@ async fn run(
 ) -> Result<Vec<u8>, InferenceFailure> {
     let loaded = state
         .runtime
-        .resolve(&path.model, path.version.as_deref())?;
+        .acquire(&path.model, path.version.as_deref())
+        .await?;
     let mut request = if body.len() > MAX_INLINE_JSON_BYTES {
         let (loaded, charge) = (Arc::clone(&loaded), Arc::clone(charge));
         off_reactor(move || decode(&body, loaded.config(), &charge)).await??

@@ -105,7 +105,8 @@ pub(super) async fn infer(
     // Resolved after the body is read: a version is held only while a request runs, never while a slow client sends.
     let loaded = state
         .runtime
-        .resolve(&path.model, path.version.as_deref())
+        .acquire(&path.model, path.version.as_deref())
+        .await
         .map_err(|error| ApiError::from(error).plain())?;
     inference::refuse_decoupled(&loaded, "HTTP end point").map_err(ApiError::plain)?;
     let decoded = match header_length {

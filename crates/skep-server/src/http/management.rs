@@ -7,7 +7,6 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use skep_runtime::{LoadedVersion, RuntimeError};
 
 use super::{
     extract::ModelPath,
@@ -18,10 +17,6 @@ use crate::{
     management::{absent, metadata, statistics},
     state::ServerState,
 };
-
-fn resolve(state: &ServerState, path: &ModelPath) -> Result<Arc<LoadedVersion>, RuntimeError> {
-    state.runtime.resolve(&path.model, path.version.as_deref())
-}
 
 pub(super) async fn live() -> Response {
     health(StatusCode::OK)
@@ -49,8 +44,9 @@ pub(super) async fn model_ready(
     State(state): State<Arc<ServerState>>,
     path: ModelPath,
 ) -> Response {
-    let healthy = resolve(&state, &path).is_ok_and(|loaded| loaded.is_healthy());
-    if healthy {
+    let runtime = &state.runtime;
+    let ready = runtime.is_model_ready(&path.model, path.version.as_deref());
+    if ready.unwrap_or(false) {
         health(StatusCode::OK)
     } else {
         plain(StatusCode::BAD_REQUEST, "Model version not ready")
@@ -61,7 +57,7 @@ pub(super) async fn model_metadata(
     State(state): State<Arc<ServerState>>,
     path: ModelPath,
 ) -> Result<Response, ApiError> {
-    let metadata = metadata::of_model(&state.runtime, &path.model, path.version.as_deref())?;
+    let metadata = metadata::of_model(&state.runtime, &path.model, path.version.as_deref()).await?;
     Ok(document(&metadata))
 }
 
@@ -69,7 +65,10 @@ pub(super) async fn model_config(
     State(state): State<Arc<ServerState>>,
     path: ModelPath,
 ) -> Result<Response, ApiError> {
-    let loaded = resolve(&state, &path)?;
+    let runtime = &state.runtime;
+    let loaded = runtime
+        .acquire(&path.model, path.version.as_deref())
+        .await?;
     let body = skep_wire::config::to_json(loaded.config().proto());
     Ok(json(StatusCode::OK, body))
 }

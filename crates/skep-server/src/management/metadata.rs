@@ -1,4 +1,6 @@
-//! Metadata of the server and its models.
+//! Metadata of the server and its models. A model that is only known is loaded for it.
+
+use std::sync::Arc;
 
 use skep_config::TensorConfig;
 use skep_runtime::Runtime;
@@ -40,12 +42,12 @@ pub(crate) fn of_server(state: &ServerState) -> ServerMetadata {
 }
 
 /// A model's metadata; `version` is what the client asked for, empty or absent for any.
-pub(crate) fn of_model(
-    runtime: &Runtime,
+pub(crate) async fn of_model(
+    runtime: &Arc<Runtime>,
     model: &str,
     version: Option<&str>,
 ) -> Result<ModelMetadata, ApiError> {
-    let loaded = runtime.resolve(model, version)?;
+    let loaded = runtime.acquire(model, version).await?;
     let versions = match version.filter(|version| !version.is_empty()) {
         Some(_) => vec![loaded.version().to_string()],
         None => {

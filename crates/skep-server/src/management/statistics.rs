@@ -26,6 +26,11 @@ pub(crate) fn of_model(
     model: &str,
     version: Option<&str>,
 ) -> Result<StatisticsReport, ApiError> {
+    if runtime.loads_on_request(model, version) {
+        // It is known and not resident.
+        let versions = Vec::new();
+        return Ok(StatisticsReport { versions });
+    }
     let chosen = runtime
         .resolve(model, version)
         .map_err(|error| no_statistics(runtime, model, error))?;

@@ -135,7 +135,7 @@ impl Runtime {
         ids.iter().try_for_each(|id| self.load_now(id, overrides))
     }
 
-    fn unload_all_of(&self, target: &CallTarget) {
+    fn unload_all_of(self: &Arc<Self>, target: &CallTarget) {
         let ids: Vec<ModelId> = match target {
             CallTarget::Named(name) => {
                 let records = self.records();

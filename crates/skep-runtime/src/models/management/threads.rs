@@ -52,6 +52,15 @@ impl Runtime {
             .collect()
     }
 
+    /// Queues a call whose outcome nobody waits for.
+    pub(in crate::models) fn manage_later(
+        self: &Arc<Self>,
+        call: ManagementCall,
+    ) -> Result<(), RuntimeError> {
+        let (reply, _) = mpsc::sync_channel(1);
+        self.submit(call, false, CallReply::Thread(reply)).map(drop)
+    }
+
     fn submit(
         self: &Arc<Self>,
         call: ManagementCall,

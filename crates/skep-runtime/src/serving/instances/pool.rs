@@ -10,6 +10,7 @@ use std::{
 use skep_backend::Model;
 use skep_config::{InstanceGroup, ModelConfig};
 use skep_scheduler::{PolicySnapshot, RequestId};
+use skep_store::Digest;
 use skep_tensor::RunBound;
 use skep_types::DeviceId;
 
@@ -196,6 +197,10 @@ impl Responder for InstancePool {
 
     fn pending(&self) -> usize {
         self.driver.waiting()
+    }
+
+    fn stored_tensors(&self) -> Vec<(Digest, u64)> {
+        self.model.stored_tensors()
     }
 
     fn is_healthy(&self) -> bool {

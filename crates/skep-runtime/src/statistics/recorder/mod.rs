@@ -76,6 +76,18 @@ impl Statistics {
         lock(&self.failed).given_up += 1;
     }
 
+    /// How many requests have ended, well or not, and when the last execution did; cheaper than a snapshot.
+    pub(crate) fn ended(&self) -> (u64, Option<Time>) {
+        let mut ended = lock(&self.failed).requests.count;
+        let mut last = None;
+        for recorder in lock(&self.recorders).iter() {
+            let figures = recorder.figures();
+            ended += figures.success.count;
+            last = last.max(figures.last_inference);
+        }
+        (ended, last)
+    }
+
     /// The figures now. Those of an instance hold all of a batch or nothing.
     pub(crate) fn snapshot(&self) -> StatisticsSnapshot {
         let recorders = lock(&self.recorders).clone();

@@ -18,6 +18,7 @@ use super::{
     limits::LimitArgs,
     metrics::MetricsArgs,
     ports::PortArgs,
+    residency::ResidencyArgs,
     restrict::{RestrictArgs, Restricted},
     start::StartModels,
     stop,
@@ -114,6 +115,8 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     limits: LimitArgs,
     #[command(flatten)]
+    residency: ResidencyArgs,
+    #[command(flatten)]
     weight_cache: CacheArgs,
     #[command(flatten)]
     store: StoreArgs,
@@ -208,6 +211,12 @@ impl ServeArgs {
         }
         // Counts the cgroup's quota and the affinity mask.
         let cores = thread::available_parallelism()?;
+        let residency = self.residency.settings(request_memory.limit())?;
+        let mut weights = self.store.weights(self.weight_cache.open()?)?;
+        if let Some(weights) = weights.as_mut().filter(|_| residency.is_some()) {
+            // What is kept of a model that left is not in the budget.
+            weights.keep_unloaded = Duration::ZERO;
+        }
         Ok(RuntimeOptions {
             repository: Repository::open(roots)
                 .map_err(anyhow::Error::msg)?
@@ -224,7 +233,7 @@ impl ServeArgs {
                 retries: self.model_load_retry_count,
                 waiting_limit: Arc::new(WaitingLimit::new(self.limits.max_waiting_requests())),
                 hold_until: delay_scheduler()?,
-                weights: self.store.weights(self.weight_cache.open()?)?,
+                weights,
                 sandbox_load_limit: self.sandboxes.load_limit(),
                 request_memory: Some(request_memory),
             },
@@ -236,6 +245,7 @@ impl ServeArgs {
                 ControlMode::Explicit => Control::Explicit,
             },
             strict_readiness: self.strict_readiness,
+            residency,
         })
     }
 

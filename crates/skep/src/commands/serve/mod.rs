@@ -7,6 +7,7 @@ mod limits;
 mod metrics;
 mod ports;
 mod reload;
+mod residency;
 mod restrict;
 mod start;
 mod stop;

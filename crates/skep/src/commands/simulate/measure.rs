@@ -193,6 +193,7 @@ impl MeasureArgs {
             max_waiting_loads: 1,
             control: Control::Explicit,
             strict_readiness: true,
+            residency: None,
         };
         let library = self.onnxruntime_library.clone();
         Ok(Runtime::new(options, backends::all(library, false)?))

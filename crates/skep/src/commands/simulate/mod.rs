@@ -22,7 +22,7 @@ pub(crate) struct SimulateArgs {
 #[derive(Debug, Subcommand)]
 enum SimulateCommand {
     /// Compare batching policies under a latency objective
-    Batching(batching::BatchingArgs),
+    Batching(Box<batching::BatchingArgs>),
     /// Compare eviction policies for many models under a memory budget
     Residency(residency::ResidencyArgs),
 }

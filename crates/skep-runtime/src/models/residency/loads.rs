@@ -1,0 +1,211 @@
+//! Loads and unloads, whoever wants them: admitted before they begin, reported when they are over.
+
+use std::{
+    sync::{Arc, atomic::Ordering, mpsc},
+    time::Instant,
+};
+
+use skep_placer::residency::{ModelKey, ResidencyInput, ResidencyState};
+
+use super::{Action, LoadOutcome, ResidencyControl, is_resident, memory, stopping};
+use crate::{
+    error::RuntimeError,
+    models::runtime::Runtime,
+    repository::{LoadOverrides, ModelId},
+};
+
+/// A load that may begin.
+struct AdmittedLoad {
+    began: Instant,
+    measure: memory::LoadMeasure,
+    cause: LoadCause,
+}
+
+/// Why a model is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LoadCause {
+    /// A request needs it.
+    Request,
+    /// The start, a client's load, or a poll wants it.
+    Call,
+    /// The same, of a model that is resident: the load replaces it.
+    Reload,
+}
+
+/// A load in progress. Dropping it with the load reports a failure: the load panicked.
+struct UnreportedLoad<'a> {
+    control: &'a ResidencyControl,
+    runtime: &'a Arc<Runtime>,
+    id: &'a ModelId,
+    load: Option<AdmittedLoad>,
+}
+
+impl Drop for UnreportedLoad<'_> {
+    fn drop(&mut self) {
+        if let Some(load) = self.load.take() {
+            let error = RuntimeError::internal("the load panicked, see the server's log");
+            self.control
+                .ended(self.runtime, self.id, &load, &Err(error));
+        }
+    }
+}
+
+impl ResidencyControl {
+    /// Waits until a load may begin. `None` for one that is not the machine's business: the model is not there, or it is
+    /// about to leave, and its unload comes after this load.
+    fn admit(
+        &self,
+        runtime: &Arc<Runtime>,
+        id: &ModelId,
+        overrides: &LoadOverrides,
+    ) -> Result<Option<AdmittedLoad>, RuntimeError> {
+        let has_files = !overrides.files.is_empty();
+        if has_files || !self.is_known(id) {
+            let (versions, terms) = match (has_files, runtime.options.repository.directory(id)) {
+                (true, _) => memory::of_sent(&overrides.files),
+                (false, Ok(directory)) => memory::of_model(&directory),
+                // The load says so.
+                (false, Err(_)) => return Ok(None),
+            };
+            self.know(id, versions, terms);
+        }
+        let (grant, granted) = mpsc::sync_channel(1);
+        let (cause, actions) = {
+            let mut state = self.state();
+            if state.is_closed {
+                return Err(stopping());
+            }
+            let key = state.key(id);
+            let current = state.machine.state(key);
+            if std::mem::take(&mut state.model(key).is_admitted) {
+                (LoadCause::Request, None)
+            } else if current == Some(ResidencyState::Leaving) {
+                return Ok(None);
+            } else if is_resident(current) {
+                (LoadCause::Reload, None)
+            } else {
+                state.model(key).admission = Some(grant);
+                let evicts = runtime.started.load(Ordering::Acquire);
+                let load = ResidencyInput::Load { model: key, evicts };
+                (LoadCause::Call, Some(state.apply(load)))
+            }
+        };
+        if let Some(actions) = actions {
+            self.act(runtime, actions);
+            granted.recv().unwrap_or_else(|_| Err(stopping()))?;
+        }
+        Ok(Some(AdmittedLoad {
+            began: Instant::now(),
+            measure: self.memory.begin(),
+            cause,
+        }))
+    }
+
+    /// Carries out a load as soon as it is admitted, and reports its end.
+    pub(in crate::models) fn load(
+        &self,
+        runtime: &Arc<Runtime>,
+        id: &ModelId,
+        overrides: &LoadOverrides,
+    ) -> LoadOutcome {
+        let Some(load) = self.admit(runtime, id, overrides)? else {
+            return runtime.try_load(id, overrides, true);
+        };
+        // The node is as ready without a model that a request loads.
+        let is_wanted = load.cause != LoadCause::Request;
+        let mut unreported = UnreportedLoad {
+            control: self,
+            runtime,
+            id,
+            load: Some(load),
+        };
+        let outcome = runtime.try_load(id, overrides, is_wanted);
+        if let Some(load) = unreported.load.take() {
+            self.ended(runtime, id, &load, &outcome);
+        }
+        outcome
+    }
+
+    fn is_known(&self, id: &ModelId) -> bool {
+        let state = self.state();
+        let key = state.keys.get(id);
+        key.is_some_and(|key| !state.models[key.0 as usize].is_withdrawn)
+    }
+
+    /// Reports the end of an admitted load. A load that failed for some versions and loaded others has loaded the model.
+    fn ended(
+        &self,
+        runtime: &Arc<Runtime>,
+        id: &ModelId,
+        load: &AdmittedLoad,
+        outcome: &LoadOutcome,
+    ) {
+        let serves = !runtime.serving(id).is_empty();
+        let private = self.memory.end(&load.measure);
+        if !serves {
+            let outcome = outcome.clone();
+            // An explicit unload may have come in between.
+            self.load_ended(runtime, id, outcome);
+            return;
+        }
+        let key = self.state().key(id);
+        let (size, load_bytes) = memory::measured(runtime, id, private);
+        let input = match load.cause {
+            LoadCause::Reload => ResidencyInput::Measured(key, size),
+            LoadCause::Request | LoadCause::Call => ResidencyInput::Loaded {
+                model: key,
+                size,
+                load_bytes,
+                took: load.began.elapsed(),
+            },
+        };
+        let actions = {
+            let mut state = self.state();
+            let waiters = state.take_waiters(key);
+            let model = state.model(key);
+            (model.failure, model.ended) = (None, 0);
+            state.resident.insert(key);
+            let mut actions = vec![Action::Answer(waiters, Ok(()))];
+            actions.extend(state.apply(input));
+            actions
+        };
+        self.act(runtime, actions);
+    }
+
+    /// Reports that a load failed, or was never begun.
+    pub(super) fn load_ended(&self, runtime: &Arc<Runtime>, id: &ModelId, outcome: LoadOutcome) {
+        let error = outcome.err().unwrap_or_else(stopping);
+        let actions = {
+            let mut state = self.state();
+            let key = state.key(id);
+            let waiters = state.take_waiters(key);
+            let model = state.model(key);
+            model.is_admitted = false;
+            model.failure = Some(error.clone());
+            let mut actions = vec![Action::Answer(waiters, Err(error))];
+            actions.extend(state.apply(ResidencyInput::Failed(key)));
+            actions
+        };
+        self.act(runtime, actions);
+    }
+
+    /// Whether the unload that begins now was decided here; otherwise somebody asked for it, and requests load the model
+    /// no more.
+    pub(in crate::models) fn unload_begins(&self, runtime: &Arc<Runtime>, id: &ModelId) -> bool {
+        let key = self.state().keys.get(id).copied();
+        let Some(key) = key else { return false };
+        if std::mem::take(&mut self.state().model(key).departs) {
+            return true;
+        }
+        self.withdraw(runtime, id);
+        false
+    }
+
+    /// Reports that the memory of a model is free.
+    pub(in crate::models) fn unloaded(&self, runtime: &Arc<Runtime>, id: &ModelId) {
+        let key: Option<ModelKey> = self.state().keys.get(id).copied();
+        if let Some(key) = key {
+            self.apply(runtime, ResidencyInput::Unloaded(key));
+        }
+    }
+}

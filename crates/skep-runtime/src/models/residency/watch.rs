@@ -1,0 +1,100 @@
+//! A thread that tells the machine what resident models are used for and what memory there is, and what has become due.
+
+use std::{
+    sync::{Arc, Weak},
+    thread,
+    time::Duration,
+};
+
+use skep_placer::residency::{ModelKey, ResidencyInput};
+use skep_types::Time;
+
+use super::ResidencyControl;
+use crate::{
+    clock,
+    error::RuntimeError,
+    models::{runtime::Runtime, stop_signal::StopSignal},
+    repository::ModelId,
+};
+
+/// The time between two looks: a model that has just become idle may leave a tenth of a second later.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// Looks at memory are ten times as rare.
+const LOOKS_AT_MEMORY: u32 = 10;
+
+/// Starts the thread, which ends when a stop begins.
+pub(in crate::models) fn start(runtime: &Arc<Runtime>) -> Result<(), RuntimeError> {
+    let stop = Arc::clone(&runtime.stop_signal);
+    let runtime = Arc::downgrade(runtime);
+    thread::Builder::new()
+        .name("residency".to_owned())
+        .spawn(move || watch(&runtime, &stop))
+        .map(drop)
+        .map_err(|e| RuntimeError::internal(format!("cannot start the residency thread: {e}")))
+}
+
+fn watch(runtime: &Weak<Runtime>, stop: &StopSignal) {
+    let mut looks = 0_u32;
+    while !stop.wait(INTERVAL) {
+        let Some(runtime) = runtime.upgrade() else {
+            return;
+        };
+        let Some(control) = &runtime.residency else {
+            return;
+        };
+        control.look_at_uses(&runtime);
+        looks += 1;
+        if looks.is_multiple_of(LOOKS_AT_MEMORY) {
+            control.report_memory(&runtime, true);
+        }
+        let actions = {
+            let mut state = control.state();
+            let mut outputs = Vec::new();
+            state.machine.handle_timeout(clock::now(), &mut outputs);
+            state.actions(outputs)
+        };
+        control.act(&runtime, actions);
+    }
+}
+
+impl ResidencyControl {
+    /// Reports the requests that resident models have had since the last look.
+    fn look_at_uses(&self, runtime: &Arc<Runtime>) {
+        let resident: Vec<(ModelKey, ModelId, u64)> = {
+            let state = self.state();
+            let keys = state.resident.iter();
+            keys.map(|key| {
+                let model = &state.models[key.0 as usize];
+                (*key, model.id.clone(), model.ended)
+            })
+            .collect()
+        };
+        for (key, id, before) in resident {
+            let (mut ended, mut pending) = (0, 0);
+            let mut last: Option<Time> = None;
+            for loaded in runtime.serving(&id).values() {
+                let (count, at) = loaded.responder.statistics().ended();
+                ended += count;
+                last = last.max(at);
+                pending += loaded.pending();
+            }
+            let requests = ended.saturating_sub(before);
+            if requests == 0 && pending == 0 {
+                continue;
+            }
+            let used = ResidencyInput::Used {
+                model: key,
+                requests,
+                last: last.unwrap_or_else(clock::now),
+                is_busy: pending > 0,
+            };
+            let actions = {
+                let mut state = self.state();
+                state.model(key).ended = ended;
+                state.apply(used)
+            };
+            self.act(runtime, actions);
+        }
+    }
+}

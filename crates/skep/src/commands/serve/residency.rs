@@ -1,0 +1,96 @@
+//! Flags on which models are in memory.
+
+use std::{num::NonZeroU64, time::Duration};
+
+use anyhow::bail;
+use clap::{Args, ValueEnum};
+use skep_runtime::{EvictionPolicy, LoadPolicy, ResidencySettings};
+
+use crate::units::human;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LoadPolicyFlag {
+    /// At the start, or when a client asks for its load
+    Eager,
+    /// At its first request
+    Lazy,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Residency")]
+pub(super) struct ResidencyArgs {
+    /// When a model is loaded (Skep's own)
+    #[arg(long, value_name = "WHEN", default_value = "eager")]
+    load_policy: LoadPolicyFlag,
+    /// Memory of all models together, in bytes; a tensor that several models share counts once. Idle models leave if
+    /// another one needs their room, and requests load them again. With --load-policy=lazy the default is nine tenths of
+    /// the machine's or the cgroup's memory, less --max-request-memory and what the process has at its start; otherwise
+    /// there is no budget (Skep's own)
+    #[arg(long, value_name = "BYTES")]
+    memory_budget: Option<NonZeroU64>,
+    /// Which model leaves first: lru (the least recently used), lfu (the least used), gdsf (by uses, load time and size),
+    /// idle-histogram (the least likely to be used soon), value (likelihood, load time and size) (Skep's own)
+    #[arg(long, value_name = "POLICY", default_value_t = EvictionPolicy::default())]
+    eviction_policy: EvictionPolicy,
+    /// How long an idle model stays although nothing needs its room, in seconds; for ever by default (Skep's own)
+    #[arg(long, value_name = "SECONDS")]
+    keep_alive_secs: Option<NonZeroU64>,
+    /// How long a request waits for its model to load, in milliseconds (Skep's own)
+    #[arg(long, value_name = "MS", default_value = "60000")]
+    max_load_wait_ms: NonZeroU64,
+}
+
+/// The part of memory that models and requests share; the rest is for what neither counts.
+const TENTHS: u64 = 9;
+
+impl ResidencyArgs {
+    /// How models come into memory and leave it; `None` if every model that was loaded stays.
+    ///
+    /// # Errors
+    /// If requests leave no room for models.
+    pub(super) fn settings(
+        &self,
+        request_memory: usize,
+    ) -> anyhow::Result<Option<ResidencySettings>> {
+        let load_policy = match self.load_policy {
+            LoadPolicyFlag::Eager => LoadPolicy::Eager,
+            LoadPolicyFlag::Lazy => LoadPolicy::Lazy,
+        };
+        let budget = match self.memory_budget {
+            Some(budget) => budget.get(),
+            None if load_policy == LoadPolicy::Eager => {
+                if self.keep_alive_secs.is_some() {
+                    bail!("--keep-alive-secs needs --load-policy=lazy or --memory-budget");
+                }
+                return Ok(None);
+            }
+            None => default_budget(request_memory)?,
+        };
+        tracing::info!("models may hold {} of memory", human(budget));
+        Ok(Some(ResidencySettings {
+            load_policy,
+            budget,
+            policy: self.eviction_policy,
+            keep_alive: self
+                .keep_alive_secs
+                .map(|seconds| Duration::from_secs(seconds.get())),
+            max_load_wait: Duration::from_millis(self.max_load_wait_ms.get()),
+        }))
+    }
+}
+
+fn default_budget(request_memory: usize) -> anyhow::Result<u64> {
+    let total = skep_host::memory().total;
+    let taken = (request_memory as u64).saturating_add(skep_host::private_bytes().unwrap_or(0));
+    match (total / 10 * TENTHS)
+        .checked_sub(taken)
+        .and_then(NonZeroU64::new)
+    {
+        Some(budget) => Ok(budget.get()),
+        None => bail!(
+            "{} of memory leave no room for models beside {} for requests (--max-request-memory)\n  `--memory-budget` sets what models may hold",
+            human(total),
+            human(request_memory as u64)
+        ),
+    }
+}
