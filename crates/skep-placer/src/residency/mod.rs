@@ -36,6 +36,8 @@ mod eviction;
 mod machine;
 mod message;
 mod options;
+#[cfg(test)]
+mod properties;
 mod room;
 #[cfg(test)]
 mod tests;
