@@ -5,11 +5,7 @@
 //! go to cargo-mutants: `--iterate` leaves out what an earlier run caught, `--shard 1/4` takes a quarter, `--file
 //! '**/latency.rs'` one file.
 
-use std::{
-    fs,
-    path::Path,
-    process::{Command, Stdio},
-};
+use std::{fs, path::Path, process::Stdio};
 
 use anyhow::{Context, Result, bail};
 
