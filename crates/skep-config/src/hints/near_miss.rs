@@ -152,7 +152,7 @@ fn has_any(words: &[String], list: &[&str]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::meant;
+    use super::{meant, words};
     use crate::PARAMETERS;
 
     #[test]
@@ -188,6 +188,20 @@ mod tests {
         ] {
             assert_eq!(meant(key), Some("slo_latency_ms"), "{key}");
         }
+    }
+
+    #[test]
+    fn what_is_no_other_spelling_means_nothing() {
+        // A single word with a unit is no key in another order.
+        for key in ["isolation_ms", "max_tenant", "execution", "skep"] {
+            assert_eq!(meant(key), None, "{key}");
+        }
+        assert_eq!(words("skep"), ["skep"]);
+        assert_eq!(words("skep.tenant"), ["tenant"]);
+        // Longer keys are compared with nothing.
+        let of_length = |length: usize| format!("slo{}latency_ms", "_".repeat(length - 13));
+        assert_eq!(meant(&of_length(100)), Some("slo_latency_ms"));
+        assert_eq!(meant(&of_length(101)), None);
     }
 
     #[test]

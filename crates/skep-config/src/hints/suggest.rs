@@ -77,6 +77,7 @@ mod tests {
             // Part of several names, of none, in the middle of a word, too short.
             ("batch", None),
             ("batches", None),
+            ("ver", Some("version_policy")),
             ("atch_siz", None),
             ("ve", None),
         ] {
@@ -93,6 +94,17 @@ mod tests {
         );
         assert_eq!(nearest("inptu", fields).as_deref(), Some("input"));
         assert_eq!(nearest("nonsense", fields), None);
+        // A third of the letters may differ, and no more: two of seven, three of nine.
+        assert_eq!(nearest("abcdefg", ["abcdexy"]).as_deref(), Some("abcdexy"));
+        assert_eq!(nearest("abcdefg", ["abcdxyz"]), None);
+        assert_eq!(
+            nearest("abcdefghi", ["abcdefxyz"]).as_deref(),
+            Some("abcdefxyz")
+        );
+        // Long names are compared with nothing.
+        let long = "x".repeat(257);
+        assert_eq!(within(&long, [long.as_str()], 2), None);
+        assert!(within(&long[1..], [&long[1..]], 2).is_some());
         assert_eq!(
             within("max_queue_sise", ["max_queue_size"], 2).as_deref(),
             Some("max_queue_size")

@@ -123,6 +123,68 @@ fn outputs_promise_no_more_than_the_file() {
 }
 
 #[test]
+fn an_optional_input_needs_a_default_in_the_file() {
+    let config = check(
+        &format!("max_batch_size: 8 {A} {Y} input {{ name: 'b' data_type: TYPE_INT64 dims: -1 optional: true }}"),
+        &signature(),
+    )
+    .expect("fits");
+    assert!(config.check_optional(|name| name == "b").is_ok());
+    let error = config.check_optional(|_| false).expect_err("no default");
+    assert_eq!(
+        error.to_string(),
+        "unable to load model 'm', configuration says that input 'b' is optional, but the model requires it: its file has no default for it\nwrite `optional: false`, or give the graph an initializer with the input's name"
+    );
+    let required = check(&format!("max_batch_size: 8 {A} {B} {Y}"), &signature()).expect("fits");
+    assert!(required.check_optional(|_| false).is_ok());
+}
+
+#[test]
+fn outputs_that_the_file_does_not_declare_come_from_the_configuration() {
+    let config = check(&format!("max_batch_size: 8 {A} {B} {Y}"), &signature()).expect("fits");
+    let expected = spec("y", DataType::Fp32, None);
+    assert_eq!(config.undeclared_output("y"), Some(expected));
+    assert_eq!(config.undeclared_output("q"), None);
+
+    let reported = |name, datatype| config.check_reported_output(&spec(name, datatype, None));
+    assert!(reported("y", DataType::Fp32).is_ok());
+    assert!(reported("q", DataType::Bool).is_ok());
+    assert_eq!(
+        reported("y", DataType::Bool),
+        Err("unable to load model 'm', configuration expects datatype TYPE_FP32 for output 'y', model provides TYPE_BOOL".to_owned())
+    );
+}
+
+#[test]
+fn an_input_that_the_model_lists_twice_is_said_to_be() {
+    let twice = ModelSignature {
+        inputs: vec![
+            spec("a", DataType::Fp32, Some(&[-1])),
+            spec("a", DataType::Fp32, Some(&[-1])),
+        ],
+        outputs: vec![spec("y", DataType::Fp32, Some(&[-1]))],
+    };
+    let text = "input { name: 'a' data_type: TYPE_FP32 dims: -1 } output { name: 'y' data_type: TYPE_FP32 dims: -1 }";
+    assert_eq!(
+        check(text, &twice).map(|_| ()),
+        Err("unable to load model 'm', configuration expects 1 inputs, model provides 2\nthe model lists an input twice".to_owned())
+    );
+    // More inputs than the model has, of which it has another one: what is too much is said.
+    let text = format!(
+        "{text} input {{ name: 'b' data_type: TYPE_FP32 dims: 1 }} input {{ name: 'c' data_type: TYPE_FP32 dims: 1 }}"
+    );
+    let two = ModelSignature {
+        inputs: vec![
+            spec("a", DataType::Fp32, Some(&[-1])),
+            spec("d", DataType::Fp32, Some(&[-1])),
+        ],
+        ..twice
+    };
+    let error = check(&text, &two).expect_err("too many");
+    assert!(error.ends_with("the model has no input `b`"), "{error}");
+}
+
+#[test]
 fn scalars_have_one_element_in_a_configuration() {
     let scalar = ModelSignature {
         inputs: vec![spec("a", DataType::Fp32, Some(&[]))],
@@ -143,6 +205,8 @@ fn scalars_have_one_element_in_a_configuration() {
     );
     assert_eq!(config.proto().input[0].reshape, None);
     assert_eq!(config.outputs()[0].reshape, None);
+    // An input may not leave it open.
+    assert!(check(&io("-1"), &scalar).is_err());
     assert_eq!(
         check(&io("2"), &scalar).map(|_| ()),
         Err("unable to load model 'm', scalar tensor 'a', should only provide 1 in the model configuration when the model doesn't support batching. Model configuration provided: [2].".to_owned())
