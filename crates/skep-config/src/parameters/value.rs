@@ -111,7 +111,29 @@ pub(crate) fn bytes(value: &str) -> Option<u64> {
 /// A number of milliseconds as a time above 0.
 pub(crate) fn milliseconds(text: &str) -> Option<Duration> {
     let ms: f64 = text.trim().parse().ok()?;
-    let valid = ms > 0.0 && ms <= MAX_LATENCY_MS;
     let time = Duration::try_from_secs_f64(ms / 1e3).ok()?;
-    Some(time).filter(|time| valid && !time.is_zero())
+    (ms <= MAX_LATENCY_MS && !time.is_zero()).then_some(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_above_zero_and_at_most_the_largest() {
+        assert_eq!(milliseconds(" 2.5 "), Some(Duration::from_micros(2500)));
+        let most = milliseconds(&MAX_LATENCY_MS.to_string());
+        assert_eq!(most, Some(Duration::from_secs_f64(MAX_LATENCY_MS / 1e3)));
+        for wrong in [
+            "0",
+            "-1",
+            "1e-9",
+            "NaN",
+            "inf",
+            "x",
+            &(MAX_LATENCY_MS * 1.01).to_string(),
+        ] {
+            assert_eq!(milliseconds(wrong), None, "{wrong}");
+        }
+    }
 }

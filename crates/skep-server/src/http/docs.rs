@@ -32,6 +32,7 @@ const SOURCES: &[PageSource] = &sources![
     "operators.md",
     "protocol.md",
     "README.md",
+    "residency.md",
     "sandboxes.md",
     "security.md",
     "simulator.md",
