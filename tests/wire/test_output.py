@@ -18,6 +18,7 @@ from server import BINARY, DEADLINE_S, ROOT, Server, run
 # As a shell says of a process that SIGPIPE ended.
 CLOSED = 141
 SMALL = ["--load", "0.5", "--slo-ms", "5x", "--arrival", "poisson", "--requests", "200", "--seeds", "1"]
+FEW = ["--models", "20", "--hours", "0.1"]
 RECORDS = "id,lower,upper,size\na,0,2,64\nb,1,3,128\n"
 # No moment that a machine can name.
 BEYOND = "18446744073709551615"
@@ -36,6 +37,8 @@ COMMANDS = {
     "simulate": ["simulate", "batching", *SMALL],
     "simulate --json": ["simulate", "batching", *SMALL, "--json"],
     "simulate --details": ["simulate", "batching", *SMALL, "--details"],
+    "simulate residency": ["simulate", "residency", *FEW],
+    "simulate residency --json": ["simulate", "residency", *FEW, "--json"],
     "bake": ["bake", "--weight-cache", "{out}", "{models}/m"],
     "bake --json": ["bake", "--json", "--weight-cache", "{out}", "{models}/m"],
     "infer": ["infer", "--zeros", "--url", "{url}", "m"],
@@ -54,6 +57,7 @@ FILES = {
     "plan --svg": ["plan", "{records}", "--svg", "{file}"],
     "plan --html": ["plan", "{records}", "--html", "{file}"],
     "simulate batching --csv": ["simulate", "batching", *SMALL, "--csv", "{file}"],
+    "simulate residency --csv": ["simulate", "residency", *FEW, "--csv", "{file}"],
     "simulate batching --svg": ["simulate", "batching", *SMALL, "--svg", "{file}"],
     "simulate batching --save-table": [
         "simulate", "batching", "--from-model", "{models}/m", "--slo-ms", "50", "--seeds", "1", "--requests", "20", "--load", "0.5",
