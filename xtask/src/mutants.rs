@@ -165,6 +165,8 @@ fn mutate(root: &Path, krate: &Mutated, options: &[String]) -> Result<Outcomes> 
         // Dependencies are built once for all runs; the mutated copy of the tree lies elsewhere.
         .env("CARGO_TARGET_DIR", folder.join("build"))
         .env("PROPTEST_RNG_SEED", SEED)
+        // Tests of memory look at all of their process.
+        .env("RUST_TEST_THREADS", "1")
         .current_dir(root);
     for file in krate.files {
         command.args(["--file", file]);

@@ -252,6 +252,7 @@ fn after_a_run_or_a_panic_in_it_the_thread_is_where_it_was() {
     let mut outer = Arena::new();
     let mut inner = Arena::new();
     let ((), report) = outer.run(RunMode::Record, &mut free_of_charge(), || {
+        run([300, 300, 300]);
         let ((), report) = inner.run(RunMode::Record, &mut free_of_charge(), || run(SIZES));
         assert_eq!(report.peak, 8000);
         assert!(is_in_a_run());
@@ -263,7 +264,13 @@ fn after_a_run_or_a_panic_in_it_the_thread_is_where_it_was() {
         assert!(catch_unwind(AssertUnwindSafe(panicking)).is_err());
         run([100, 100, 100]);
     });
-    assert_eq!(report.peak, 200, "of the outer run's blocks alone");
+    assert_eq!(report.peak, 600, "of the outer run's blocks alone");
+    let recording = report.recording.expect("a recording");
+    assert_eq!(
+        recording.events().len(),
+        12,
+        "three blocks before the inner runs, and three after them"
+    );
     assert!(!is_in_a_run());
 }
 
