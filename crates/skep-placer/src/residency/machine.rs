@@ -156,24 +156,6 @@ impl Residency {
         self.models.get(&model).map(|entry| entry.state.shown())
     }
 
-    /// Bytes that a model holds, or will probably hold: those that it alone has, and all.
-    #[must_use]
-    pub fn bytes(&self, model: ModelKey) -> Option<(u64, u64)> {
-        let entry = self.models.get(&model)?;
-        let alone = match entry.state.holds() {
-            true => self.room.freed_by(&entry.size),
-            false => self.room.needed_by(&entry.size),
-        };
-        Some((alone, self.room.total(&entry.size)))
-    }
-
-    /// Requests a second that a model got lately, and when it was last used.
-    #[must_use]
-    pub fn usage(&self, model: ModelKey, now: Time) -> Option<(f64, Time)> {
-        let usage = &self.models.get(&model)?.usage;
-        Some((usage.rate(now), usage.last))
-    }
-
     /// Sums over all models.
     #[must_use]
     pub fn figures(&self) -> ResidencyFigures {
@@ -191,13 +173,6 @@ impl Residency {
             resident: self.resident.len(),
             departures: self.departures,
         }
-    }
-
-    /// What all pinned models will hold: what a budget has to have room for.
-    #[must_use]
-    pub fn pinned_bytes(&self) -> u64 {
-        let pinned = self.models.values().filter(|entry| entry.is_pinned);
-        self.room.union(pinned.map(|entry| &entry.size))
     }
 
     fn apply(&mut self, now: Time, input: ResidencyInput, outputs: &mut Vec<ResidencyOutput>) {
