@@ -21,6 +21,16 @@ struct AdmittedLoad {
     cause: LoadCause,
 }
 
+/// Whether a load may begin.
+enum LoadTurn {
+    Now(AdmittedLoad),
+    /// It is not the machine's business: the model is not there, or it is about to leave, and its unload comes after this
+    /// load.
+    Unasked,
+    /// There is no room at the start; the model's first request loads it.
+    Later,
+}
+
 /// Why a model is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LoadCause {
@@ -51,21 +61,20 @@ impl Drop for UnreportedLoad<'_> {
 }
 
 impl ResidencyControl {
-    /// Waits until a load may begin. `None` for one that is not the machine's business: the model is not there, or it is
-    /// about to leave, and its unload comes after this load.
+    /// Waits until a load may begin.
     fn admit(
         &self,
         runtime: &Arc<Runtime>,
         id: &ModelId,
         overrides: &LoadOverrides,
-    ) -> Result<Option<AdmittedLoad>, RuntimeError> {
+    ) -> Result<LoadTurn, RuntimeError> {
         let has_files = !overrides.files.is_empty();
         if has_files || !self.is_known(id) {
             let (versions, terms) = match (has_files, runtime.options.repository.directory(id)) {
                 (true, _) => memory::of_sent(&overrides.files),
                 (false, Ok(directory)) => memory::of_model(&directory),
                 // The load says so.
-                (false, Err(_)) => return Ok(None),
+                (false, Err(_)) => return Ok(LoadTurn::Unasked),
             };
             self.know(id, versions, terms);
         }
@@ -80,7 +89,7 @@ impl ResidencyControl {
             if std::mem::take(&mut state.model(key).is_admitted) {
                 (LoadCause::Request, None)
             } else if current == Some(ResidencyState::Leaving) {
-                return Ok(None);
+                return Ok(LoadTurn::Unasked);
             } else if is_resident(current) {
                 (LoadCause::Reload, None)
             } else {
@@ -92,9 +101,11 @@ impl ResidencyControl {
         };
         if let Some(actions) = actions {
             self.act(runtime, actions);
-            granted.recv().unwrap_or_else(|_| Err(stopping()))?;
+            if !granted.recv().unwrap_or_else(|_| Err(stopping()))? {
+                return Ok(LoadTurn::Later);
+            }
         }
-        Ok(Some(AdmittedLoad {
+        Ok(LoadTurn::Now(AdmittedLoad {
             began: Instant::now(),
             measure: self.memory.begin(),
             cause,
@@ -108,8 +119,10 @@ impl ResidencyControl {
         id: &ModelId,
         overrides: &LoadOverrides,
     ) -> LoadOutcome {
-        let Some(load) = self.admit(runtime, id, overrides)? else {
-            return runtime.try_load(id, overrides, true);
+        let load = match self.admit(runtime, id, overrides)? {
+            LoadTurn::Now(load) => load,
+            LoadTurn::Unasked => return runtime.try_load(id, overrides, true),
+            LoadTurn::Later => return Ok(()),
         };
         // The node is as ready without a model that a request loads.
         let is_wanted = load.cause != LoadCause::Request;

@@ -80,6 +80,9 @@ const MAX_WAITING: usize = 16_384;
 /// The outcome of the load that a request waits for.
 type LoadOutcome = Result<(), RuntimeError>;
 
+/// Whether a load may begin; otherwise it is left to the model's first request.
+type LoadAdmission = Result<bool, RuntimeError>;
+
 /// Everything about residency that a runtime holds.
 #[derive(Debug)]
 pub(super) struct ResidencyControl {
@@ -113,7 +116,7 @@ struct KnownModel {
     /// The machine has let it leave, and the unload has not begun yet.
     departs: bool,
     /// The load that waits on its own thread to be admitted.
-    admission: Option<mpsc::SyncSender<LoadOutcome>>,
+    admission: Option<mpsc::SyncSender<LoadAdmission>>,
     /// Requests that wait for it.
     waiters: Vec<oneshot::Sender<LoadOutcome>>,
     /// Why its last load failed.
@@ -127,8 +130,10 @@ enum Action {
     Load(ModelId),
     Unload(ModelId),
     Reclaim(u64),
-    Admit(mpsc::SyncSender<LoadOutcome>),
-    Refuse(RuntimeError, Option<mpsc::SyncSender<LoadOutcome>>),
+    Admit(mpsc::SyncSender<LoadAdmission>),
+    /// Left to its first request.
+    Leave(RuntimeError, mpsc::SyncSender<LoadAdmission>),
+    Refuse(RuntimeError, Option<mpsc::SyncSender<LoadAdmission>>),
     Answer(Vec<oneshot::Sender<LoadOutcome>>, LoadOutcome),
 }
 
@@ -213,7 +218,11 @@ impl ResidencyControl {
                     drop(runtime.manage_later(call));
                 }
                 Action::Reclaim(bytes) => self.reclaim(runtime, bytes),
-                Action::Admit(load) => drop(load.send(Ok(()))),
+                Action::Admit(load) => drop(load.send(Ok(true))),
+                Action::Leave(why, load) => {
+                    tracing::info!("{why}");
+                    drop(load.send(Ok(false)));
+                }
                 Action::Refuse(error, load) => {
                     tracing::warn!("{error}");
                     if let Some(load) = load {
@@ -361,6 +370,10 @@ impl ControlState {
                     let waiters = self.take_waiters(key);
                     let load = self.model(key).admission.take();
                     actions.push(Action::Answer(waiters, Err(error.clone())));
+                    if let (LoadRefusal::NoRoom { .. }, Some(load)) = (refusal, &load) {
+                        actions.push(Action::Leave(error, load.clone()));
+                        continue;
+                    }
                     if !matches!(
                         refusal,
                         LoadRefusal::BackOff { .. } | LoadRefusal::Withdrawn
