@@ -128,6 +128,11 @@ impl NodePattern {
         self.idle_at_departure = Duration::from_secs_f64(average);
         self.inflation = self.inflation.max(merit);
     }
+
+    /// How far ahead a model's next use counts.
+    fn horizon(&self) -> Duration {
+        self.idle_at_departure.max(Duration::from_secs(1))
+    }
 }
 
 impl EvictionPolicy {
@@ -149,11 +154,5 @@ impl EvictionPolicy {
                 (by_idle * by_rate).sqrt() * load_seconds / bytes
             }
         }
-    }
-}
-
-impl NodePattern {
-    fn horizon(&self) -> Duration {
-        self.idle_at_departure.max(Duration::from_secs(1))
     }
 }

@@ -156,6 +156,11 @@ impl Residency {
         self.models.get(&model).map(|entry| entry.state.shown())
     }
 
+    /// The models that have instances, by key.
+    pub fn resident(&self) -> impl Iterator<Item = ModelKey> {
+        self.resident.iter().copied()
+    }
+
     /// Sums over all models.
     #[must_use]
     pub fn figures(&self) -> ResidencyFigures {
@@ -178,7 +183,7 @@ impl Residency {
     fn apply(&mut self, now: Time, input: ResidencyInput, outputs: &mut Vec<ResidencyOutput>) {
         match input {
             ResidencyInput::Add(model, terms) => self.add(now, model, terms),
-            ResidencyInput::Remove(model) => self.remove(now, model, outputs),
+            ResidencyInput::Remove(model) => self.remove(model, outputs),
             ResidencyInput::Requested(model) => self.requested(now, model, outputs),
             ResidencyInput::Abandoned(model) => self.abandoned(model),
             ResidencyInput::Used {
@@ -188,7 +193,7 @@ impl Residency {
                 is_busy,
             } => self.used(model, requests, last, is_busy),
             ResidencyInput::Load { model, evicts } => self.load(now, model, evicts, outputs),
-            ResidencyInput::Unload(model) => self.unload(now, model, outputs),
+            ResidencyInput::Unload(model) => self.unload(model, outputs),
             ResidencyInput::Loaded {
                 model,
                 size,
@@ -247,8 +252,8 @@ impl Residency {
         );
     }
 
-    fn remove(&mut self, now: Time, model: ModelKey, outputs: &mut Vec<ResidencyOutput>) {
-        self.unload(now, model, outputs);
+    fn remove(&mut self, model: ModelKey, outputs: &mut Vec<ResidencyOutput>) {
+        self.unload(model, outputs);
         if let Some(entry) = self.models.get_mut(&model) {
             entry.is_removed = true;
         }
@@ -315,7 +320,7 @@ impl Residency {
         outputs: &mut Vec<ResidencyOutput>,
     ) {
         if let Some(entry) = self.models.get_mut(&model) {
-            // Whoever asks in so many words has a reason to think that it works now.
+            // An explicit load ends the delay after failures: its caller may have removed the cause.
             (entry.failures, entry.not_before) = (0, now);
             entry.leaves = false;
         }
@@ -351,7 +356,7 @@ impl Residency {
         self.wanted.insert(turn, model);
     }
 
-    fn unload(&mut self, now: Time, model: ModelKey, outputs: &mut Vec<ResidencyOutput>) {
+    fn unload(&mut self, model: ModelKey, outputs: &mut Vec<ResidencyOutput>) {
         let Some(entry) = self.models.get_mut(&model) else {
             return;
         };
@@ -365,7 +370,7 @@ impl Residency {
             outputs.push(ResidencyOutput::Refuse(model, LoadRefusal::Withdrawn));
         }
         if matches!(entry.state, Place::Resident { .. }) {
-            self.depart(now, model, DepartureReason::Explicit, outputs);
+            self.depart(model, DepartureReason::Explicit, outputs);
         }
     }
 
@@ -378,17 +383,14 @@ impl Residency {
         took: Duration,
         outputs: &mut Vec<ResidencyOutput>,
     ) {
+        if !self.end_load(model, Place::Resident { since: now }) {
+            return;
+        }
         let Some(entry) = self.models.get_mut(&model) else {
             return;
         };
-        if entry.state != Place::Loading {
-            return;
-        }
-        self.room.transient = self.room.transient.saturating_sub(entry.load_bytes);
-        self.loading -= 1;
-        entry.state = Place::Resident { since: now };
         (entry.load_bytes, entry.load_time) = (load_bytes, took);
-        (entry.failures, entry.waiting) = (0, 0);
+        entry.failures = 0;
         entry.usage.uses = 0;
         entry.usage.last = entry.usage.last.max(now);
         entry.inflation = self.node.inflation;
@@ -396,8 +398,21 @@ impl Residency {
         self.resident.insert(model);
         self.resize(model, size);
         if leaves {
-            self.depart(now, model, DepartureReason::Explicit, outputs);
+            self.depart(model, DepartureReason::Explicit, outputs);
         }
+    }
+
+    /// Ends the load of a model, which its requests have waited for, in this state. Returns whether it was loading.
+    fn end_load(&mut self, model: ModelKey, state: Place) -> bool {
+        let loading = |entry: &&mut ModelEntry| entry.state == Place::Loading;
+        let Some(entry) = self.models.get_mut(&model).filter(loading) else {
+            return false;
+        };
+        self.room.transient = self.room.transient.saturating_sub(entry.load_bytes);
+        self.loading -= 1;
+        entry.state = state;
+        entry.waiting = 0;
+        true
     }
 
     /// Replaces what a model holds.
@@ -413,17 +428,13 @@ impl Residency {
     }
 
     fn failed(&mut self, now: Time, model: ModelKey) {
+        if !self.end_load(model, Place::Known) {
+            return;
+        }
         let Some(entry) = self.models.get_mut(&model) else {
             return;
         };
-        if entry.state != Place::Loading {
-            return;
-        }
         self.room.release(&entry.size);
-        self.room.transient = self.room.transient.saturating_sub(entry.load_bytes);
-        self.loading -= 1;
-        entry.state = Place::Known;
-        entry.waiting = 0;
         entry.failures = entry.failures.saturating_add(1);
         entry.not_before = now + back_off(entry.failures);
         self.forget_removed(model);
@@ -451,7 +462,6 @@ impl Residency {
 
     fn depart(
         &mut self,
-        now: Time,
         model: ModelKey,
         reason: DepartureReason,
         outputs: &mut Vec<ResidencyOutput>,
@@ -464,20 +474,6 @@ impl Residency {
         self.resident.remove(&model);
         entry.state = Place::Leaving { freed };
         entry.is_busy = false;
-        if matches!(
-            reason,
-            DepartureReason::RoomFor(_) | DepartureReason::OverBudget
-        ) {
-            self.departures += 1;
-            let candidate = Candidate {
-                usage: &entry.usage,
-                load_time: entry.load_time,
-                freed,
-                inflation: entry.inflation,
-            };
-            let merit = self.options.policy.merit(now, &candidate, &self.node);
-            self.node.departs(now, &entry.usage, merit);
-        }
         outputs.push(ResidencyOutput::Unload(model, reason));
     }
 
@@ -627,10 +623,14 @@ impl Residency {
                 worst = Some(rank);
             }
         }
-        let Some((_, _, model)) = worst else {
+        let Some((_, merit, model)) = worst else {
             return false;
         };
-        self.depart(now, model, reason, outputs);
+        self.departures += 1;
+        if let Some(entry) = self.models.get(&model) {
+            self.node.departs(now, &entry.usage, merit);
+        }
+        self.depart(model, reason, outputs);
         true
     }
 
@@ -645,7 +645,7 @@ impl Residency {
             .map(|(model, _)| model)
             .collect();
         for model in idle {
-            self.depart(now, model, DepartureReason::Idle, outputs);
+            self.depart(model, DepartureReason::Idle, outputs);
         }
     }
 
