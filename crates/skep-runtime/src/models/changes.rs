@@ -22,6 +22,7 @@ use crate::{
         records::{ModelRecord, VersionState},
         routes::{RoutesByName, VersionMap},
         runtime::Runtime,
+        size_text::mebibytes,
     },
     repository::{LoadOverrides, ModelId, locate::ConfigText, not_polled, source::ModelSource},
     serving::{LoadedVersion, origin::OnGone},
@@ -174,7 +175,7 @@ impl Runtime {
         let versions = draft.versions.clone();
         // Before the memory is taken: if the system then kills the process, the log names the model.
         let bytes = source.versions_bytes(&versions);
-        tracing::info!("loading model `{id}`, {}", mebibytes(bytes));
+        tracing::info!("loading model `{id}`, {} of files", mebibytes(bytes));
         let mut outcomes = Vec::new();
         match draft.plan(options, &self.backends) {
             Ok(plan) => {
@@ -348,12 +349,3 @@ impl Runtime {
 
 /// A loaded version and the number of its load; `None` for a version that was kept.
 type VersionOutcome = Result<(Option<u64>, Arc<LoadedVersion>), RuntimeError>;
-
-/// A size of files, for the log.
-fn mebibytes(bytes: u64) -> String {
-    const MIB: u64 = 1 << 20;
-    match bytes / MIB {
-        0 => format!("{} KiB of files", bytes.div_ceil(1024)),
-        mib => format!("{mib} MiB of files"),
-    }
-}

@@ -19,6 +19,7 @@ mod records;
 mod residency;
 mod routes;
 mod runtime;
+mod size_text;
 mod start;
 mod start_phase;
 mod stop;

@@ -220,8 +220,8 @@ impl ModelSource {
     }
 }
 
-/// The size of the files in a directory.
-fn files_bytes(directory: &Path) -> u64 {
+/// The size of the files in a directory; what cannot be read does not count.
+pub(crate) fn files_bytes(directory: &Path) -> u64 {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let found = entries.filter_map(|entry| fs::metadata(entry.path()).ok());
     found

@@ -1,9 +1,11 @@
-//! What the tests share: the options of a node, and a tensor.
+//! What the tests share: the options of a node, its scripted backend and models, and a tensor.
 
-use std::{num::NonZeroUsize, path::Path, sync::Arc};
+use std::{fs, num::NonZeroUsize, path::Path, sync::Arc};
 
+use skep_backend_mock::Mock;
 use skep_runtime::{
-    Control, LoadOptions, MetricsOptions, Repository, RuntimeOptions, WaitingLimit,
+    BackendEntry, Backends, Control, LoadOptions, MetricsOptions, Repository, Runtime,
+    RuntimeOptions, VersionState, WaitingLimit,
 };
 use skep_types::{DataType, Dims, TensorSpec};
 
@@ -40,5 +42,39 @@ pub(crate) fn one_int(name: &str) -> TensorSpec {
         name: name.to_owned(),
         datatype: DataType::Int32,
         dims: Some(Dims::new(&[1]).expect("dims")),
+    }
+}
+
+/// Longer than any test, in microseconds.
+pub(crate) const FOREVER: &str = "3000000000";
+
+/// The scripted backend alone.
+pub(crate) fn mock_backends() -> Backends {
+    let mut backends = Backends::default();
+    backends.add("mock", BackendEntry::new(|| Ok(Arc::new(Mock))));
+    backends.prefer(&["mock"]);
+    backends
+}
+
+/// A model of two INT32 elements that echoes its input, and whose load takes so long.
+pub(crate) fn write_model(root: &Path, name: &str, load_latency_us: &str) {
+    let config = format!(
+        "backend: \"mock\"
+         input {{ name: \"x\" data_type: TYPE_INT32 dims: 2 }}
+         output {{ name: \"y\" data_type: TYPE_INT32 dims: 2 }}
+         parameters {{ key: \"mock.output\" value {{ string_value: \"echo\" }} }}
+         parameters {{ key: \"mock.load_latency_us\" value {{ string_value: \"{load_latency_us}\" }} }}"
+    );
+    fs::create_dir_all(root.join(name).join("1")).expect("directory");
+    fs::write(root.join(name).join("config.pbtxt"), config).expect("file");
+}
+
+pub(crate) async fn wait_until_loading(runtime: &Arc<Runtime>, name: &str) {
+    loop {
+        let rows = runtime.request_index(false).await.expect("an index");
+        let row = rows.iter().find(|row| row.name.as_str() == name);
+        if row.and_then(|row| row.state) == Some(VersionState::Loading) {
+            return;
+        }
     }
 }

@@ -3,8 +3,7 @@
 use std::{fs, path::Path, sync::Arc};
 
 use bytes::Bytes;
-use skep_backend_mock::Mock;
-use skep_runtime::{BackendEntry, Backends, Control, Device, InferRequest, LoadedVersion, Runtime};
+use skep_runtime::{Control, Device, InferRequest, LoadedVersion, Runtime};
 use skep_tensor::Tensor;
 use skep_types::{DataType, DeviceId, Shape};
 
@@ -38,15 +37,12 @@ pub(crate) fn write_model(root: &Path, name: &str, config: &str, versions: &[&st
 
 /// A node whose models are loaded on request if `explicit`, otherwise at the start.
 pub(crate) fn runtime(root: &Path, explicit: bool) -> Arc<Runtime> {
-    let mut backends = Backends::default();
-    backends.add("mock", BackendEntry::new(|| Ok(Arc::new(Mock))));
-    backends.prefer(&["mock"]);
     let mut options = common::options(root);
     options.load.cpu = Some(Device::new(DeviceId::default(), 1));
     if !explicit {
         options.control = Control::None;
     }
-    Runtime::new(options, backends)
+    Runtime::new(options, common::mock_backends())
 }
 
 pub(crate) fn request(batch: usize, value: i32) -> InferRequest {

@@ -11,44 +11,22 @@ use std::{
     time::Duration,
 };
 
-use skep_backend_mock::Mock;
-use skep_runtime::{
-    BackendEntry, Backends, ErrorKind, InferRequest, LoadOverrides, Runtime, RuntimeOptions,
-    VersionState,
-};
+use skep_runtime::{ErrorKind, InferRequest, LoadOverrides, Runtime, RuntimeOptions};
 use skep_tensor::Tensor;
 use skep_types::{DataType, ModelName, Shape};
 use tempfile::TempDir;
 
-use crate::common;
-
-/// Longer than any test.
-const FOREVER: &str = "3000000000";
-
-fn write_model(root: &Path, name: &str, load_latency_us: &str) {
-    let config = format!(
-        "backend: \"mock\"
-         input {{ name: \"x\" data_type: TYPE_INT32 dims: 2 }}
-         output {{ name: \"y\" data_type: TYPE_INT32 dims: 2 }}
-         parameters {{ key: \"mock.output\" value {{ string_value: \"echo\" }} }}
-         parameters {{ key: \"mock.load_latency_us\" value {{ string_value: \"{load_latency_us}\" }} }}"
-    );
-    fs::create_dir_all(root.join(name).join("1")).expect("directory");
-    fs::write(root.join(name).join("config.pbtxt"), config).expect("file");
-}
+use crate::common::{self, FOREVER, mock_backends, wait_until_loading, write_model};
 
 /// A node that loads one model at a time, while two calls may wait.
 fn not_started(root: &Path) -> Arc<Runtime> {
-    let mut backends = Backends::default();
-    backends.add("mock", BackendEntry::new(|| Ok(Arc::new(Mock))));
-    backends.prefer(&["mock"]);
     let options = RuntimeOptions {
         load_threads: 1,
         max_waiting_loads: 2,
         strict_readiness: false,
         ..common::options(root)
     };
-    Runtime::new(options, backends)
+    Runtime::new(options, mock_backends())
 }
 
 /// The same, started without models.
@@ -74,16 +52,6 @@ fn submit<F: Future<Output = Result<(), skep_runtime::RuntimeError>>>(
 ) {
     let polled = load.as_mut().poll(&mut Context::from_waker(Waker::noop()));
     assert!(matches!(polled, Poll::Pending), "{polled:?}");
-}
-
-async fn wait_until_loading(runtime: &Arc<Runtime>, name: &str) {
-    loop {
-        let rows = runtime.request_index(false).await.expect("an index");
-        let row = rows.iter().find(|row| row.name.as_str() == name);
-        if row.and_then(|row| row.state) == Some(VersionState::Loading) {
-            return;
-        }
-    }
 }
 
 /// Why a model cannot be resolved.

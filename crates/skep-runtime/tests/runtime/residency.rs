@@ -1,36 +1,17 @@
 //! Requests that load models, within a budget.
 
-use std::{fs, future::Future, path::Path, pin::pin, sync::Arc, task::Poll, time::Duration};
+use std::{future::Future, path::Path, pin::pin, sync::Arc, task::Poll, time::Duration};
 
-use skep_backend_mock::Mock;
 use skep_runtime::{
-    BackendEntry, Backends, ErrorKind, EvictionPolicy, LoadPolicy, ResidencySettings, Runtime,
-    RuntimeOptions, VersionState,
+    ErrorKind, EvictionPolicy, LoadPolicy, ResidencySettings, Runtime, RuntimeOptions,
 };
 use tempfile::TempDir;
 
-use crate::common;
+use crate::common::{self, FOREVER, mock_backends, wait_until_loading, write_model};
 
 const MIB: u64 = 1 << 20;
-/// Longer than any test.
-const FOREVER: &str = "3000000000";
-
-fn write_model(root: &Path, name: &str, load_latency_us: &str) {
-    let config = format!(
-        "backend: \"mock\"
-         input {{ name: \"x\" data_type: TYPE_INT32 dims: 2 }}
-         output {{ name: \"y\" data_type: TYPE_INT32 dims: 2 }}
-         parameters {{ key: \"mock.load_latency_us\" value {{ string_value: \"{load_latency_us}\" }} }}"
-    );
-    fs::create_dir_all(root.join(name).join("1")).expect("directory");
-    fs::write(root.join(name).join("config.pbtxt"), config).expect("file");
-}
-
 /// A node whose models load at their first request.
 fn lazy(root: &Path, budget: u64) -> Arc<Runtime> {
-    let mut backends = Backends::default();
-    backends.add("mock", BackendEntry::new(|| Ok(Arc::new(Mock))));
-    backends.prefer(&["mock"]);
     let options = RuntimeOptions {
         residency: Some(ResidencySettings {
             load_policy: LoadPolicy::Lazy,
@@ -41,7 +22,7 @@ fn lazy(root: &Path, budget: u64) -> Arc<Runtime> {
         }),
         ..common::options(root)
     };
-    let runtime = Runtime::new(options, backends);
+    let runtime = Runtime::new(options, mock_backends());
     assert_eq!(runtime.start(None), []);
     runtime
 }
@@ -53,16 +34,6 @@ async fn is_pending<F: Future + Unpin>(future: &mut F) -> bool {
         Poll::Ready(polled.is_pending())
     })
     .await
-}
-
-async fn wait_until_loading(runtime: &Arc<Runtime>, name: &str) {
-    loop {
-        let rows = runtime.request_index(false).await.expect("an index");
-        let row = rows.iter().find(|row| row.name.as_str() == name);
-        if row.and_then(|row| row.state) == Some(VersionState::Loading) {
-            return;
-        }
-    }
 }
 
 #[tokio::test]

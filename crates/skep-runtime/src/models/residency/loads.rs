@@ -1,11 +1,11 @@
-//! Loads and unloads, whoever wants them: admitted before they begin, reported when they are over.
+//! Admits loads before they begin, and reports the ends of loads and unloads to the machine.
 
 use std::{
     sync::{Arc, atomic::Ordering, mpsc},
     time::Instant,
 };
 
-use skep_placer::residency::{ModelKey, ResidencyInput, ResidencyState};
+use skep_placer::residency::{ResidencyInput, ResidencyState};
 
 use super::{Action, LoadOutcome, ResidencyControl, is_resident, memory, stopping};
 use crate::{
@@ -153,12 +153,11 @@ impl ResidencyControl {
         load: &AdmittedLoad,
         outcome: &LoadOutcome,
     ) {
-        let serves = !runtime.serving(id).is_empty();
         let private = self.memory.end(&load.measure);
-        if !serves {
-            let outcome = outcome.clone();
-            // An explicit unload may have come in between.
-            self.load_ended(runtime, id, outcome);
+        if runtime.serving(id).is_empty() {
+            let error = outcome.clone().err();
+            let without_version = || RuntimeError::internal("the load ended without a version");
+            self.load_failed(runtime, id, error.unwrap_or_else(without_version));
             return;
         }
         let key = self.state().key(id);
@@ -177,7 +176,6 @@ impl ResidencyControl {
             let waiters = state.take_waiters(key);
             let model = state.model(key);
             (model.failure, model.ended) = (None, 0);
-            state.resident.insert(key);
             let mut actions = vec![Action::Answer(waiters, Ok(()))];
             actions.extend(state.apply(input));
             actions
@@ -186,8 +184,7 @@ impl ResidencyControl {
     }
 
     /// Reports that a load failed, or was never begun.
-    pub(super) fn load_ended(&self, runtime: &Arc<Runtime>, id: &ModelId, outcome: LoadOutcome) {
-        let error = outcome.err().unwrap_or_else(stopping);
+    pub(super) fn load_failed(&self, runtime: &Arc<Runtime>, id: &ModelId, error: RuntimeError) {
         let actions = {
             let mut state = self.state();
             let key = state.key(id);
@@ -202,21 +199,27 @@ impl ResidencyControl {
         self.act(runtime, actions);
     }
 
-    /// Whether the unload that begins now was decided here; otherwise somebody asked for it, and requests load the model
-    /// no more.
+    /// Whether the unload that begins now was decided here. Otherwise a call wants it, and requests load the model no more.
     pub(in crate::models) fn unload_begins(&self, runtime: &Arc<Runtime>, id: &ModelId) -> bool {
-        let key = self.state().keys.get(id).copied();
-        let Some(key) = key else { return false };
-        if std::mem::take(&mut self.state().model(key).departs) {
-            return true;
-        }
-        self.withdraw(runtime, id);
+        let actions = {
+            let mut state = self.state();
+            let Some(key) = state.keys.get(id).copied() else {
+                return false;
+            };
+            let model = state.model(key);
+            if std::mem::take(&mut model.departs) {
+                return true;
+            }
+            model.is_withdrawn = true;
+            state.apply(ResidencyInput::Remove(key))
+        };
+        self.act(runtime, actions);
         false
     }
 
     /// Reports that the memory of a model is free.
     pub(in crate::models) fn unloaded(&self, runtime: &Arc<Runtime>, id: &ModelId) {
-        let key: Option<ModelKey> = self.state().keys.get(id).copied();
+        let key = self.state().keys.get(id).copied();
         if let Some(key) = key {
             self.apply(runtime, ResidencyInput::Unloaded(key));
         }

@@ -1,7 +1,6 @@
 //! What models hold: estimates from their files, and what loads have really taken.
 
 use std::{
-    fs,
     path::Path,
     sync::{Arc, Mutex},
     time::Duration,
@@ -14,7 +13,7 @@ use skep_types::ModelVersion;
 
 use crate::{
     models::runtime::Runtime,
-    repository::{ModelId, versions},
+    repository::{ModelId, source::files_bytes, versions},
 };
 
 /// What a model holds beside its files' bytes at least: its session, its instances' threads.
@@ -106,7 +105,7 @@ pub(in crate::models) fn of_model(directory: &Path) -> (Vec<ModelVersion>, Model
         .unwrap_or_default();
     let latest = numbers.last().copied();
     let bytes = latest.map_or(0, |version| {
-        file_bytes(&directory.join(version.to_string()))
+        files_bytes(&directory.join(version.to_string()))
     });
     (latest.into_iter().collect(), terms(bytes))
 }
@@ -128,16 +127,6 @@ pub(super) fn of_sent(files: &[(String, Bytes)]) -> (Vec<ModelVersion>, ModelTer
     )
 }
 
-/// Bytes of the files in a directory; what cannot be read does not count.
-fn file_bytes(directory: &Path) -> u64 {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let files = entries.filter_map(|entry| fs::metadata(entry.path()).ok());
-    files
-        .filter(fs::Metadata::is_file)
-        .map(|file| file.len())
-        .sum()
-}
-
 /// What a loaded model holds, and what its next load takes beside that. `private` is what this load took, if that could be
 /// told.
 pub(super) fn measured(
@@ -150,7 +139,7 @@ pub(super) fn measured(
     for loaded in runtime.serving(id).values() {
         let shared = loaded.responder.stored_tensors();
         let directory = loaded.origin.source.directory();
-        let files = file_bytes(&directory.join(loaded.version().to_string()));
+        let files = files_bytes(&directory.join(loaded.version().to_string()));
         let stored: u64 = shared.iter().map(|(_, bytes)| bytes).sum();
         expected += (files + files / 4).saturating_sub(stored);
         least += files.saturating_sub(stored);
@@ -167,13 +156,4 @@ pub(super) fn measured(
     };
     // Files that are not in the store are read again, and rewritten.
     (size, least - LEAST_BYTES)
-}
-
-/// Bytes for people.
-pub(super) fn shown(bytes: u64) -> String {
-    const MIB: u64 = 1 << 20;
-    match bytes / MIB {
-        0 => format!("{} KiB", bytes.div_ceil(1024)),
-        mib => format!("{mib} MiB"),
-    }
 }

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! requests.rs   a request for a model that is not resident waits until it is
-//! loads.rs      loads and unloads, whoever wants them: admitted before they begin, reported when they are over
+//! loads.rs      admits loads before they begin, and reports the ends of loads and unloads
 //! watch.rs      a thread: what resident models are used for, memory, what has become due
 //! memory.rs     what models hold
 //! ```
@@ -23,7 +23,7 @@ mod watch;
 pub(super) use watch::start as watch;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     path::Path,
     sync::{Arc, Mutex, MutexGuard, mpsc},
     time::Duration,
@@ -44,6 +44,7 @@ use crate::{
     models::{
         management::{CallTarget, ManagementCall},
         runtime::Runtime,
+        size_text::mebibytes,
     },
     repository::{LoadOverrides, ModelId},
 };
@@ -98,7 +99,6 @@ struct ControlState {
     by_name: HashMap<ModelName, Vec<ModelKey>>,
     /// By key.
     models: Vec<KnownModel>,
-    resident: BTreeSet<ModelKey>,
     waiting: usize,
     is_closed: bool,
 }
@@ -152,7 +152,6 @@ impl ResidencyControl {
                 keys: BTreeMap::new(),
                 by_name: HashMap::new(),
                 models: Vec::new(),
-                resident: BTreeSet::new(),
                 waiting: 0,
                 is_closed: false,
             }),
@@ -185,15 +184,6 @@ impl ResidencyControl {
         self.know(id, versions, terms);
     }
 
-    /// Requests load a model no more.
-    pub(super) fn withdraw(&self, runtime: &Arc<Runtime>, id: &ModelId) {
-        let key = self.state().keys.get(id).copied();
-        if let Some(key) = key {
-            self.state().model(key).is_withdrawn = true;
-            self.apply(runtime, ResidencyInput::Remove(key));
-        }
-    }
-
     /// Gives the machine an input and carries out what follows.
     fn apply(&self, runtime: &Arc<Runtime>, input: ResidencyInput) {
         let actions = self.state().apply(input);
@@ -209,7 +199,7 @@ impl ResidencyControl {
                         overrides: LoadOverrides::default(),
                     };
                     if let Err(error) = runtime.manage_later(call) {
-                        self.load_ended(runtime, &id, Err(error));
+                        self.load_failed(runtime, &id, error);
                     }
                 }
                 Action::Unload(id) => {
@@ -250,9 +240,8 @@ impl ResidencyControl {
                 more => freed += more,
             }
         }
-        // Nothing is left to give back, whatever the figures say: to ask again would never end.
-        let has_more = freed > 0;
-        self.report_memory(runtime, has_more);
+        // Without progress nothing is left to give back, whatever the figures say: to ask again would never end.
+        self.report_memory(runtime, freed > 0);
     }
 
     /// Reports weights that the store keeps for nobody, unless they cannot be given back, and what the process holds
@@ -352,12 +341,9 @@ impl ControlState {
                         }
                     });
                 }
-                // Whoever asked for it carries it out.
-                ResidencyOutput::Unload(key, DepartureReason::Explicit) => {
-                    self.resident.remove(&key);
-                }
+                // The call that withdrew the model unloads it.
+                ResidencyOutput::Unload(_, DepartureReason::Explicit) => {}
                 ResidencyOutput::Unload(key, reason) => {
-                    self.resident.remove(&key);
                     let why = self.why(reason);
                     let model = self.model(key);
                     model.departs = true;
@@ -419,8 +405,8 @@ impl ControlState {
                 ErrorKind::Exhausted,
                 format!(
                     "model '{name}' needs about {} of memory, and the budget for all models is {}\n  `--memory-budget` sets it",
-                    memory::shown(needed),
-                    memory::shown(budget)
+                    mebibytes(needed),
+                    mebibytes(budget)
                 ),
             ),
             LoadRefusal::TooLarge {
@@ -431,17 +417,17 @@ impl ControlState {
                 ErrorKind::Exhausted,
                 format!(
                     "model '{name}' needs about {} of memory, and models that never leave hold {} of the budget of {}\n  `--memory-budget` sets it",
-                    memory::shown(needed),
-                    memory::shown(pinned),
-                    memory::shown(budget)
+                    mebibytes(needed),
+                    mebibytes(pinned),
+                    mebibytes(budget)
                 ),
             ),
             LoadRefusal::NoRoom { needed, free } => RuntimeError::new(
                 ErrorKind::Unavailable,
                 format!(
                     "model '{name}' is not loaded at the start: it needs about {} of memory, and {} of the budget are free; its first request loads it",
-                    memory::shown(needed),
-                    memory::shown(free)
+                    mebibytes(needed),
+                    mebibytes(free)
                 ),
             ),
             // The failure itself says more than when it is tried again.

@@ -63,10 +63,10 @@ impl ResidencyControl {
     fn look_at_uses(&self, runtime: &Arc<Runtime>) {
         let resident: Vec<(ModelKey, ModelId, u64)> = {
             let state = self.state();
-            let keys = state.resident.iter();
+            let keys = state.machine.resident();
             keys.map(|key| {
                 let model = &state.models[key.0 as usize];
-                (*key, model.id.clone(), model.ended)
+                (key, model.id.clone(), model.ended)
             })
             .collect()
         };
