@@ -1,6 +1,6 @@
 //! `skep simulate batching`: policies side by side, over models, objectives, patterns of arrivals and loads.
 
-use std::{collections::HashSet, path::PathBuf, process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -8,7 +8,7 @@ use skep_sim::{Arrivals, Contender, Jitter, OperatingPoint, PolicyFigures, Simul
 
 use super::{
     chart,
-    flags::{self, Pattern, Policies, Seeds, Slo, TableFlag},
+    flags::{self, Pattern, Policies, Seeds, Slo, TableFlag, refuse_repeats},
     measure::{MeasureArgs, Measured},
     saved::Saved,
     show,
@@ -200,33 +200,20 @@ pub(crate) fn run(args: &BatchingArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Refuses what is given twice in a list: it would be simulated and shown twice.
+/// Refuses what is given twice in any list.
 fn check_repeats(args: &BatchingArgs) -> anyhow::Result<()> {
-    fn names<T>(items: &[T], name: impl Fn(&T) -> String) -> Vec<String> {
-        items.iter().map(name).collect()
-    }
-    let lists = [
-        ("--table", names(&args.table, |table| table.name.clone())),
-        ("--slo-ms", names(&args.slo_ms, |slo| slo.to_string())),
-        (
-            "--arrival",
-            names(&args.arrival, |pattern| pattern.name.clone()),
-        ),
-        ("--load", names(&args.load, ToString::to_string)),
-        ("--rate", names(&args.rate, ToString::to_string)),
-        ("--instances", names(&args.instances, ToString::to_string)),
-        (
-            "--policy",
-            names(&contenders(args), |policy| policy.name().to_owned()),
-        ),
-    ];
-    for (flag, names) in lists {
-        let mut seen = HashSet::new();
-        if let Some(twice) = names.iter().find(|name| !seen.insert(name.as_str())) {
-            bail!("{flag}: {twice} is given twice");
-        }
-    }
-    Ok(())
+    refuse_repeats("--table", args.table.iter().map(|table| table.name.clone()))?;
+    refuse_repeats("--slo-ms", args.slo_ms.iter().map(ToString::to_string))?;
+    let arrivals = args.arrival.iter();
+    refuse_repeats("--arrival", arrivals.map(|pattern| pattern.name.clone()))?;
+    refuse_repeats("--load", args.load.iter().map(ToString::to_string))?;
+    refuse_repeats("--rate", args.rate.iter().map(ToString::to_string))?;
+    refuse_repeats(
+        "--instances",
+        args.instances.iter().map(ToString::to_string),
+    )?;
+    let policies = contenders(args).into_iter();
+    refuse_repeats("--policy", policies.map(|policy| policy.name().to_owned()))
 }
 
 /// What tables gave and what they lack.

@@ -1,6 +1,6 @@
 //! `skep simulate residency`: many models under a memory budget, over recorded requests.
 
-use std::{collections::HashSet, path::PathBuf, process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::bail;
 use clap::Args;
@@ -10,7 +10,7 @@ use skep_sim::{
     residency::{EvictionPolicy, Fleet, FleetTerms, ResidencyOutcome, bound, foresee, simulate},
 };
 
-use super::flags::{self, Pattern};
+use super::flags::{self, Pattern, refuse_repeats};
 use crate::{
     colour::{Colour, Colours},
     cores::on_all_cores,
@@ -101,23 +101,12 @@ pub(crate) fn run(args: &ResidencyArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Refuses what is given twice in any list.
 fn check_repeats(args: &ResidencyArgs) -> anyhow::Result<()> {
-    let names = |names: Vec<String>, flag: &str| {
-        let mut seen = HashSet::new();
-        match names.iter().find(|name| !seen.insert(name.as_str())) {
-            Some(twice) => bail!("{flag}: {twice} is given twice"),
-            None => Ok(()),
-        }
-    };
     let arrivals = args.arrival.iter();
-    names(
-        arrivals.map(|pattern| pattern.name.clone()).collect(),
-        "--arrival",
-    )?;
-    let policies = args.policy.iter();
-    names(policies.map(ToString::to_string).collect(), "--policy")?;
-    let budgets = args.budget.iter();
-    names(budgets.map(ToString::to_string).collect(), "--budget")
+    refuse_repeats("--arrival", arrivals.map(|pattern| pattern.name.clone()))?;
+    refuse_repeats("--policy", args.policy.iter().map(ToString::to_string))?;
+    refuse_repeats("--budget", args.budget.iter().map(ToString::to_string))
 }
 
 /// The recording of a pattern; `None` for requests that come independently.

@@ -95,6 +95,20 @@ impl FromStr for Seeds {
     }
 }
 
+/// Refuses what is given twice in a list: it would be simulated and shown twice.
+pub(crate) fn refuse_repeats(
+    flag: &str,
+    names: impl IntoIterator<Item = String>,
+) -> anyhow::Result<()> {
+    let mut seen = HashSet::new();
+    for name in names {
+        if let Some(twice) = seen.replace(name) {
+            bail!("{flag}: {twice} is given twice");
+        }
+    }
+    Ok(())
+}
+
 /// The seeds of all traces, in the order in which they are given.
 pub(crate) fn seeds(chosen: &[Seeds], count: u64) -> anyhow::Result<Vec<u64>> {
     if chosen.is_empty() {
