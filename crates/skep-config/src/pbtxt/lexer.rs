@@ -137,8 +137,7 @@ impl<'a> Lexer<'a> {
         while let Some(&byte) = bytes.get(end) {
             let exponent_sign = matches!(byte, b'+' | b'-')
                 && !hex
-                && end > 0
-                && matches!(bytes[end - 1], b'e' | b'E');
+                && matches!(bytes[..end].last(), Some(b'e' | b'E'));
             if !(byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'.' || exponent_sign) {
                 break;
             }
@@ -305,6 +304,8 @@ mod tests {
             tokens("\u{feff}a_1:-0x1F # note\r\n<1.5e-3f>"),
             ["`a_1`", "`:`", "`-`", "`0x1F`", "`<`", "`1.5e-3f`", "`>`"]
         );
+        // A sign belongs to a decimal exponent alone.
+        assert_eq!(tokens("1E+2 0x1E+2"), ["`1E+2`", "`0x1E`", "`+`", "`2`"]);
         assert_eq!(
             tokens(".5 .a 1-2"),
             ["`.5`", "`.`", "`a`", "`1`", "`-`", "`2`"]

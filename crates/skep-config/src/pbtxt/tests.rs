@@ -5,7 +5,7 @@ use skep_proto::inference::{
     self, model_config::SchedulingChoice, model_warmup::input::InputDataType,
 };
 
-use super::{FieldPositions, parse_pbtxt, parser::Parser};
+use super::{FieldPositions, MAX_CONFIG_BYTES, parse_pbtxt, parser::Parser};
 use crate::error::ConfigError;
 
 fn parse(text: &str) -> inference::ModelConfig {
@@ -213,6 +213,15 @@ fn errors_say_where_and_what() {
 }
 
 #[test]
+fn a_text_has_16_mib_at_most() {
+    let text = vec![b' '; MAX_CONFIG_BYTES];
+    assert!(parse_pbtxt(&text, "c").is_ok());
+    let error = parse_pbtxt(&vec![b' '; MAX_CONFIG_BYTES + 1], "c").expect_err("too long");
+    let expected = "c:1:1: expected at most 16777216 bytes, got 16777217 bytes";
+    assert_eq!(error.to_string(), expected);
+}
+
+#[test]
 fn invalid_utf8_has_a_position() {
     let error = parse_pbtxt(b"name: \"m\"\nx\xff", "c").expect_err("invalid");
     assert_eq!(
@@ -243,6 +252,7 @@ fn malformed_numbers_are_refused() {
             "{bad}"
         );
     }
+    assert!(parse_pbtxt(b"instance_group { kind: -KIND_CPU }", "c").is_err());
     for bad in ["1.2.3", "0x10", "1e", "e5", "."] {
         let text = format!("sequence_batching {{ direct {{ minimum_slot_utilization: {bad} }} }}");
         assert!(parse_pbtxt(text.as_bytes(), "c").is_err(), "{bad}");
@@ -256,9 +266,9 @@ fn nesting_is_bounded() {
     let value = pool
         .get_message_by_name("google.protobuf.Value")
         .expect("well-known type");
-    let parse = |levels: usize| {
+    let parse = |levels: usize, inner: &str| {
         let text = format!(
-            "{}{}",
+            "{}{inner}{}",
             "list_value { values { ".repeat(levels),
             "} }".repeat(levels)
         );
@@ -266,8 +276,9 @@ fn nesting_is_bounded() {
             .and_then(|parser| parser.parse(&value))
             .map_err(|error| error.to_string())
     };
-    assert!(parse(16).is_ok());
-    let error = parse(100_000).expect_err("too deep");
+    assert!(parse(16, "").is_ok());
+    assert!(parse(16, "list_value { }").is_err());
+    let error = parse(100_000, "").expect_err("too deep");
     assert!(
         error.ends_with("expected at most 32 nested messages, got `{`"),
         "{}",
@@ -425,6 +436,8 @@ fn a_scalar_instead_of_a_message_gets_a_hint() {
         "parameters: 'x'",
         "parameters { value: [ 1 ] }",
         "version_policy: 2",
+        // Its one field is a message as well.
+        "model_repository_agents: 2",
     ] {
         assert_eq!(error(written).lines().count(), 1, "{written}");
     }
