@@ -317,6 +317,24 @@ def test_a_model_that_did_not_load_is_shown_with_the_reason(visit, serve, reposi
     expect(page.locator("#spoken")).to_contain_text("looks like a 3")
 
 
+def test_the_page_loads_no_model_and_shows_what_is_in_memory(visit, serve, repository):
+    for name in ["a", "b", "c"]:
+        repository.mock(name)
+    server = serve(repository, "--load-policy=lazy", "--memory-budget=3000000")
+    page = visit(server).open().page
+    expect(page.locator("#models td.state")).to_have_text(["READYloads on request"] * 3)
+    expect(page.locator("#memory-text")).to_have_text("0 MiB of 3 MiB in use.")
+    expect(page.locator("#memory-states")).to_have_text("3 known")
+    data = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [0, 0, 0, 0]}
+    for name in ["a", "b", "c"]:
+        get(server, f"v2/models/{name}/infer", {"inputs": [data]})
+    with page.expect_response("**/v2/repository/index"):
+        pass
+    expect(page.locator("#memory-states")).to_have_text("1 known · 2 resident")
+    expect(page.locator("#decisions li").first).to_have_text(re.compile("ago: load c: a request needs it"))
+    expect(page.locator("#models td.state")).to_have_text(["READY", "READY", "READYloads on request"])
+
+
 def test_a_drawing_stays_while_the_model_is_loaded_again(visit, serve, repository):
     repository.copy(ROOT / "examples/models/digits")
     server = serve(repository, "--model-control-mode=explicit")

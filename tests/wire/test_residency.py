@@ -213,4 +213,7 @@ def test_a_request_does_not_wait_for_ever(repository):
     with lazy(repository, "--max-load-wait-ms=100", "--exit-timeout-secs=0") as server:
         answer = infer(server, "slow", ZEROS)
         assert answer.status == 503
-        assert answer.error == "model 'slow' is not loaded after 100 ms\n  `--max-load-wait-ms` says how long requests wait"
+        assert answer.error == (
+            "model 'slow' is not loaded after 100 ms\n"
+            "  `--max-load-wait-ms` and the parameter `max_load_wait_ms` say how long requests wait"
+        )

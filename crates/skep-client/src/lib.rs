@@ -38,8 +38,8 @@ pub use headers::Headers;
 pub use http::HttpClient;
 pub use infer::{Encoding, InferRequest, InferResponse, ParameterValue, WantedOutput};
 pub use skep_wire::documents::{
-    BatchSizeStatistics, CountedDuration, DeviceMemory, IndexRow, InferenceStatistics,
-    ModelMetadata, ModelStatistics, ObjectiveStatistics, ResponseStatistics, ServerMetadata,
-    TensorMetadata,
+    BatchSizeStatistics, CountedDuration, DecisionRow, DeviceMemory, IndexRow, InferenceStatistics,
+    ModelMetadata, ModelStatistics, ModelStatus, ObjectiveStatistics, ResidencyMemory,
+    ResidencyStatus, ResponseStatistics, ServerMetadata, TensorMetadata,
 };
 pub use tls::ClientTls;

@@ -52,6 +52,7 @@ pub use fields::{
         MockOutput, RunLimits, configured_isolation,
     },
     ragged::{BatchInput, BatchInputKind, BatchOutput},
+    residency::{LoadPolicy, ModelResidency},
     scheduling::{SchedulerConfig, dynamic_batching::DynamicBatching, objective::LatencyObjective},
     tensors::{InputConfig, OutputConfig, TensorConfig},
     version_policy::{VersionPolicy, version_policy},

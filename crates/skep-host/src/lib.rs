@@ -6,6 +6,7 @@
 //! [`set_variable_before_threads`] sets environment variables for libraries. [`replace_pages`] exchanges the pages of a
 //! mapping. [`lock()`] is the one way to lock a mutex whose poisoning does not matter.
 
+mod cpu;
 mod environment;
 mod exit;
 mod files;
@@ -14,6 +15,7 @@ mod memory;
 mod pages;
 mod pressure;
 
+pub use cpu::process_cpu_time;
 pub use environment::set_variable_before_threads;
 pub use exit::end_process;
 pub use files::{open_file, read_file, read_named, read_named_text, read_text};

@@ -34,8 +34,8 @@ pub use loading::{
     bakeable, check,
 };
 pub use models::{
-    Control, IndexEntry, LoadPolicy, ResidencySettings, Runtime, RuntimeOptions, StartReport,
-    VersionState,
+    Control, DecisionKind, DecisionReport, IndexEntry, ModelReport, ResidencyReport,
+    ResidencySettings, ResidencySums, Runtime, RuntimeOptions, StartReport, VersionState,
 };
 pub use repository::{LayoutFinding, LoadOverrides, Repository, is_model};
 pub use serving::{
@@ -43,7 +43,8 @@ pub use serving::{
     NamedTensor, Parameter, Timing, WaitingLimit, end_longest_run,
 };
 pub use skep_backend::RunMemory;
-pub use skep_placer::residency::{EvictionPolicy, ResidencyFigures};
+pub use skep_config::LoadPolicy;
+pub use skep_placer::residency::{EvictionPolicy, ModelFigures, ResidencyFigures, ResidencyState};
 pub use skep_scheduler::PolicySnapshot;
 pub use skep_weights::Baked;
 pub use statistics::{

@@ -15,7 +15,8 @@ use skep_backend_mock::Mock;
 use skep_heap::CountingHeap;
 use skep_proto::inference::{ModelInferRequest, model_infer_request::InferInputTensor};
 use skep_runtime::{
-    BackendEntry, Backends, Control, LoadOptions, Repository, Runtime, RuntimeOptions,
+    BackendEntry, Backends, Control, LoadOptions, Repository, ResidencySettings, Runtime,
+    RuntimeOptions,
 };
 use skep_server::{
     Addresses, Endpoint, GrpcConnections, InferenceOptions, Limits, LogChange, LogControl,
@@ -88,7 +89,7 @@ fn runtime(root: &Path) -> Arc<Runtime> {
         max_waiting_loads: 256,
         control: Control::None,
         strict_readiness: true,
-        residency: None,
+        residency: ResidencySettings::default(),
     };
     let runtime = Runtime::new(options, backends);
     for (name, outcome) in runtime.start(None) {

@@ -10,7 +10,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
     bake::BakeArgs, check::CheckArgs, doctor::DoctorArgs, generate::GenerateArgs, infer::InferArgs,
-    plan::PlanArgs, serve::ServeArgs, simulate::SimulateArgs, store::StoreArgs,
+    plan::PlanArgs, serve::ServeArgs, simulate::SimulateArgs, status::StatusArgs, store::StoreArgs,
 };
 
 /// Skep, an inference server: many models, one node, nothing wasted.
@@ -88,6 +88,8 @@ pub(crate) enum Command {
     Doctor(DoctorArgs),
     /// Send an inference request to a running server and print its answer
     Infer(InferArgs),
+    /// Show which models of a running server are in memory, and why
+    Status(StatusArgs),
     /// Write a generated ONNX model
     Generate(GenerateArgs),
     /// Simulate the server's decisions in virtual time

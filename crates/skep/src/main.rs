@@ -15,6 +15,7 @@ mod origin;
 mod output;
 mod pressure;
 mod progress;
+mod server_flags;
 mod signals;
 mod table;
 mod units;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         cli::Command::Check(args) => commands::check::run(&args),
         cli::Command::Doctor(args) => commands::doctor::run(&args),
         cli::Command::Infer(args) => commands::infer::run(&args),
+        cli::Command::Status(args) => commands::status::run(&args),
         cli::Command::Generate(args) => commands::generate::run(&args),
         cli::Command::Simulate(args) => commands::simulate::run(&args),
         cli::Command::Plan(args) => commands::plan::run(&args),

@@ -11,7 +11,7 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Server")]
-pub(super) struct ServerArgs {
+pub(crate) struct ServerArgs {
     /// The server: http://host:port or grpc://host:port, encrypted https:// or grpcs://
     #[arg(long, value_name = "URL", default_value = "http://localhost:8000")]
     url: String,
@@ -36,7 +36,7 @@ pub(super) struct ServerArgs {
 
 impl ServerArgs {
     /// A client of the server.
-    pub(super) async fn connect(&self) -> anyhow::Result<Client> {
+    pub(crate) async fn connect(&self) -> anyhow::Result<Client> {
         let mut options = ClientOptions::default();
         for header in &self.header {
             for line in lines(header)? {
@@ -82,7 +82,7 @@ impl ServerArgs {
     }
 
     /// An error of a call, with what to do about it.
-    pub(super) fn explain(&self, error: Error) -> anyhow::Error {
+    pub(crate) fn explain(&self, error: Error) -> anyhow::Error {
         let hint = match &error {
             Error::Handshake { reason, .. } if reason.contains("does not speak TLS") => {
                 "\n  try: `http://` or `grpc://`"

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use skep_types::ModelVersion;
 use skep_wire::documents::{
-    IndexRow, ModelMetadata, ModelStatistics, ServerMetadata, StatisticsReport,
+    IndexRow, ModelMetadata, ModelStatistics, ResidencyStatus, ServerMetadata, StatisticsReport,
 };
 
 use self::{
@@ -144,6 +144,21 @@ impl HttpClient {
         };
         let report: StatisticsReport = self.json(self.get(&path).await?)?;
         Ok(report.versions)
+    }
+
+    /// Which models are in memory, and why; with the models in these states, or all of them.
+    ///
+    /// # Errors
+    /// Any kind.
+    pub async fn residency(&self, states: &[String]) -> Result<ResidencyStatus, Error> {
+        let path = match states {
+            [] => "/v2/skep/residency".to_owned(),
+            _ => {
+                let states: Vec<String> = states.iter().map(|state| escaped(state)).collect();
+                format!("/v2/skep/residency?state={}", states.join(","))
+            }
+        };
+        self.json(self.get(&path).await?)
     }
 
     /// The model repository's index: all models, or those that are ready.

@@ -14,6 +14,7 @@ pub(crate) mod options;
 pub(crate) mod parameters;
 mod plugins;
 pub(crate) mod ragged;
+pub(crate) mod residency;
 mod response_cache;
 mod review;
 pub(crate) mod scheduling;

@@ -6,6 +6,7 @@ use super::options::{
     ExecutionOptions, Isolation, MemoryPlanner, MockOptions, ParameterValues, RUNTIME_MEMORY,
     RunLimits,
 };
+use super::residency::ModelResidency;
 use crate::{
     error::ConfigError,
     hints::near_miss,
@@ -26,6 +27,7 @@ pub(crate) struct Parameters {
     pub(crate) mock: MockOptions,
     pub(crate) isolation: Isolation,
     pub(crate) run_limits: RunLimits,
+    pub(crate) residency: ModelResidency,
     /// `None` if the map does not set it.
     pub(crate) max_queue_size: Option<usize>,
 }
@@ -56,6 +58,7 @@ impl Parameters {
             mock: values.mock(),
             isolation: values.isolation(),
             run_limits: values.run_limits(),
+            residency: values.residency(),
             max_queue_size,
         })
     }

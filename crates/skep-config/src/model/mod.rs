@@ -18,6 +18,7 @@ use crate::{
         metrics::{HistogramBounds, HistogramFamily},
         options::{ExecutionOptions, Isolation, MockOptions, RunLimits},
         ragged::{BatchInput, BatchOutput, RaggedBatching},
+        residency::ModelResidency,
         scheduling::{SchedulerConfig, objective},
         tensors::{InputConfig, OutputConfig},
         version_policy::VersionPolicy,
@@ -42,6 +43,7 @@ pub struct ModelConfig {
     mock: MockOptions,
     isolation: Isolation,
     run_limits: RunLimits,
+    residency: ModelResidency,
     scheduler: SchedulerConfig,
     max_queue_size: usize,
     histogram_bounds_ms: HistogramBounds,
@@ -179,6 +181,12 @@ impl ModelConfig {
     #[must_use]
     pub const fn run_limits(&self) -> RunLimits {
         self.run_limits
+    }
+
+    /// When it is in memory, and with how many instances.
+    #[must_use]
+    pub const fn residency(&self) -> &ModelResidency {
+        &self.residency
     }
 
     /// The tenant whose tensor store holds the weights; `None` for the general store.

@@ -49,8 +49,10 @@ impl ModelConfig {
             mock,
             isolation,
             run_limits,
+            residency,
             max_queue_size,
         } = Parameters::read(&proto.name, &proto.backend, &parameters, &mut notices)?;
+        residency.check(&proto.name, &instance_groups)?;
         let objective = objective::read(&proto.name, &parameters, &mut notices)?;
         let scheduler = scheduling::read(&proto, objective, &mut notices)?;
         execution.graph_optimization = optimization::graph_optimization(&proto, &mut notices);
@@ -76,6 +78,7 @@ impl ModelConfig {
             mock,
             isolation,
             run_limits,
+            residency,
             max_queue_size: max_queue_size.unwrap_or_else(|| scheduler.default_max_queue_size()),
             scheduler,
             histogram_bounds_ms,

@@ -62,6 +62,14 @@ pub const PARAMETERS: &[ParameterSpec] = parameters! {
         "what happens to a request that can no longer meet the objective: `REJECT` refuses it, `DELAY` serves it behind the others";
     "isolation", ParameterType::OneOf(&["thread", "process"]), "thread", ParameterEffect::Honoured,
         "where instances run: `thread`, on threads of the server; `process`, each in a worker process with few rights, where a crash costs one batch; see [sandboxes.md](sandboxes.md)";
+    "load_policy", ParameterType::OneOf(&["eager", "lazy"]), "", ParameterEffect::Honoured,
+        "when the model is loaded: `eager`, at the start; `lazy`, at its first request; see [residency.md](residency.md). When absent, as `--load-policy` says";
+    "min_instances", ParameterType::Integer { min: 0, max: 1024 }, "", ParameterEffect::Honoured,
+        "instances that the model always has. With 1 or more it is loaded at the start and leaves memory only when a client unloads it; see [residency.md](residency.md). When absent, the model may leave, and has the instances of `instance_group` while it is loaded";
+    "max_instances", ParameterType::Integer { min: 1, max: 1024 }, "", ParameterEffect::Honoured,
+        "instances that the model has at most: their number follows the load. When absent, `instance_group` fixes the number; see [residency.md](residency.md)";
+    "max_load_wait_ms", ParameterType::Integer { min: 1, max: MAX_EXECUTION_MS }, "", ParameterEffect::Honoured,
+        "how long a request waits for the model to load, in milliseconds. When absent, as `--max-load-wait-ms` says";
     "tenant", ParameterType::Name, "", THREADED,
         "the tenant whose [tensor store](tensor-store.md) holds the model's weights; models of other tenants cannot see it. When absent, the general store";
     "max_execution_ms", ParameterType::Integer { min: 1, max: MAX_EXECUTION_MS }, "600000", ParameterEffect::Honoured,

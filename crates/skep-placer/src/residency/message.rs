@@ -50,6 +50,8 @@ pub struct ModelTerms {
 pub enum ResidencyInput {
     /// The model is known from now on; a model that was known gets these terms.
     Add(ModelKey, ModelTerms),
+    /// The model never leaves by itself, or it may.
+    Pin(ModelKey, bool),
     /// The model is known no more. If it is resident, it leaves.
     Remove(ModelKey),
     /// A request for a model waits for it to load.
@@ -89,6 +91,13 @@ pub enum ResidencyInput {
     },
     /// What a resident model holds now.
     Measured(ModelKey, ModelSize),
+    /// What a resident model holds beside its tensors now: it has more or fewer instances.
+    Resized {
+        /// The model.
+        model: ModelKey,
+        /// Bytes that no other model shares.
+        private_bytes: u64,
+    },
     /// A load has failed.
     Failed(ModelKey),
     /// The memory of a model that left is free.
@@ -162,6 +171,9 @@ pub enum ResidencyOutput {
 pub enum ResidencyState {
     /// In the repository.
     Known,
+    /// In the repository, and its last load found its weights in the tensor store or put them there, from where the next
+    /// one takes them as long as they are kept.
+    Stored,
     /// Waits for room.
     Wanted,
     /// Being loaded.
@@ -173,11 +185,22 @@ pub enum ResidencyState {
 }
 
 impl ResidencyState {
+    /// Every state.
+    pub const ALL: [Self; 6] = [
+        Self::Known,
+        Self::Stored,
+        Self::Wanted,
+        Self::Loading,
+        Self::Resident,
+        Self::Leaving,
+    ];
+
     /// The word for people and for JSON.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Known => "known",
+            Self::Stored => "stored",
             Self::Wanted => "wanted",
             Self::Loading => "loading",
             Self::Resident => "resident",

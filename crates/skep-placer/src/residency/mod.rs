@@ -24,7 +24,7 @@
 //! that arrive meanwhile are refused at once.
 //!
 //! ```text
-//! machine.rs    the state machine
+//! machine/      the state machine, and its figures
 //! message.rs    its inputs and outputs
 //! options.rs    budget and policy
 //! room.rs       bytes: held, claimed, leaving, each shared tensor once
@@ -44,7 +44,7 @@ mod tests;
 mod usage;
 
 pub use eviction::{EvictionPolicy, UnknownEvictionPolicy};
-pub use machine::{Residency, ResidencyFigures};
+pub use machine::{ModelFigures, Residency, ResidencyFigures};
 pub use message::{
     DepartureReason, LoadRefusal, ModelKey, ModelSize, ModelTerms, ResidencyInput, ResidencyOutput,
     ResidencyState, TensorKey,

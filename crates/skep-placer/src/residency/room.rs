@@ -52,6 +52,24 @@ pub(super) struct Room {
     shared: u64,
 }
 
+impl NumberedSize {
+    pub(super) const fn private_bytes(&self) -> u64 {
+        self.private_bytes
+    }
+
+    /// The same tensors, with other private bytes.
+    pub(super) fn with_private(&self, private_bytes: u64) -> Self {
+        Self {
+            private_bytes,
+            tensors: self.tensors.clone(),
+        }
+    }
+
+    pub(super) const fn has_tensors(&self) -> bool {
+        !self.tensors.is_empty()
+    }
+}
+
 impl Room {
     /// Numbers the tensors of a size. [`Self::forget`] has to follow in the end.
     pub(super) fn number(&mut self, size: &ModelSize) -> NumberedSize {

@@ -38,8 +38,7 @@ impl Runtime {
         };
         let _turn = lock(&turn);
         // A model that only left for a while is loaded again from the same source.
-        let control = self.residency.as_ref();
-        let comes_back = control.is_some_and(|control| control.unload_begins(self, id));
+        let comes_back = self.residency.unload_begins(self, id);
         self.with_record(id, |record| {
             record.wanted = false;
             record.failure = None;
@@ -57,10 +56,7 @@ impl Runtime {
         id: &ModelId,
         overrides: &LoadOverrides,
     ) -> Result<(), RuntimeError> {
-        let outcome = match self.residency.clone() {
-            Some(control) => control.load(self, id, overrides),
-            None => self.try_load(id, overrides, true),
-        };
+        let outcome = self.residency.load(self, id, overrides);
         lock(&self.start_phase).is_done_with(id);
         if outcome.is_err() && !self.is_stopping() {
             // An unknown name has no record, so that clients cannot invent metrics.
@@ -338,10 +334,8 @@ impl Runtime {
                 }
             });
             runtime.gone.notify_all();
-            if let Some(control) = &runtime.residency
-                && runtime.is_gone(&id)
-            {
-                control.unloaded(&runtime, &id);
+            if runtime.is_gone(&id) {
+                runtime.residency.unloaded(&runtime, &id);
             }
         })
     }

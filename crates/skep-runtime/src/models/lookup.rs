@@ -80,8 +80,7 @@ impl Runtime {
     pub fn index(&self, ready_only: bool) -> Vec<IndexEntry> {
         let repository = &self.options.repository;
         let why_not = |id: &ModelId, version| self.why_unhealthy(id, version);
-        let known = self.residency.as_ref().map(|control| control.available());
-        let known = known.unwrap_or_default();
+        let known = self.residency.available();
         records::index(&self.records(), repository, &known, &why_not, ready_only)
     }
 

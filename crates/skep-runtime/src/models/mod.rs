@@ -26,6 +26,8 @@ mod stop;
 mod stop_signal;
 
 pub use records::{IndexEntry, VersionState};
-pub use residency::{LoadPolicy, ResidencySettings};
+pub use residency::{
+    DecisionKind, DecisionReport, ModelReport, ResidencyReport, ResidencySettings, ResidencySums,
+};
 pub use runtime::{Control, Runtime, RuntimeOptions};
 pub use start::StartReport;

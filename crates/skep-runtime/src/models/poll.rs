@@ -76,18 +76,20 @@ fn log_unread(before: &UnreadPaths, now: &UnreadPaths) {
 }
 
 impl Runtime {
-    /// The changed models that are loaded now: all of them, or, if models load on request, those that are loaded.
+    /// The changed models that are loaded now: those that are loaded, and those that do not wait for a request.
     fn to_load(&self, changed: Vec<ModelId>, files: &RepositoryFiles) -> Vec<ModelId> {
-        let Some(control) = &self.residency else {
-            return changed;
-        };
-        for id in &changed {
-            if let Some([(directory, _)]) = files.get(id).map(Vec::as_slice) {
-                control.know_directory(id, directory);
+        let mut load = Vec::new();
+        for id in changed {
+            let waits = match files.get(&id).map(Vec::as_slice) {
+                Some([(directory, _)]) => self.know_again(&id, directory),
+                // The load says that the name is not unique.
+                _ => false,
+            };
+            if !waits || !self.serving(&id).is_empty() {
+                load.push(id);
             }
         }
-        let is_loaded = |id: &ModelId| !self.loads_lazily() || !self.serving(id).is_empty();
-        changed.into_iter().filter(is_loaded).collect()
+        load
     }
 
     /// How many polls could not read each repository, or an entry in it. Empty unless the control mode is poll.

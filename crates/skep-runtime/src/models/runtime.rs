@@ -39,8 +39,8 @@ pub struct RuntimeOptions {
     pub control: Control,
     /// Whether the node is ready only if every requested model is.
     pub strict_readiness: bool,
-    /// How models come into memory and leave it; `None` keeps every model that was loaded.
-    pub residency: Option<ResidencySettings>,
+    /// How models come into memory and leave it.
+    pub residency: ResidencySettings,
 }
 
 /// What decides which models are loaded.
@@ -63,8 +63,7 @@ pub struct Runtime {
     pub(super) routes: RoutingTable,
     records: Mutex<BTreeMap<ModelId, ModelRecord>>,
     pub(super) management: Management,
-    /// `None` if every model that was loaded stays.
-    pub(super) residency: Option<Arc<ResidencyControl>>,
+    pub(super) residency: Arc<ResidencyControl>,
     /// Sources of files that clients sent.
     pub(super) sent: Mutex<Vec<Weak<ModelSource>>>,
     /// Signalled when a version is gone.
@@ -87,15 +86,12 @@ impl Runtime {
     #[must_use]
     pub fn new(options: RuntimeOptions, backends: Backends) -> Arc<Self> {
         let management = Management::new(options.load_threads, options.max_waiting_loads);
-        let residency = options.residency.map(|settings| {
-            let control = ResidencyControl::new(settings, options.load_threads);
-            Arc::new(control)
-        });
+        let residency = ResidencyControl::new(options.residency, options.load_threads);
         Arc::new(Self {
             options,
             backends,
             management,
-            residency,
+            residency: Arc::new(residency),
             sent: Mutex::default(),
             routes: RoutingTable::default(),
             records: Mutex::default(),

@@ -1,16 +1,21 @@
 //! The start of a node: the models that it loads first.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+};
 
+use skep_config::LoadPolicy;
 use skep_host::lock;
 use skep_types::ModelName;
 
 use crate::{
     error::RuntimeError,
     models::{
-        LoadPolicy,
         management::{CallTarget, ManagementCall},
-        poll, residency,
+        poll,
+        residency::{self, KnownTerms},
         runtime::{Control, Runtime},
         start_phase::StartPhase,
     },
@@ -29,12 +34,7 @@ impl Runtime {
 
     /// Loads the models of the start, several at once: the named ones, or all of the repository. Blocks.
     pub fn start(self: &Arc<Self>, names: Option<&[ModelName]>) -> StartReport {
-        let ids: Vec<ModelId> = match (names, self.loads_lazily()) {
-            (Some(names), _) => names.iter().flat_map(|name| self.ids(name)).collect(),
-            (None, true) => Vec::new(),
-            (None, false) => self.options.repository.models().into_keys().collect(),
-        };
-        self.know_repository();
+        let ids = self.start_models(names);
         // Before the loads, so that the first poll sees later changes.
         let polling = match self.options.control {
             Control::Poll(interval) => Some((
@@ -44,7 +44,12 @@ impl Runtime {
             _ => None,
         };
         *lock(&self.start_phase) = StartPhase::Loading(ids.iter().cloned().collect());
-        let mut report = self.load_all(ids, &LoadOverrides::default());
+        let (pinned, others) = ids.into_iter().partition(|id| self.residency.is_pinned(id));
+        let mut report = Vec::new();
+        // What never leaves gets its room first.
+        for ids in [pinned, others] {
+            report.extend(self.load_all(ids, &LoadOverrides::default()));
+        }
         {
             // Locked over both, so that a load that ends in between compares with the start's readiness.
             let mut logged_ready = lock(&self.logged_ready);
@@ -57,31 +62,50 @@ impl Runtime {
         {
             tracing::error!("{error}");
         }
-        if self.residency.is_some()
-            && let Err(error) = residency::watch(self)
-        {
+        if let Err(error) = residency::watch(self) {
             tracing::error!("{error}");
         }
         report.sort_by(|a, b| a.0.cmp(&b.0));
         report
     }
 
-    /// Whether the start leaves models to their first requests.
-    pub(super) fn loads_lazily(&self) -> bool {
-        let control = self.residency.as_ref();
-        control.is_some_and(|control| control.settings.load_policy == LoadPolicy::Lazy)
-    }
-
-    /// Makes the models of the repository known to residency.
-    fn know_repository(&self) {
-        if let Some(control) = self.residency.as_ref().filter(|_| self.loads_lazily()) {
+    /// The models that the start loads: the named ones, or all of the repository but those that are left to their first
+    /// request. Those become known here.
+    fn start_models(&self, names: Option<&[ModelName]>) -> Vec<ModelId> {
+        let lazy = self.options.residency.load_policy == LoadPolicy::Lazy;
+        let mut ids = Vec::new();
+        // In mode explicit a model that is neither named nor lazy is not there before its load.
+        if names.is_none() || lazy {
             for (id, directories) in self.options.repository.models() {
-                // A name that is not unique cannot be loaded.
-                if let [directory] = &directories[..] {
-                    control.know_directory(&id, directory);
+                let waits = match &directories[..] {
+                    [directory] => self.know_again(&id, directory),
+                    // A name that is not unique cannot be loaded.
+                    _ => lazy,
+                };
+                if !waits && (names.is_none() || self.residency.is_pinned(&id)) {
+                    ids.push(id);
                 }
             }
         }
+        let named = names.unwrap_or_default().iter();
+        ids.extend(named.flat_map(|name| self.ids(name)));
+        let mut seen = BTreeSet::new();
+        ids.retain(|id| seen.insert(id.clone()));
+        ids
+    }
+
+    /// Makes a model known with what its directory says now. Returns whether it is left to its first request.
+    pub(super) fn know_again(&self, id: &ModelId, directory: &Path) -> bool {
+        let terms = self.terms_of(id, directory);
+        let waits = self.options.residency.leaves_to_requests(&terms.settings);
+        self.residency.know(id, terms);
+        waits
+    }
+
+    /// What a model's directory says of it.
+    pub(super) fn terms_of(&self, id: &ModelId, directory: &Path) -> KnownTerms {
+        let choice = self.options.load.config_choice();
+        KnownTerms::of_model(&id.name, directory, choice)
     }
 
     /// Loads models, several at once. Blocks until all are loaded or have failed.

@@ -26,9 +26,7 @@ impl Runtime {
     pub fn begin_stop(&self) {
         self.stopping.store(true, Ordering::Release);
         self.management.close();
-        if let Some(control) = &self.residency {
-            control.close();
-        }
+        self.residency.close();
         self.stop_signal.set();
         self.stop_notice.notify_waiters();
         for loaded in self.loaded() {

@@ -73,6 +73,27 @@ pub(crate) struct ConfigChoice<'a> {
     pub(crate) may_be_missing: bool,
 }
 
+impl ConfigChoice<'_> {
+    /// The configuration's file in a model's directory: the one selected by name, if the model has it.
+    fn path(self, directory: &Path) -> PathBuf {
+        self.name
+            .map(|name| {
+                directory
+                    .join(CUSTOM_CONFIG_DIRECTORY)
+                    .join(format!("{name}.pbtxt"))
+            })
+            .filter(|path| path.is_file())
+            .unwrap_or_else(|| directory.join(CONFIG_FILE))
+    }
+
+    /// The configuration in a model's directory, if it can be read.
+    pub(crate) fn peek(self, directory: &Path) -> Option<inference::ModelConfig> {
+        let path = self.path(directory);
+        let text = skep_host::read_file(&path, MAX_CONFIG_BYTES).ok()?;
+        skep_config::parse_pbtxt(&text, "").ok()
+    }
+}
+
 /// A model's directory, and where its configuration comes from.
 #[derive(Debug)]
 pub(crate) struct ModelSource {
@@ -191,15 +212,7 @@ impl ModelSource {
 
     /// The configuration's file: the one selected by name, if the model has it.
     pub(crate) fn config_path(&self, choice: ConfigChoice<'_>) -> PathBuf {
-        choice
-            .name
-            .map(|name| {
-                self.directory
-                    .join(CUSTOM_CONFIG_DIRECTORY)
-                    .join(format!("{name}.pbtxt"))
-            })
-            .filter(|path| path.is_file())
-            .unwrap_or_else(|| self.directory.join(CONFIG_FILE))
+        choice.path(&self.directory)
     }
 
     /// Whether a client gave the configuration, which then has no file.

@@ -1,6 +1,6 @@
 //! The seam between a loaded version and whatever answers its requests.
 
-use std::{fmt, path::Path, time::Duration};
+use std::{fmt, num::NonZeroUsize, path::Path, time::Duration};
 
 use skep_config::ModelConfig;
 use skep_scheduler::{PolicySnapshot, RequestId};
@@ -33,6 +33,23 @@ pub(crate) trait Responder: fmt::Debug + Send + Sync {
     /// # Errors
     /// Why it failed; nothing has then changed.
     fn reconfigure(&self, config: &ModelConfig, directory: &Path) -> Result<(), RuntimeError>;
+
+    /// Changes how many active instances there are, as [`Self::reconfigure`] does. Blocks until new ones are ready.
+    ///
+    /// # Errors
+    /// Why it failed; nothing has then changed.
+    fn scale(
+        &self,
+        config: &ModelConfig,
+        directory: &Path,
+        active: u32,
+    ) -> Result<(), RuntimeError>;
+
+    /// How many instances take requests.
+    fn active_instances(&self) -> u32;
+
+    /// Threads that an execution keeps busy on the CPU; `None` if it does not compute there.
+    fn cpu_threads(&self) -> Option<NonZeroUsize>;
 
     /// Counts and durations so far.
     fn statistics(&self) -> &Statistics;

@@ -4,8 +4,8 @@ use std::{fs, num::NonZeroUsize, path::Path, sync::Arc};
 
 use skep_backend_mock::Mock;
 use skep_runtime::{
-    BackendEntry, Backends, Control, LoadOptions, MetricsOptions, Repository, Runtime,
-    RuntimeOptions, VersionState, WaitingLimit,
+    BackendEntry, Backends, Control, LoadOptions, MetricsOptions, Repository, ResidencySettings,
+    Runtime, RuntimeOptions, VersionState, WaitingLimit,
 };
 use skep_types::{DataType, Dims, TensorSpec};
 
@@ -32,7 +32,7 @@ pub(crate) fn options(root: &Path) -> RuntimeOptions {
         max_waiting_loads: 256,
         control: Control::Explicit,
         strict_readiness: true,
-        residency: None,
+        residency: ResidencySettings::default(),
     }
 }
 

@@ -13,13 +13,13 @@ const MIB: u64 = 1 << 20;
 /// A node whose models load at their first request.
 fn lazy(root: &Path, budget: u64) -> Arc<Runtime> {
     let options = RuntimeOptions {
-        residency: Some(ResidencySettings {
+        residency: ResidencySettings {
             load_policy: LoadPolicy::Lazy,
-            budget,
+            budget: Some(budget),
             policy: EvictionPolicy::Lru,
             keep_alive: None,
             max_load_wait: Duration::from_secs(600),
-        }),
+        },
         ..common::options(root)
     };
     let runtime = Runtime::new(options, mock_backends());
@@ -42,12 +42,12 @@ async fn a_stop_answers_the_requests_that_wait_for_loads() {
     write_model(root.path(), "quick", "0");
     write_model(root.path(), "slow", FOREVER);
     let runtime = lazy(root.path(), 100 * MIB);
-    let mut first = pin!(runtime.acquire("slow", None));
-    let mut second = pin!(runtime.acquire("slow", Some("1")));
+    let mut first = pin!(runtime.acquire("slow", None, None));
+    let mut second = pin!(runtime.acquire("slow", Some("1"), None));
     assert!(is_pending(&mut first).await && is_pending(&mut second).await);
     wait_until_loading(&runtime, "slow").await;
     // Others are served meanwhile.
-    let quick = runtime.acquire("quick", None).await.expect("loads");
+    let quick = runtime.acquire("quick", None, None).await.expect("loads");
     assert_eq!(quick.name().as_str(), "quick");
     assert!(is_pending(&mut first).await);
     runtime.begin_stop();
@@ -66,15 +66,18 @@ async fn what_does_not_exist_loads_nothing() {
     let root = TempDir::new().expect("directory");
     write_model(root.path(), "m", "0");
     let runtime = lazy(root.path(), 100 * MIB);
-    let error = runtime.acquire("n", None).await.expect_err("no model");
+    let error = runtime
+        .acquire("n", None, None)
+        .await
+        .expect_err("no model");
     assert_eq!(error.kind(), ErrorKind::NotFound);
     let error = runtime
-        .acquire("m", Some("x"))
+        .acquire("m", Some("x"), None)
         .await
         .expect_err("no version");
     assert_eq!(error.kind(), ErrorKind::InvalidArgument);
     let error = runtime
-        .acquire("m", Some("2"))
+        .acquire("m", Some("2"), None)
         .await
         .expect_err("another one");
     assert_eq!(error.kind(), ErrorKind::NotFound);
@@ -96,7 +99,7 @@ async fn first_requests_for_many_models_at_once_are_all_served() {
             let runtime = Arc::clone(&runtime);
             let name = format!("m{}", index % MODELS);
             tokio::spawn(async move {
-                let loaded = runtime.acquire(&name, None).await.expect("loads");
+                let loaded = runtime.acquire(&name, None, None).await.expect("loads");
                 assert_eq!(loaded.name().as_str(), name);
             })
         })

@@ -135,7 +135,10 @@ async fn acquire(
     received: &Received,
 ) -> Result<Arc<LoadedVersion>, RuntimeError> {
     let version = Some(received.version.as_str());
-    state.runtime.acquire(&received.model, version).await
+    let decoded = received.decoded.as_ref().ok();
+    let timeout = decoded.and_then(|decoded| decoded.request.timeout);
+    let runtime = &state.runtime;
+    runtime.acquire(&received.model, version, timeout).await
 }
 
 async fn run(

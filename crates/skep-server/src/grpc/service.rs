@@ -26,7 +26,7 @@ impl InferenceService {
     }
 
     async fn acquire(&self, name: &str, version: &str) -> Result<Arc<LoadedVersion>, Status> {
-        let acquired = self.state.runtime.acquire(name, Some(version)).await;
+        let acquired = self.state.runtime.acquire(name, Some(version), None).await;
         acquired.map_err(status)
     }
 }

@@ -26,6 +26,7 @@ use skep_types::Shape;
 use skep_wire::json::Document;
 
 use super::{
+    acquire::acquire,
     compression,
     extract::{HeldMemory, JsonBody, ModelPath},
     fault,
@@ -112,10 +113,7 @@ async fn run(
     charge: &Arc<Charge>,
     note: &AccessNote,
 ) -> Result<Vec<u8>, InferenceFailure> {
-    let loaded = state
-        .runtime
-        .acquire(&path.model, path.version.as_deref())
-        .await?;
+    let loaded = acquire(state, path, &body).await?;
     let mut request = if body.len() > MAX_INLINE_JSON_BYTES {
         let (loaded, charge) = (Arc::clone(&loaded), Arc::clone(charge));
         off_reactor(move || decode(&body, loaded.config(), &charge)).await??

@@ -13,6 +13,7 @@ use skep_runtime::ErrorKind;
 use skep_tensor::Charge;
 
 use super::{
+    acquire::acquire,
     compression,
     extract::{HeldMemory, ModelPath, read_split_body},
     raw, request, response,
@@ -103,11 +104,9 @@ pub(super) async fn infer(
         )));
     }
     // Resolved after the body is read: a version is held only while a request runs, never while a slow client sends.
-    let loaded = state
-        .runtime
-        .acquire(&path.model, path.version.as_deref())
+    let loaded = acquire(&state, &path, &body.slice(..json_bytes.min(body.len())))
         .await
-        .map_err(|error| ApiError::from(error).plain())?;
+        .map_err(ApiError::plain)?;
     inference::refuse_decoupled(&loaded, "HTTP end point").map_err(ApiError::plain)?;
     let decoded = match header_length {
         Some(0) => raw::decode(body, loaded.config())?,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     extract::State,
-    http::{StatusCode, header},
+    http::{StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 
@@ -14,7 +14,8 @@ use super::{
 };
 use crate::{
     error::{self, ApiError},
-    management::{absent, metadata, statistics},
+    management::{absent, metadata, residency, statistics},
+    off_reactor::off_reactor,
     state::ServerState,
 };
 
@@ -67,7 +68,7 @@ pub(super) async fn model_config(
 ) -> Result<Response, ApiError> {
     let runtime = &state.runtime;
     let loaded = runtime
-        .acquire(&path.model, path.version.as_deref())
+        .acquire(&path.model, path.version.as_deref(), None)
         .await?;
     let body = skep_wire::config::to_json(loaded.config().proto());
     Ok(json(StatusCode::OK, body))
@@ -75,6 +76,23 @@ pub(super) async fn model_config(
 
 pub(super) async fn all_statistics(State(state): State<Arc<ServerState>>) -> Response {
     document(&statistics::of_all(&state.runtime))
+}
+
+/// All models, or those in the states of the query: `?state=resident,loading`.
+pub(super) async fn residency_status(
+    State(state): State<Arc<ServerState>>,
+    uri: Uri,
+) -> Result<Response, ApiError> {
+    let mut pairs = uri.query().unwrap_or_default().split('&');
+    let states = pairs.find_map(|pair| pair.strip_prefix("state="));
+    let states = states.unwrap_or_default().to_owned();
+    let runtime = Arc::clone(&state.runtime);
+    // Ten thousand models take some milliseconds.
+    let status = off_reactor(move || {
+        let status = residency::status(&runtime, &states)?;
+        Ok(document(&status))
+    });
+    status.await?
 }
 
 pub(super) async fn model_statistics(

@@ -1,5 +1,6 @@
 //! HTTP: the Open Inference Protocol with Triton's extensions, and the web page.
 
+mod acquire;
 mod compression;
 mod docs;
 mod extract;

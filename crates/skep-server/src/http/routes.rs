@@ -77,6 +77,7 @@ fn all_routes(restrictions: &Restrictions) -> RouteTable<'_> {
         .route("/v2", get(management::server_metadata))
         .route("/v2/", get(management::server_metadata))
         .route("/v2/models/stats", get(management::all_statistics))
+        .route("/v2/skep/residency", get(management::residency_status))
         .route("/v2/logging", get(logging::show).post(logging::change))
         .route("/v2/repository/index", post(repository::index))
         .route("/v2/repository/models/{model}/load", post(repository::load))

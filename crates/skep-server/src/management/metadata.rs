@@ -47,7 +47,7 @@ pub(crate) async fn of_model(
     model: &str,
     version: Option<&str>,
 ) -> Result<ModelMetadata, ApiError> {
-    let loaded = runtime.acquire(model, version).await?;
+    let loaded = runtime.acquire(model, version, None).await?;
     let versions = match version.filter(|version| !version.is_empty()) {
         Some(_) => vec![loaded.version().to_string()],
         None => {

@@ -4,6 +4,7 @@
 //! metadata    the server's and a model's
 //! statistics  of model versions
 //! repository  index, load, unload
+//! residency   which models are in memory, and why
 //! logging     log settings, shown and changed
 //! absent      calls that Skep refuses: shared memory, tracing
 //! ```
@@ -17,6 +18,7 @@ pub(crate) mod absent;
 mod logging;
 pub(crate) mod metadata;
 pub(crate) mod repository;
+pub(crate) mod residency;
 pub(crate) mod statistics;
 
 pub(crate) use self::logging::SettingSlot;

@@ -48,6 +48,8 @@ impl CallGroup {
             None | Some("") => Some(Self::Metadata),
             Some("health") => Some(Self::Health),
             Some("repository") => Some(Self::ModelRepository),
+            // What models were used for is as telling as their statistics.
+            Some("skep") => Some(Self::Statistics),
             Some("logging") => Some(Self::Logging),
             Some("trace") => Some(Self::Trace),
             Some("systemsharedmemory" | "cudasharedmemory") => Some(Self::SharedMemory),
@@ -103,6 +105,7 @@ mod tests {
             ("/v2/", CallGroup::Metadata),
             ("/v2/health/live", CallGroup::Health),
             ("/v2/models/stats", CallGroup::Statistics),
+            ("/v2/skep/residency", CallGroup::Statistics),
             ("/v2/models/{model}", CallGroup::Metadata),
             ("/v2/models/{model}/versions/{version}", CallGroup::Metadata),
             ("/v2/models/{model}/ready", CallGroup::Health),

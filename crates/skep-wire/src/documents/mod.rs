@@ -6,10 +6,12 @@
 
 mod index;
 mod metadata;
+mod residency;
 mod statistics;
 
 pub use index::IndexRow;
 pub use metadata::{MetadataError, ModelMetadata, ServerMetadata, TensorMetadata};
+pub use residency::{DecisionRow, ModelStatus, ResidencyMemory, ResidencyStatus};
 pub use statistics::{
     BatchSizeStatistics, CountedDuration, DeviceMemory, InferenceStatistics, ModelStatistics,
     ObjectiveStatistics, ResponseStatistics, StatisticsReport,

@@ -9,4 +9,5 @@ pub(crate) mod plan;
 pub(crate) mod sandbox;
 pub(crate) mod serve;
 pub(crate) mod simulate;
+pub(crate) mod status;
 pub(crate) mod store;

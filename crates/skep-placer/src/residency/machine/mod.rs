@@ -1,5 +1,7 @@
 //! The state machine.
 
+mod figures;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -7,9 +9,10 @@ use std::{
 
 use skep_types::Time;
 
+pub use self::figures::{ModelFigures, ResidencyFigures};
 use crate::residency::{
     DepartureReason, LoadRefusal, ModelKey, ModelSize, ModelTerms, ResidencyInput,
-    ResidencyOptions, ResidencyOutput, ResidencyState,
+    ResidencyOptions, ResidencyOutput,
     eviction::{Candidate, FIRST_HORIZON, NodePattern},
     options::{MIN_STAY, back_off},
     room::{NumberedSize, Room},
@@ -42,6 +45,8 @@ struct ModelEntry {
     size: NumberedSize,
     load_bytes: u64,
     load_time: Duration,
+    /// Whether it has ever been loaded, so that its size is measured.
+    is_measured: bool,
     usage: UsePattern,
     /// See [`Candidate::inflation`].
     inflation: f64,
@@ -65,35 +70,6 @@ enum Place {
     Loading,
     Resident { since: Time },
     Leaving { freed: u64 },
-}
-
-/// Sums over all models.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ResidencyFigures {
-    /// The budget.
-    pub budget: u64,
-    /// Bytes in use, those about to be free included.
-    pub used: u64,
-    /// Bytes of resident and loading models, each shared tensor once.
-    pub held: u64,
-    /// What those would be if no model shared anything.
-    pub unshared: u64,
-    /// The part of what they hold that is tensors, which others may share.
-    pub shared: u64,
-    /// Bytes of models that have left, until they are free.
-    pub leaving: u64,
-    /// Weights that no model uses.
-    pub kept: u64,
-    /// Models that are known.
-    pub known: usize,
-    /// Models that wait for room.
-    pub wanted: usize,
-    /// Models that are being loaded.
-    pub loading: usize,
-    /// Models that have instances.
-    pub resident: usize,
-    /// Models that have left because of the budget.
-    pub departures: u64,
 }
 
 impl Residency {
@@ -150,36 +126,6 @@ impl Residency {
             .min()
     }
 
-    /// Where a model is; `None` for one that is not known.
-    #[must_use]
-    pub fn state(&self, model: ModelKey) -> Option<ResidencyState> {
-        self.models.get(&model).map(|entry| entry.state.shown())
-    }
-
-    /// The models that have instances, by key.
-    pub fn resident(&self) -> impl Iterator<Item = ModelKey> {
-        self.resident.iter().copied()
-    }
-
-    /// Sums over all models.
-    #[must_use]
-    pub fn figures(&self) -> ResidencyFigures {
-        ResidencyFigures {
-            budget: self.options.budget,
-            used: self.room.used(),
-            held: self.room.held(),
-            unshared: self.room.unshared(),
-            shared: self.room.shared(),
-            leaving: self.room.leaving,
-            kept: self.room.kept,
-            known: self.models.len(),
-            wanted: self.wanted.len(),
-            loading: self.loading,
-            resident: self.resident.len(),
-            departures: self.departures,
-        }
-    }
-
     fn apply(&mut self, now: Time, input: ResidencyInput, outputs: &mut Vec<ResidencyOutput>) {
         match input {
             ResidencyInput::Add(model, terms) => self.add(now, model, terms),
@@ -200,11 +146,20 @@ impl Residency {
                 load_bytes,
                 took,
             } => self.loaded(now, model, &size, load_bytes, took, outputs),
+            ResidencyInput::Pin(model, is_pinned) => {
+                if let Some(entry) = self.models.get_mut(&model) {
+                    entry.is_pinned = is_pinned;
+                }
+            }
             ResidencyInput::Measured(model, size) => {
                 if self.resident.contains(&model) {
                     self.resize(model, &size);
                 }
             }
+            ResidencyInput::Resized {
+                model,
+                private_bytes,
+            } => self.resized(model, private_bytes),
             ResidencyInput::Failed(model) => self.failed(now, model),
             ResidencyInput::Unloaded(model) => self.unloaded(now, model, outputs),
             ResidencyInput::Unclaimed { kept, beyond } => {
@@ -225,6 +180,7 @@ impl Residency {
                 // The files may be others now: what was measured of the old ones may not hold.
                 true => {
                     (entry.load_bytes, entry.load_time) = (terms.load_bytes, terms.load_time);
+                    entry.is_measured = false;
                     std::mem::replace(&mut entry.size, size)
                 }
                 false => size,
@@ -240,6 +196,7 @@ impl Residency {
                 size,
                 load_bytes: terms.load_bytes,
                 load_time: terms.load_time,
+                is_measured: false,
                 usage: UsePattern::new(now),
                 inflation: 0.0,
                 is_busy: false,
@@ -390,6 +347,7 @@ impl Residency {
             return;
         };
         (entry.load_bytes, entry.load_time) = (load_bytes, took);
+        entry.is_measured = true;
         entry.failures = 0;
         entry.usage.uses = 0;
         entry.usage.last = entry.usage.last.max(now);
@@ -425,6 +383,17 @@ impl Residency {
         let before = std::mem::replace(&mut entry.size, size);
         self.room.release(&before);
         self.room.forget(&before);
+    }
+
+    fn resized(&mut self, model: ModelKey, private_bytes: u64) {
+        if let Some(entry) = self.models.get_mut(&model)
+            && matches!(entry.state, Place::Resident { .. })
+        {
+            let size = entry.size.with_private(private_bytes);
+            self.room.hold(&size);
+            self.room.release(&entry.size);
+            entry.size = size;
+        }
     }
 
     fn failed(&mut self, now: Time, model: ModelKey) {
@@ -669,15 +638,5 @@ impl Place {
     /// Whether its size is held.
     const fn holds(self) -> bool {
         matches!(self, Self::Loading | Self::Resident { .. })
-    }
-
-    const fn shown(self) -> ResidencyState {
-        match self {
-            Self::Known => ResidencyState::Known,
-            Self::Wanted { .. } => ResidencyState::Wanted,
-            Self::Loading => ResidencyState::Loading,
-            Self::Resident { .. } => ResidencyState::Resident,
-            Self::Leaving { .. } => ResidencyState::Leaving,
-        }
     }
 }

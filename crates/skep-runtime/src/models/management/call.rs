@@ -2,7 +2,10 @@
 
 use skep_types::ModelName;
 
-use crate::repository::{LoadOverrides, ModelId};
+use crate::{
+    models::residency::ScaleOrder,
+    repository::{LoadOverrides, ModelId},
+};
 
 /// What a management call does.
 #[derive(Debug, Clone)]
@@ -12,6 +15,8 @@ pub(in crate::models) enum ManagementCall {
         overrides: LoadOverrides,
     },
     Unload(CallTarget),
+    /// Changes the number of instances.
+    Scale(ScaleOrder),
     Index {
         ready_only: bool,
     },
@@ -55,7 +60,8 @@ pub(super) enum CallLine {
 impl ManagementCall {
     pub(super) const fn lane(&self) -> CallLane {
         match self {
-            Self::Load { .. } => CallLane::Loads,
+            // Both start instances.
+            Self::Load { .. } | Self::Scale(_) => CallLane::Loads,
             Self::Unload(_) => CallLane::Unloads,
             Self::Index { .. } => CallLane::Indexes,
         }
@@ -66,6 +72,7 @@ impl ManagementCall {
             Self::Load { target, .. } | Self::Unload(target) => {
                 CallLine::Model(target.name().clone())
             }
+            Self::Scale(order) => CallLine::Model(order.id.name.clone()),
             Self::Index { ready_only } => CallLine::Index {
                 ready_only: *ready_only,
             },
@@ -83,6 +90,7 @@ impl ManagementCall {
                 },
             ) => target == others && overrides.is_same(with),
             (Self::Unload(target), Self::Unload(others)) => target == others,
+            (Self::Scale(order), Self::Scale(other)) => order == other,
             (Self::Index { ready_only }, Self::Index { ready_only: other }) => ready_only == other,
             _ => false,
         }

@@ -112,6 +112,10 @@ impl Runtime {
                 self.unload_all_of(&target);
                 Ok(Arc::from([]))
             }
+            ManagementCall::Scale(order) => {
+                self.scale_now(&order)?;
+                Ok(Arc::from([]))
+            }
             ManagementCall::Index { ready_only } => Ok(self.index(ready_only).into()),
         }
     }

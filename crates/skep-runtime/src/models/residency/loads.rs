@@ -7,7 +7,10 @@ use std::{
 
 use skep_placer::residency::{ResidencyInput, ResidencyState};
 
-use super::{Action, LoadOutcome, ResidencyControl, is_resident, memory, stopping};
+use super::{
+    Action, DecisionKind, KnownTerms, LoadOutcome, ResidencyControl, is_resident, memory, stopping,
+    terms::overridden,
+};
 use crate::{
     error::RuntimeError,
     models::runtime::Runtime,
@@ -68,15 +71,8 @@ impl ResidencyControl {
         id: &ModelId,
         overrides: &LoadOverrides,
     ) -> Result<LoadTurn, RuntimeError> {
-        let has_files = !overrides.files.is_empty();
-        if has_files || !self.is_known(id) {
-            let (versions, terms) = match (has_files, runtime.options.repository.directory(id)) {
-                (true, _) => memory::of_sent(&overrides.files),
-                (false, Ok(directory)) => memory::of_model(&directory),
-                // The load says so.
-                (false, Err(_)) => return Ok(LoadTurn::Unasked),
-            };
-            self.know(id, versions, terms);
+        if !self.is_admitted(id) && !self.look_again(runtime, id, overrides) {
+            return Ok(LoadTurn::Unasked);
         }
         let (grant, granted) = mpsc::sync_channel(1);
         let (cause, actions) = {
@@ -139,10 +135,42 @@ impl ResidencyControl {
         outcome
     }
 
-    fn is_known(&self, id: &ModelId) -> bool {
+    /// Whether a load that a request caused was admitted and has not begun yet.
+    fn is_admitted(&self, id: &ModelId) -> bool {
         let state = self.state();
         let key = state.keys.get(id);
-        key.is_some_and(|key| !state.models[key.0 as usize].is_withdrawn)
+        key.is_some_and(|key| state.models[key.0 as usize].is_admitted)
+    }
+
+    /// Before a load that a call asks for: what the model is now. Sizes that an earlier load measured stay. Returns
+    /// whether the model is there; the load says what is missing.
+    fn look_again(&self, runtime: &Arc<Runtime>, id: &ModelId, overrides: &LoadOverrides) -> bool {
+        if !overrides.files.is_empty() {
+            self.know(id, KnownTerms::of_sent(overrides));
+            return true;
+        }
+        let Ok(directory) = runtime.options.repository.directory(id) else {
+            return false;
+        };
+        let mut terms = runtime.terms_of(id, &directory);
+        if let Some(settings) = overridden(overrides) {
+            terms.settings = settings;
+        }
+        let mut state = self.state();
+        let known = state.keys.get(id).copied();
+        match known.filter(|key| !state.models[key.0 as usize].is_withdrawn) {
+            Some(key) => {
+                let is_pinned = terms.settings.is_pinned();
+                state.model(key).settings = terms.settings;
+                drop(state);
+                self.apply(runtime, ResidencyInput::Pin(key, is_pinned));
+            }
+            None => {
+                drop(state);
+                self.know(id, terms);
+            }
+        }
+        true
     }
 
     /// Reports the end of an admitted load. A load that failed for some versions and loaded others has loaded the model.
@@ -175,7 +203,10 @@ impl ResidencyControl {
             let mut state = self.state();
             let waiters = state.take_waiters(key);
             let model = state.model(key);
-            (model.failure, model.ended) = (None, 0);
+            model.failure = None;
+            if load.cause != LoadCause::Reload {
+                model.ended_before += std::mem::take(&mut model.ended);
+            }
             let mut actions = vec![Action::Answer(waiters, Ok(()))];
             actions.extend(state.apply(input));
             actions
@@ -192,6 +223,8 @@ impl ResidencyControl {
             let model = state.model(key);
             model.is_admitted = false;
             model.failure = Some(error.clone());
+            let why = error.to_string();
+            state.decisions.note(key, DecisionKind::Fail, why);
             let mut actions = vec![Action::Answer(waiters, Err(error))];
             actions.extend(state.apply(ResidencyInput::Failed(key)));
             actions

@@ -1,26 +1,17 @@
-//! What models hold: estimates from their files, and what loads have really taken.
+//! What models hold: what loads have really taken.
 
-use std::{
-    path::Path,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
 use skep_host::lock;
-use skep_placer::residency::{ModelSize, ModelTerms, TensorKey};
-use skep_types::ModelVersion;
+use skep_placer::residency::{ModelSize, TensorKey};
 
 use crate::{
     models::runtime::Runtime,
-    repository::{ModelId, source::files_bytes, versions},
+    repository::{ModelId, source::files_bytes},
 };
 
 /// What a model holds beside its files' bytes at least: its session, its instances' threads.
-const LEAST_BYTES: u64 = 1 << 20;
-
-/// How long the first load of a model is thought to take: some milliseconds, and a second for a GiB.
-const LOAD_TIME: Duration = Duration::from_millis(10);
+pub(super) const LEAST_BYTES: u64 = 1 << 20;
 
 /// Measures what loads take, as the growth of the process's private memory. Loads that overlap cannot be told apart.
 #[derive(Debug)]
@@ -84,47 +75,6 @@ impl MemoryProbe {
         let taken = now?.saturating_sub(measure.private_bytes?);
         was_alone.then_some(taken)
     }
-}
-
-/// What is expected of a model with files of so many bytes.
-fn terms(file_bytes: u64) -> ModelTerms {
-    ModelTerms {
-        // Weights in layouts of their own are some tenths larger.
-        size: ModelSize::private(file_bytes + file_bytes / 4 + LEAST_BYTES),
-        // The library holds two copies of what it rewrites.
-        load_bytes: file_bytes,
-        load_time: LOAD_TIME + Duration::from_nanos(file_bytes),
-        is_pinned: false,
-    }
-}
-
-/// The versions of a model's directory, and what the latest is expected to hold.
-pub(in crate::models) fn of_model(directory: &Path) -> (Vec<ModelVersion>, ModelTerms) {
-    let numbers: Vec<ModelVersion> = versions(directory)
-        .map(|found| found.into_iter().collect())
-        .unwrap_or_default();
-    let latest = numbers.last().copied();
-    let bytes = latest.map_or(0, |version| {
-        files_bytes(&directory.join(version.to_string()))
-    });
-    (latest.into_iter().collect(), terms(bytes))
-}
-
-/// The same of files that a client sent. They are gone once the model is, so that it stays.
-pub(super) fn of_sent(files: &[(String, Bytes)]) -> (Vec<ModelVersion>, ModelTerms) {
-    let bytes: usize = files.iter().map(|(_, data)| data.len()).sum();
-    let expected = ModelTerms {
-        is_pinned: true,
-        ..terms(bytes as u64)
-    };
-    let number = |(path, _): &(String, Bytes)| {
-        let (version, _) = path.split_once('/')?;
-        ModelVersion::parse(version).ok()
-    };
-    (
-        files.iter().filter_map(number).max().into_iter().collect(),
-        expected,
-    )
 }
 
 /// What a loaded model holds, and what its next load takes beside that. `private` is what this load took, if that could be

@@ -3,10 +3,15 @@
 //! [`skep_placer::residency::Residency`] decides; this wing gives it its inputs and carries out what it says.
 //!
 //! ```text
+//! terms.rs      what is known of a model before its load
 //! requests.rs   a request for a model that is not resident waits until it is
 //! loads.rs      admits loads before they begin, and reports the ends of loads and unloads
 //! watch.rs      a thread: what resident models are used for, memory, what has become due
 //! memory.rs     what models hold
+//! scaling.rs    the number of instances of resident models follows their load
+//! state.rs      what the lock guards: the machine, the models, actions that follow from its outputs
+//! decisions.rs  the last decisions, and why
+//! report.rs     all of it, for people
 //! ```
 //!
 //! *Loads.* A load runs as a [`ManagementCall`], as one that a client asks for does, so that the queue of calls keeps all
@@ -15,28 +20,41 @@
 //!
 //! *Locks.* The lock here is taken last: nothing else is locked under it, and actions follow after it.
 
+mod decisions;
 mod loads;
 mod memory;
+mod report;
 mod requests;
+mod scaling;
+mod state;
+mod terms;
 mod watch;
+
+pub use decisions::DecisionKind;
+pub use report::{DecisionReport, ModelReport, ResidencyReport, ResidencySums};
+pub(super) use scaling::ScaleOrder;
+pub(super) use terms::KnownTerms;
 
 pub(super) use watch::start as watch;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    path::Path,
-    sync::{Arc, Mutex, MutexGuard, mpsc},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
+use skep_config::{LoadPolicy, ModelResidency};
 use skep_host::lock;
 use skep_placer::residency::{
-    DepartureReason, EvictionPolicy, LoadRefusal, ModelKey, ModelTerms, Residency,
-    ResidencyFigures, ResidencyInput, ResidencyOptions, ResidencyOutput, ResidencyState,
+    EvictionPolicy, Residency, ResidencyFigures, ResidencyInput, ResidencyOptions, ResidencyState,
 };
 use skep_store::Store;
-use skep_types::{ModelName, ModelVersion};
-use tokio::sync::oneshot;
+use skep_types::ModelVersion;
+
+use self::{
+    decisions::DecisionLog,
+    state::{Action, ControlState},
+};
 
 use crate::{
     clock,
@@ -44,34 +62,52 @@ use crate::{
     models::{
         management::{CallTarget, ManagementCall},
         runtime::Runtime,
-        size_text::mebibytes,
     },
     repository::{LoadOverrides, ModelId},
 };
 
-/// Which models are loaded before anybody asks for them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum LoadPolicy {
-    /// Those of the start, as far as the budget has room for them.
-    #[default]
-    Eager,
-    /// None: the first request for a model loads it.
-    Lazy,
-}
-
 /// How models come into memory and leave it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ResidencySettings {
-    /// Which models are loaded before anybody asks for them.
+    /// When models are loaded whose configuration does not say.
     pub load_policy: LoadPolicy,
-    /// Bytes for all models together.
-    pub budget: u64,
+    /// Bytes for all models together; `None` for as many as there are.
+    pub budget: Option<u64>,
     /// Which model leaves first if another one needs room.
     pub policy: EvictionPolicy,
     /// How long an idle model stays although nothing needs its room; `None` for ever.
     pub keep_alive: Option<Duration>,
-    /// How long a request waits for its model to load.
+    /// How long a request waits for its model to load, if the model's configuration does not say.
     pub max_load_wait: Duration,
+}
+
+impl Default for ResidencySettings {
+    /// Every model that was loaded stays.
+    fn default() -> Self {
+        Self {
+            load_policy: LoadPolicy::Eager,
+            budget: None,
+            policy: EvictionPolicy::default(),
+            keep_alive: None,
+            max_load_wait: Duration::from_secs(60),
+        }
+    }
+}
+
+impl ResidencySettings {
+    /// Whether the start leaves a model to its first request.
+    pub(super) fn leaves_to_requests(&self, model: &ModelResidency) -> bool {
+        let policy = model.load_policy.unwrap_or(self.load_policy);
+        policy == LoadPolicy::Lazy && !model.is_pinned()
+    }
+
+    /// Whether a request loads a model that is not in memory: one that the start left out, or one that may leave.
+    fn loads_on_request(&self, model: &ModelResidency) -> bool {
+        self.leaves_to_requests(model)
+            || self.load_policy == LoadPolicy::Lazy
+            || self.budget.is_some()
+            || self.keep_alive.is_some()
+    }
 }
 
 /// Requests that may wait for loads, over all models: a few hundred bytes each, beside what the request itself is
@@ -92,51 +128,6 @@ pub(super) struct ResidencyControl {
     memory: memory::MemoryProbe,
 }
 
-#[derive(Debug)]
-struct ControlState {
-    machine: Residency,
-    keys: BTreeMap<ModelId, ModelKey>,
-    by_name: HashMap<ModelName, Vec<ModelKey>>,
-    /// By key.
-    models: Vec<KnownModel>,
-    waiting: usize,
-    is_closed: bool,
-}
-
-/// A model that a request may load.
-#[derive(Debug)]
-struct KnownModel {
-    id: ModelId,
-    /// The versions that would be served.
-    versions: Vec<ModelVersion>,
-    /// It was unloaded explicitly, or its directory is gone: requests do not load it.
-    is_withdrawn: bool,
-    /// A load of it was admitted and has not begun yet.
-    is_admitted: bool,
-    /// The machine has let it leave, and the unload has not begun yet.
-    departs: bool,
-    /// The load that waits on its own thread to be admitted.
-    admission: Option<mpsc::SyncSender<LoadAdmission>>,
-    /// Requests that wait for it.
-    waiters: Vec<oneshot::Sender<LoadOutcome>>,
-    /// Why its last load failed.
-    failure: Option<RuntimeError>,
-    /// Requests that its versions had ended when it was last looked at.
-    ended: u64,
-}
-
-/// What follows from a decision, once the lock is free.
-enum Action {
-    Load(ModelId),
-    Unload(ModelId),
-    Reclaim(u64),
-    Admit(mpsc::SyncSender<LoadAdmission>),
-    /// Left to its first request.
-    Leave(RuntimeError, mpsc::SyncSender<LoadAdmission>),
-    Refuse(RuntimeError, Option<mpsc::SyncSender<LoadAdmission>>),
-    Answer(Vec<oneshot::Sender<LoadOutcome>>, LoadOutcome),
-}
-
 impl ResidencyControl {
     /// Without models; `loads_at_once` may load at once.
     pub(super) fn new(settings: ResidencySettings, loads_at_once: usize) -> Self {
@@ -144,7 +135,7 @@ impl ResidencyControl {
             settings,
             state: Mutex::new(ControlState {
                 machine: Residency::new(ResidencyOptions {
-                    budget: settings.budget,
+                    budget: settings.budget.unwrap_or(u64::MAX),
                     policy: settings.policy,
                     loads_at_once,
                     keep_alive: settings.keep_alive,
@@ -153,6 +144,7 @@ impl ResidencyControl {
                 by_name: HashMap::new(),
                 models: Vec::new(),
                 waiting: 0,
+                decisions: DecisionLog::default(),
                 is_closed: false,
             }),
             memory: memory::MemoryProbe::new(),
@@ -163,14 +155,13 @@ impl ResidencyControl {
         lock(&self.state)
     }
 
-    /// Makes a model known, or known again, with these versions.
-    pub(super) fn know(&self, id: &ModelId, versions: Vec<ModelVersion>, terms: ModelTerms) {
+    /// Makes a model known, or known again.
+    pub(super) fn know(&self, id: &ModelId, terms: KnownTerms) {
+        let loads_on_request = self.settings.loads_on_request(&terms.settings);
         let mut state = self.state();
         let key = state.key(id);
-        let model = state.model(key);
-        (model.versions, model.is_withdrawn, model.failure) = (versions, false, None);
+        let input = state.know(key, terms, loads_on_request);
         let mut outputs = Vec::new();
-        let input = ResidencyInput::Add(key, terms);
         state.machine.handle(clock::now(), input, &mut outputs);
         debug_assert!(
             outputs.is_empty(),
@@ -178,10 +169,11 @@ impl ResidencyControl {
         );
     }
 
-    /// The same of a model in this directory.
-    pub(super) fn know_directory(&self, id: &ModelId, directory: &Path) {
-        let (versions, terms) = memory::of_model(directory);
-        self.know(id, versions, terms);
+    /// Whether a model never leaves by itself.
+    pub(super) fn is_pinned(&self, id: &ModelId) -> bool {
+        let state = self.state();
+        let key = state.keys.get(id);
+        key.is_some_and(|key| state.models[key.0 as usize].settings.is_pinned())
     }
 
     /// Gives the machine an input and carries out what follows.
@@ -257,7 +249,7 @@ impl ResidencyControl {
         let requests = runtime.options.load.request_memory.as_ref();
         let requests = requests.map_or(0, |budget| budget.used() as u64);
         let models = figures.held - figures.shared + figures.leaving;
-        // While a load runs nobody can tell what is beyond.
+        // While a load runs it cannot be told what is beyond.
         let beyond = self.memory.beyond(models + requests).unwrap_or(0);
         self.apply(runtime, ResidencyInput::Unclaimed { kept, beyond });
     }
@@ -282,164 +274,15 @@ impl ResidencyControl {
         let state = self.state();
         let models = state.models.iter();
         models
+            .filter(|model| model.loads_on_request)
             .filter(|model| !model.is_withdrawn && model.failure.is_none())
             .map(|model| (model.id.clone(), model.versions.clone()))
             .collect()
     }
 
     /// Sums over all models.
-    pub(super) fn figures(&self) -> ResidencyFigures {
+    fn figures(&self) -> ResidencyFigures {
         self.state().machine.figures()
-    }
-}
-
-impl ControlState {
-    /// The key of a model, which becomes one here.
-    fn key(&mut self, id: &ModelId) -> ModelKey {
-        if let Some(key) = self.keys.get(id) {
-            return *key;
-        }
-        let key = ModelKey(u32::try_from(self.models.len()).unwrap_or(u32::MAX));
-        self.models.push(KnownModel {
-            id: id.clone(),
-            versions: Vec::new(),
-            is_withdrawn: false,
-            is_admitted: false,
-            departs: false,
-            admission: None,
-            waiters: Vec::new(),
-            failure: None,
-            ended: 0,
-        });
-        self.keys.insert(id.clone(), key);
-        self.by_name.entry(id.name.clone()).or_default().push(key);
-        key
-    }
-
-    fn model(&mut self, key: ModelKey) -> &mut KnownModel {
-        &mut self.models[key.0 as usize]
-    }
-
-    /// Applies an input. Actions are for after the lock.
-    fn apply(&mut self, input: ResidencyInput) -> Vec<Action> {
-        let mut outputs = Vec::new();
-        self.machine.handle(clock::now(), input, &mut outputs);
-        self.actions(outputs)
-    }
-
-    fn actions(&mut self, outputs: Vec<ResidencyOutput>) -> Vec<Action> {
-        let mut actions = Vec::new();
-        for output in outputs {
-            match output {
-                ResidencyOutput::Load(key) => {
-                    let model = self.model(key);
-                    actions.push(match model.admission.take() {
-                        Some(load) => Action::Admit(load),
-                        None => {
-                            model.is_admitted = true;
-                            Action::Load(model.id.clone())
-                        }
-                    });
-                }
-                // The call that withdrew the model unloads it.
-                ResidencyOutput::Unload(_, DepartureReason::Explicit) => {}
-                ResidencyOutput::Unload(key, reason) => {
-                    let why = self.why(reason);
-                    let model = self.model(key);
-                    model.departs = true;
-                    tracing::info!("model `{}` leaves: {why}", model.id);
-                    actions.push(Action::Unload(model.id.clone()));
-                }
-                ResidencyOutput::Reclaim(bytes) => actions.push(Action::Reclaim(bytes)),
-                ResidencyOutput::Refuse(key, refusal) => {
-                    let error = self.refusal(key, refusal);
-                    let waiters = self.take_waiters(key);
-                    let load = self.model(key).admission.take();
-                    actions.push(Action::Answer(waiters, Err(error.clone())));
-                    if let (LoadRefusal::NoRoom { .. }, Some(load)) = (refusal, &load) {
-                        actions.push(Action::Leave(error, load.clone()));
-                        continue;
-                    }
-                    if !matches!(
-                        refusal,
-                        LoadRefusal::BackOff { .. } | LoadRefusal::Withdrawn
-                    ) {
-                        actions.push(Action::Refuse(error, load));
-                    }
-                }
-            }
-        }
-        actions
-    }
-
-    fn take_waiters(&mut self, key: ModelKey) -> Vec<oneshot::Sender<LoadOutcome>> {
-        let waiters = std::mem::take(&mut self.model(key).waiters);
-        self.waiting -= waiters.len();
-        waiters
-    }
-
-    fn why(&self, reason: DepartureReason) -> String {
-        match reason {
-            DepartureReason::RoomFor(other) => {
-                format!(
-                    "model `{}` needs its room",
-                    self.models[other.0 as usize].id
-                )
-            }
-            DepartureReason::OverBudget => "models hold more than `--memory-budget`".to_owned(),
-            DepartureReason::Idle => "it was idle for `--keep-alive-secs`".to_owned(),
-            DepartureReason::Explicit => "it was unloaded".to_owned(),
-        }
-    }
-
-    /// Why a model is not loaded, for its clients.
-    fn refusal(&self, key: ModelKey, refusal: LoadRefusal) -> RuntimeError {
-        let model = &self.models[key.0 as usize];
-        let name = &model.id;
-        match refusal {
-            LoadRefusal::TooLarge {
-                needed,
-                budget,
-                pinned: 0,
-            } => RuntimeError::new(
-                ErrorKind::Exhausted,
-                format!(
-                    "model '{name}' needs about {} of memory, and the budget for all models is {}\n  `--memory-budget` sets it",
-                    mebibytes(needed),
-                    mebibytes(budget)
-                ),
-            ),
-            LoadRefusal::TooLarge {
-                needed,
-                budget,
-                pinned,
-            } => RuntimeError::new(
-                ErrorKind::Exhausted,
-                format!(
-                    "model '{name}' needs about {} of memory, and models that never leave hold {} of the budget of {}\n  `--memory-budget` sets it",
-                    mebibytes(needed),
-                    mebibytes(pinned),
-                    mebibytes(budget)
-                ),
-            ),
-            LoadRefusal::NoRoom { needed, free } => RuntimeError::new(
-                ErrorKind::Unavailable,
-                format!(
-                    "model '{name}' is not loaded at the start: it needs about {} of memory, and {} of the budget are free; its first request loads it",
-                    mebibytes(needed),
-                    mebibytes(free)
-                ),
-            ),
-            // The failure itself says more than when it is tried again.
-            LoadRefusal::BackOff { .. } => model.failure.clone().unwrap_or_else(|| {
-                let text = format!("model '{name}' failed to load a moment ago");
-                RuntimeError::new(ErrorKind::Unavailable, text)
-            }),
-            LoadRefusal::Withdrawn => {
-                let text = format!("Request for unknown model: '{name}' is not found");
-                RuntimeError::new(ErrorKind::NotFound, text)
-            }
-        }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
 
 impl Runtime {
     /// [`Self::resolve`], which loads a model that is known and not resident. All requests that wait for a load share
-    /// it. Dropping the future gives up waiting.
+    /// it. Dropping the future gives up waiting, and so does the request's own `timeout`.
     ///
     /// # Errors
     /// As [`Self::resolve`]; why the load failed; [`ErrorKind::Exhausted`] for a model that the memory budget has no room
@@ -26,36 +26,36 @@ impl Runtime {
         self: &Arc<Self>,
         name: &str,
         version: Option<&str>,
+        timeout: Option<Duration>,
     ) -> Result<Arc<LoadedVersion>, RuntimeError> {
         let error = match self.resolve(name, version) {
             Ok(loaded) => return Ok(loaded),
             Err(error) => error,
         };
-        match &self.residency {
-            Some(control) => self.acquire_by(control, name, version, error).await,
-            None => Err(error),
-        }
+        self.acquire_by(name, version, timeout, error).await
     }
 
     async fn acquire_by(
         self: &Arc<Self>,
-        control: &Arc<ResidencyControl>,
         name: &str,
         version: Option<&str>,
+        timeout: Option<Duration>,
         mut error: RuntimeError,
     ) -> Result<Arc<LoadedVersion>, RuntimeError> {
-        let limit = control.settings.max_load_wait;
-        let deadline = Instant::now() + limit;
+        let control = &self.residency;
+        let began = Instant::now();
         while matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Unavailable) {
-            let Some(key) = control.key_of(name) else {
+            let Some((key, most)) = control.key_of(name) else {
                 return Err(error);
             };
+            let limit = timeout.map_or(most, |timeout| timeout.min(most));
+            let deadline = began + limit;
             let Some(waiter) = LoadWaiter::new(self, control, key)? else {
                 // Resident, so that the version is what is missing.
                 return self.resolve(name, version);
             };
             let Ok(outcome) = timeout_at(deadline, waiter.outcome()).await else {
-                return Err(too_slow(name, limit));
+                return Err(too_slow(name, limit, limit < most));
             };
             outcome?;
             // It may have left again, if others needed the room at once.
@@ -83,30 +83,33 @@ impl Runtime {
     #[must_use]
     pub fn loads_on_request(&self, name: &str, version: Option<&str>) -> bool {
         let version = version.filter(|version| !version.is_empty() && *version != "-1");
-        self.residency.as_ref().is_some_and(|control| {
-            control.key_of(name).is_some_and(|key| {
-                let state = control.state();
-                let model = &state.models[key.0 as usize];
-                let has = |text: &str| model.versions.iter().any(|one| one.to_string() == text);
-                model.failure.is_none()
-                    && !is_resident(state.machine.state(key))
-                    && version.is_none_or(has)
-            })
+        self.residency.key_of(name).is_some_and(|(key, _)| {
+            let state = self.residency.state();
+            let model = &state.models[key.0 as usize];
+            let has = |text: &str| model.versions.iter().any(|one| one.to_string() == text);
+            model.failure.is_none()
+                && !is_resident(state.machine.state(key))
+                && version.is_none_or(has)
         })
     }
 }
 
 impl ResidencyControl {
-    /// The one model of a name that requests may load.
-    fn key_of(&self, name: &str) -> Option<ModelKey> {
+    /// The one model of a name that requests may load, and how long they may wait for it.
+    fn key_of(&self, name: &str) -> Option<(ModelKey, Duration)> {
         let state = self.state();
         let keys = state.by_name.get(name)?;
-        let mut keys = keys
-            .iter()
-            .filter(|key| !state.models[key.0 as usize].is_withdrawn);
+        let mut keys = keys.iter().filter(|key| {
+            let model = &state.models[key.0 as usize];
+            model.loads_on_request && !model.is_withdrawn
+        });
         let first = keys.next()?;
+        let settings = &state.models[first.0 as usize].settings;
+        let wait = settings
+            .max_load_wait
+            .unwrap_or(self.settings.max_load_wait);
         // Requests name no repository.
-        keys.next().is_none().then_some(*first)
+        keys.next().is_none().then_some((*first, wait))
     }
 }
 
@@ -185,9 +188,15 @@ impl Drop for LoadWaiter<'_> {
     }
 }
 
-fn too_slow(name: &str, limit: Duration) -> RuntimeError {
+fn too_slow(name: &str, limit: Duration, is_own: bool) -> RuntimeError {
+    let whose = match is_own {
+        true => "the request's `timeout` says how long it waits",
+        false => {
+            "`--max-load-wait-ms` and the parameter `max_load_wait_ms` say how long requests wait"
+        }
+    };
     let text = format!(
-        "model '{name}' is not loaded after {} ms\n  `--max-load-wait-ms` says how long requests wait",
+        "model '{name}' is not loaded after {} ms\n  {whose}",
         limit.as_millis()
     );
     RuntimeError::new(ErrorKind::Unavailable, text)

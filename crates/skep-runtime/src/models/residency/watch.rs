@@ -9,7 +9,7 @@ use std::{
 use skep_placer::residency::{ModelKey, ResidencyInput};
 use skep_types::Time;
 
-use super::ResidencyControl;
+use super::{ResidencyControl, scaling::ModelScalers};
 use crate::{
     clock,
     error::RuntimeError,
@@ -22,6 +22,9 @@ const INTERVAL: Duration = Duration::from_millis(100);
 
 /// Looks at memory are ten times as rare.
 const LOOKS_AT_MEMORY: u32 = 10;
+
+/// Looks at the number of instances come twice a second.
+const LOOKS_AT_INSTANCES: u32 = 5;
 
 /// Starts the thread, which ends when a stop begins.
 pub(in crate::models) fn start(runtime: &Arc<Runtime>) -> Result<(), RuntimeError> {
@@ -36,17 +39,19 @@ pub(in crate::models) fn start(runtime: &Arc<Runtime>) -> Result<(), RuntimeErro
 
 fn watch(runtime: &Weak<Runtime>, stop: &StopSignal) {
     let mut looks = 0_u32;
+    let mut scalers = ModelScalers::default();
     while !stop.wait(INTERVAL) {
         let Some(runtime) = runtime.upgrade() else {
             return;
         };
-        let Some(control) = &runtime.residency else {
-            return;
-        };
+        let control = &runtime.residency;
         control.look_at_uses(&runtime);
         looks += 1;
-        if looks.is_multiple_of(LOOKS_AT_MEMORY) {
+        if control.settings.budget.is_some() && looks.is_multiple_of(LOOKS_AT_MEMORY) {
             control.report_memory(&runtime, true);
+        }
+        if looks.is_multiple_of(LOOKS_AT_INSTANCES) {
+            scalers.look(&runtime);
         }
         let actions = {
             let mut state = control.state();
@@ -79,7 +84,14 @@ impl ResidencyControl {
                 last = last.max(at);
                 pending += loaded.pending();
             }
-            let requests = ended.saturating_sub(before);
+            let requests = match ended.checked_sub(before) {
+                Some(requests) => requests,
+                // A reload has begun to count again.
+                None => {
+                    self.state().model(key).ended_before += before;
+                    ended
+                }
+            };
             if requests == 0 && pending == 0 {
                 continue;
             }
@@ -91,7 +103,9 @@ impl ResidencyControl {
             };
             let actions = {
                 let mut state = self.state();
-                state.model(key).ended = ended;
+                let model = state.model(key);
+                model.ended = ended;
+                model.rate.add(clock::now(), requests);
                 state.apply(used)
             };
             self.act(runtime, actions);

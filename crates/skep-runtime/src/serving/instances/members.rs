@@ -31,11 +31,28 @@ impl InstanceList {
     }
 }
 
-/// The instances that a configuration asks for.
-pub(super) fn wanted_instances(groups: &[InstanceGroup]) -> Vec<WantedInstance> {
+/// The active instances of these groups, as configured.
+pub(super) fn active_count(groups: &[InstanceGroup]) -> u32 {
+    let active = groups.iter().filter(|group| !group.passive);
+    active.map(|group| group.count).sum()
+}
+
+/// The instances of these groups, with so many active ones: the last groups have fewer than configured, or the first one
+/// has more. A model whose groups are all passive has no other instances.
+pub(super) fn wanted_instances(groups: &[InstanceGroup], active: u32) -> Vec<WantedInstance> {
+    let mut more = active.saturating_sub(active_count(groups));
+    let mut left = active;
     let mut wanted = Vec::new();
     for group in groups {
-        let indices = 0..group.count;
+        let count = match group.passive {
+            true => group.count,
+            false => {
+                let count = (group.count + std::mem::take(&mut more)).min(left);
+                left -= count;
+                count
+            }
+        };
+        let indices = 0..count;
         wanted.extend(indices.map(|index| (format!("{}_{index}", group.name), group.passive)));
     }
     wanted
@@ -74,6 +91,32 @@ mod tests {
     fn wanted(names: &[&str]) -> Vec<WantedInstance> {
         let names = names.iter();
         names.map(|name| ((*name).to_owned(), false)).collect()
+    }
+
+    #[test]
+    fn the_number_of_active_instances_changes_at_the_ends() {
+        let group = |name: &str, count, passive| InstanceGroup {
+            name: name.to_owned(),
+            count,
+            kind: skep_config::InstanceKind::Cpu,
+            passive,
+            priority: 1,
+        };
+        let groups = [
+            group("a", 2, false),
+            group("p", 1, true),
+            group("b", 1, false),
+        ];
+        assert_eq!(active_count(&groups), 3);
+        let names = |active| {
+            let wanted = wanted_instances(&groups, active);
+            let names: Vec<String> = wanted.into_iter().map(|(name, _)| name).collect();
+            names.join(" ")
+        };
+        assert_eq!(names(3), "a_0 a_1 p_0 b_0");
+        assert_eq!(names(5), "a_0 a_1 a_2 a_3 p_0 b_0");
+        assert_eq!(names(2), "a_0 a_1 p_0");
+        assert_eq!(names(1), "a_0 p_0");
     }
 
     #[test]

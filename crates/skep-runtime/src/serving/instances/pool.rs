@@ -2,13 +2,14 @@
 
 use std::{
     fmt,
+    num::NonZeroUsize,
     path::Path,
     sync::{Arc, Weak, mpsc},
     time::Duration,
 };
 
 use skep_backend::Model;
-use skep_config::{InstanceGroup, ModelConfig};
+use skep_config::ModelConfig;
 use skep_scheduler::{PolicySnapshot, RequestId};
 use skep_store::Digest;
 use skep_tensor::RunBound;
@@ -19,7 +20,10 @@ use crate::{
     serving::{
         driver::Driver,
         instances::{
-            members::{InstanceHandle, InstanceList, WantedInstance, difference, wanted_instances},
+            members::{
+                InstanceHandle, InstanceList, WantedInstance, active_count, difference,
+                wanted_instances,
+            },
             runner::InstanceRunner,
             start::{OverdueInstance, StartOutcome, StartReporter, StartingInstance},
             thread::InstanceThread,
@@ -73,16 +77,15 @@ impl InstancePool {
         }
     }
 
-    /// Adjusts the instances to `groups`: starts the missing ones, then removes the surplus ones.
+    /// Starts the instances that are missing, then removes the surplus ones.
     ///
     /// # Errors
     /// Why an instance could not be started; the instances are then unchanged.
     fn set_instances(
         &self,
-        groups: &[InstanceGroup],
+        wanted: Vec<WantedInstance>,
         warmups: Vec<WarmupRequest>,
     ) -> Result<(), RuntimeError> {
-        let wanted = wanted_instances(groups);
         // Locked throughout: an instance that ends meanwhile keeps its number until the list is complete.
         let mut members = self.members.lock();
         let (missing, leaving) = difference(&members, wanted);
@@ -183,8 +186,31 @@ impl Responder for InstancePool {
     }
 
     fn reconfigure(&self, config: &ModelConfig, directory: &Path) -> Result<(), RuntimeError> {
+        let groups = config.instance_groups();
+        let configured = active_count(groups);
+        let (least, most) = config.residency().bounds(configured);
+        self.scale(config, directory, configured.clamp(least, most))
+    }
+
+    fn scale(
+        &self,
+        config: &ModelConfig,
+        directory: &Path,
+        active: u32,
+    ) -> Result<(), RuntimeError> {
         let warmups = warmup::prepare(config, &self.interface, directory)?;
-        self.set_instances(config.instance_groups(), warmups)
+        let wanted = wanted_instances(config.instance_groups(), active);
+        self.set_instances(wanted, warmups)
+    }
+
+    fn active_instances(&self) -> u32 {
+        let members = self.members.lock();
+        let active = members.iter().filter(|member| !member.passive).count();
+        u32::try_from(active).unwrap_or(u32::MAX)
+    }
+
+    fn cpu_threads(&self) -> Option<NonZeroUsize> {
+        self.model.cpu_threads()
     }
 
     fn statistics(&self) -> &Statistics {

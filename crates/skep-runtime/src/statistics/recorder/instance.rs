@@ -102,15 +102,21 @@ impl InstanceRecorder {
         lock(&self.figures)
     }
 
-    /// What the instance has done, with its locked figures; `None` if it has ended.
-    pub(super) fn instance(&self, figures: &RecorderFigures) -> Option<InstanceStatistics> {
+    /// For how long it has held batches, the present one included.
+    pub(super) fn busy_ns(&self, figures: &RecorderFigures) -> u64 {
         let running_ns = match self.running_since_ns.load(Ordering::Relaxed) {
             IDLE => 0,
             since => clock::now().as_nanos().saturating_sub(since),
         };
+        figures.busy_ns + running_ns
+    }
+
+    /// What the instance has done, with its locked figures; `None` if it has ended.
+    pub(super) fn instance(&self, figures: &RecorderFigures) -> Option<InstanceStatistics> {
+        let busy_ns = self.busy_ns(figures);
         (!self.has_ended.load(Ordering::Relaxed)).then(|| InstanceStatistics {
             name: Arc::clone(&self.name),
-            busy_ns: figures.busy_ns + running_ns,
+            busy_ns,
             memory: *lock(&self.memory),
             restarts: self.restarts.load(Ordering::Relaxed),
         })

@@ -88,6 +88,15 @@ impl Statistics {
         (ended, last)
     }
 
+    /// For how long instances have held batches, over all of them, the ended ones included.
+    pub(crate) fn busy(&self) -> Duration {
+        let recorders = lock(&self.recorders);
+        let busy = recorders
+            .iter()
+            .map(|recorder| recorder.busy_ns(&recorder.figures()));
+        Duration::from_nanos(busy.sum())
+    }
+
     /// The figures now. Those of an instance hold all of a batch or nothing.
     pub(crate) fn snapshot(&self) -> StatisticsSnapshot {
         let recorders = lock(&self.recorders).clone();

@@ -10,10 +10,13 @@ mod machine;
 mod memory;
 mod objectives;
 mod repository;
+mod residency;
 mod store;
 mod version;
 
-use skep_runtime::Runtime;
+use std::sync::Arc;
+
+use skep_runtime::{LoadedVersion, Runtime};
 use skep_tensor::MemoryBudget;
 
 use self::version::VersionFigures;
@@ -26,11 +29,14 @@ pub(super) fn render(
     sample: &MetricsSample,
     request_memory: &MemoryBudget,
 ) -> String {
-    let rows: Vec<VersionFigures> = runtime
-        .loaded()
-        .into_iter()
-        .map(VersionFigures::new)
+    let loaded = runtime.loaded();
+    let shown = |loaded: &Arc<LoadedVersion>| options.shows(loaded.name().as_str());
+    let rows: Vec<VersionFigures> = loaded
+        .iter()
+        .filter(|loaded| shown(loaded))
+        .map(|loaded| VersionFigures::new(Arc::clone(loaded)))
         .collect();
+    let left_out = loaded.len() - rows.len();
     let mut text = MetricsText::default();
     inference::requests(&mut text, &rows);
     if options.counters {
@@ -48,6 +54,7 @@ pub(super) fn render(
     memory::of_runs(&mut text, &rows);
     store::render(&mut text, runtime);
     repository::polls(&mut text, runtime);
-    repository::loads(&mut text, runtime);
+    repository::loads(&mut text, runtime, options);
+    residency::render(&mut text, runtime, left_out);
     text.finish()
 }

@@ -2,10 +2,13 @@
 
 use skep_runtime::Runtime;
 
-use crate::metrics::text::{MetricLabels, MetricsText};
+use crate::metrics::{
+    options::MetricsPortOptions,
+    text::{MetricLabels, MetricsText},
+};
 
 /// Whether the node is ready, and how many loads of its models failed.
-pub(super) fn loads(text: &mut MetricsText, runtime: &Runtime) {
+pub(super) fn loads(text: &mut MetricsText, runtime: &Runtime, options: &MetricsPortOptions) {
     text.family(
         "skep_ready",
         "Whether the server is ready, as /v2/health/ready says: 1 or 0",
@@ -17,7 +20,9 @@ pub(super) fn loads(text: &mut MetricsText, runtime: &Runtime) {
         "Failed loads of the model, initial ones and reloads; after a failed reload the model keeps serving what it had",
         "counter",
     );
-    for (namespace, name, failures) in runtime.load_failures() {
+    let failures = runtime.load_failures().into_iter();
+    for (namespace, name, failures) in failures.filter(|(_, name, _)| options.shows(name.as_str()))
+    {
         let mut labels = MetricLabels::default().with("model", name.as_str());
         if let Some(namespace) = namespace {
             labels = labels.with("namespace", &namespace);

@@ -3,7 +3,6 @@
 mod input;
 mod picture;
 mod save;
-mod server;
 mod show;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -14,8 +13,10 @@ use skep_client::{Client, Error, InferRequest, ModelMetadata, StatusMeaning, Ten
 use skep_tensor::Tensor;
 use skep_types::{DataType, ModelVersion};
 
-use crate::output::{errln, out, outln};
-use server::ServerArgs;
+use crate::{
+    output::{errln, out, outln},
+    server_flags::ServerArgs,
+};
 
 #[derive(Debug, Args)]
 pub(crate) struct InferArgs {

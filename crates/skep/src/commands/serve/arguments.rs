@@ -213,7 +213,7 @@ impl ServeArgs {
         let cores = thread::available_parallelism()?;
         let residency = self.residency.settings(request_memory.limit())?;
         let mut weights = self.store.weights(self.weight_cache.open()?)?;
-        if let Some(weights) = weights.as_mut().filter(|_| residency.is_some()) {
+        if let Some(weights) = weights.as_mut().filter(|_| residency.budget.is_some()) {
             // What is kept of a model that left is not in the budget.
             weights.keep_unloaded = Duration::ZERO;
         }

@@ -24,6 +24,10 @@ pub(super) struct MetricsArgs {
     /// summary_quantiles (`<quantile>:<error>,...`); may be given several times
     #[arg(long, value_name = "SETTING")]
     metrics_config: Vec<String>,
+    /// Models that have series of their own, with `*` for any text, as in `vision-*,ranker`; all loaded models by
+    /// default. Sums over all models are always there (Skep's own)
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    metrics_models: Vec<String>,
 }
 
 /// What is recorded and what is shown of it.
@@ -74,6 +78,7 @@ impl MetricsArgs {
                 counters,
                 quantiles,
                 cpu: self.allow_cpu_metrics,
+                models: self.metrics_models.clone(),
                 interval: Duration::from_millis(self.metrics_interval_ms.get()),
             },
         })

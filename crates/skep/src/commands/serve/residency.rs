@@ -44,38 +44,31 @@ pub(super) struct ResidencyArgs {
 const TENTHS: u64 = 9;
 
 impl ResidencyArgs {
-    /// How models come into memory and leave it; `None` if every model that was loaded stays.
+    /// How models come into memory and leave it.
     ///
     /// # Errors
     /// If requests leave no room for models.
-    pub(super) fn settings(
-        &self,
-        request_memory: usize,
-    ) -> anyhow::Result<Option<ResidencySettings>> {
+    pub(super) fn settings(&self, request_memory: usize) -> anyhow::Result<ResidencySettings> {
         let load_policy = match self.load_policy {
             LoadPolicyFlag::Eager => LoadPolicy::Eager,
             LoadPolicyFlag::Lazy => LoadPolicy::Lazy,
         };
-        let budget = match self.memory_budget {
-            Some(budget) => budget.get(),
-            None if load_policy == LoadPolicy::Eager => {
-                if self.keep_alive_secs.is_some() {
-                    bail!("--keep-alive-secs needs --load-policy=lazy or --memory-budget");
-                }
-                return Ok(None);
-            }
-            None => default_budget(request_memory)?,
+        let budget = match (self.memory_budget, load_policy) {
+            (Some(budget), _) => Some(budget.get()),
+            (None, LoadPolicy::Lazy) => Some(default_budget(request_memory)?),
+            (None, LoadPolicy::Eager) => None,
         };
-        tracing::info!("models may hold {} of memory", human(budget));
-        Ok(Some(ResidencySettings {
+        if let Some(budget) = budget {
+            tracing::info!("models may hold {} of memory", human(budget));
+        }
+        let seconds = self.keep_alive_secs;
+        Ok(ResidencySettings {
             load_policy,
             budget,
             policy: self.eviction_policy,
-            keep_alive: self
-                .keep_alive_secs
-                .map(|seconds| Duration::from_secs(seconds.get())),
+            keep_alive: seconds.map(|seconds| Duration::from_secs(seconds.get())),
             max_load_wait: Duration::from_millis(self.max_load_wait_ms.get()),
-        }))
+        })
     }
 }
 

@@ -61,12 +61,20 @@ pub(super) fn announce(addresses: Addresses, is_encrypted: bool) {
 
 /// Logs which versions take requests. What failed was logged, with its reason, when it did.
 pub(super) fn list_ready(runtime: &Runtime) {
+    let mut on_request = 0_usize;
     for row in runtime.index(true) {
+        if runtime.versions(row.name.as_str()).is_empty() {
+            on_request += 1;
+            continue;
+        }
         let version = row
             .version
             .map_or_else(String::new, |version| format!(" version {version}"));
         let state = VersionState::Ready.name();
         tracing::info!("model `{}`{version}: {state}", row.name);
+    }
+    if on_request > 0 {
+        tracing::info!("{on_request} model versions are known: requests load them");
     }
 }
 

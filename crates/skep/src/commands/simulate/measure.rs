@@ -14,8 +14,8 @@ use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use skep_config::{BackendSetting, InputConfig, parse_backend_config};
 use skep_runtime::{
-    Control, Device, InferRequest, LoadOptions, LoadedVersion, MetricsOptions, Repository, Runtime,
-    RuntimeOptions,
+    Control, Device, InferRequest, LoadOptions, LoadedVersion, MetricsOptions, Repository,
+    ResidencySettings, Runtime, RuntimeOptions,
 };
 use skep_tensor::Tensor;
 use skep_types::{DeviceId, Shape};
@@ -193,7 +193,7 @@ impl MeasureArgs {
             max_waiting_loads: 1,
             control: Control::Explicit,
             strict_readiness: true,
-            residency: None,
+            residency: ResidencySettings::default(),
         };
         let library = self.onnxruntime_library.clone();
         Ok(Runtime::new(options, backends::all(library, false)?))

@@ -1,0 +1,208 @@
+//! What residency tells people: models, states, sizes, and the last decisions with their reasons.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use skep_placer::residency::{ModelFigures, ModelKey, ResidencyFigures, ResidencyState};
+use skep_types::{ModelName, ModelVersion, Time};
+
+use super::{
+    DecisionKind, ResidencySettings,
+    state::{ControlState, KnownModel, model_key},
+};
+use crate::{clock, models::runtime::Runtime, repository::ModelId};
+
+/// Residency at one moment.
+#[derive(Debug, Clone)]
+pub struct ResidencyReport {
+    /// The node's settings.
+    pub settings: ResidencySettings,
+    /// Sums over all models. The budget is `u64::MAX` if there is none.
+    pub figures: ResidencyFigures,
+    /// How many models are in each state.
+    pub states: Vec<(ResidencyState, usize)>,
+    /// The decisions so far, of each kind.
+    pub counts: Vec<(DecisionKind, u64)>,
+    /// The chosen models, by name.
+    pub models: Vec<ModelReport>,
+    /// The last decisions, the latest first.
+    pub decisions: Vec<DecisionReport>,
+}
+
+/// Sums over all models.
+#[derive(Debug, Clone)]
+pub struct ResidencySums {
+    /// What all models may hold together, if there is a limit.
+    pub budget: Option<u64>,
+    /// Bytes.
+    pub figures: ResidencyFigures,
+    /// How many models are in each state.
+    pub states: Vec<(ResidencyState, usize)>,
+    /// The decisions so far, of each kind.
+    pub counts: Vec<(DecisionKind, u64)>,
+}
+
+/// One model.
+#[derive(Debug, Clone)]
+pub struct ModelReport {
+    /// Its name.
+    pub name: ModelName,
+    /// The path of its repository, if names need not be unique.
+    pub namespace: Option<Arc<str>>,
+    /// The versions that it serves or would serve.
+    pub versions: Vec<ModelVersion>,
+    /// Its state, sizes and use.
+    pub figures: ModelFigures,
+    /// Active instances of all its versions, while it is resident.
+    pub instances: u32,
+    /// Instances that it has at least and at most while it is resident; `None` if their number is fixed.
+    pub instance_bounds: Option<(u32, u32)>,
+    /// Requests that wait for it to load.
+    pub waiting: usize,
+    /// Requests that wait for an instance.
+    pub pending: usize,
+    /// Requests that it has answered, since it is known.
+    pub requests: u64,
+    /// Requests a second, over the last ten seconds or so.
+    pub rate: f64,
+    /// How often it was loaded.
+    pub loads: u64,
+    /// Why its last load failed.
+    pub failure: Option<String>,
+    /// The last decision about it, if it is among the last ones of the node.
+    pub decision: Option<DecisionReport>,
+}
+
+/// A decision.
+#[derive(Debug, Clone)]
+pub struct DecisionReport {
+    /// The model.
+    pub name: ModelName,
+    /// How long ago.
+    pub ago: Duration,
+    /// What was decided.
+    pub kind: DecisionKind,
+    /// Why.
+    pub why: String,
+}
+
+impl Runtime {
+    /// Residency now, with the models whose state is among `states`; all of them if there is none.
+    #[must_use]
+    pub fn residency(&self, states: &[ResidencyState]) -> ResidencyReport {
+        let control = &self.residency;
+        let mut report = {
+            let state = control.state();
+            ResidencyReport {
+                settings: control.settings,
+                figures: state.machine.figures(),
+                states: state.machine.state_counts(),
+                counts: state.decision_counts(),
+                models: state.reports(states),
+                decisions: state.decision_reports(),
+            }
+        };
+        // Not under the lock: instances have their own.
+        for model in &mut report.models {
+            if model.figures.state == ResidencyState::Resident {
+                self.add_instances(model);
+            }
+        }
+        report.models.sort_by(|a, b| {
+            let by_name = a.name.cmp(&b.name);
+            by_name.then_with(|| a.namespace.cmp(&b.namespace))
+        });
+        report
+    }
+
+    /// Sums over all models: bytes, models in each state, decisions of each kind.
+    #[must_use]
+    pub fn residency_sums(&self) -> ResidencySums {
+        let state = self.residency.state();
+        ResidencySums {
+            budget: self.residency.settings.budget,
+            figures: state.machine.figures(),
+            states: state.machine.state_counts(),
+            counts: state.decision_counts(),
+        }
+    }
+
+    fn add_instances(&self, model: &mut ModelReport) {
+        let id = ModelId {
+            namespace: model.namespace.clone(),
+            name: model.name.clone(),
+        };
+        let serving = self.serving(&id);
+        for loaded in serving.values() {
+            model.instances += loaded.responder.active_instances();
+            model.pending += loaded.pending();
+        }
+        if !serving.is_empty() {
+            model.versions = serving.keys().copied().collect();
+        }
+    }
+}
+
+impl ControlState {
+    fn decision_counts(&self) -> Vec<(DecisionKind, u64)> {
+        let kinds = DecisionKind::ALL.into_iter();
+        kinds
+            .map(|kind| (kind, self.decisions.count(kind)))
+            .collect()
+    }
+
+    fn decision_reports(&self) -> Vec<DecisionReport> {
+        let now = clock::now();
+        let report = |decision: &super::decisions::Decision| DecisionReport {
+            name: self.models[decision.model.0 as usize].id.name.clone(),
+            ago: now.since(decision.at),
+            kind: decision.kind,
+            why: decision.why.clone(),
+        };
+        self.decisions.last().map(report).collect()
+    }
+
+    fn reports(&self, states: &[ResidencyState]) -> Vec<ModelReport> {
+        let now = clock::now();
+        let mut last: HashMap<ModelKey, DecisionReport> = HashMap::new();
+        let keys = self.decisions.last().map(|decision| decision.model);
+        for (key, report) in keys.zip(self.decision_reports()) {
+            last.entry(key).or_insert(report);
+        }
+        let mut reports = Vec::new();
+        for (place, model) in self.models.iter().enumerate() {
+            let key = model_key(place);
+            let Some(figures) = self.machine.model(now, key) else {
+                continue;
+            };
+            if states.is_empty() || states.contains(&figures.state) {
+                reports.push(model.report(now, figures, last.remove(&key)));
+            }
+        }
+        reports
+    }
+}
+
+impl KnownModel {
+    fn report(
+        &self,
+        now: Time,
+        figures: ModelFigures,
+        decision: Option<DecisionReport>,
+    ) -> ModelReport {
+        ModelReport {
+            name: self.id.name.clone(),
+            namespace: self.id.namespace.clone(),
+            versions: self.versions.clone(),
+            figures,
+            instances: 0,
+            instance_bounds: self.settings.scales().then(|| self.settings.bounds(1)),
+            waiting: self.waiters.len(),
+            pending: 0,
+            requests: self.ended_before + self.ended,
+            rate: self.rate.at(now),
+            loads: self.loads,
+            failure: self.failure.as_ref().map(ToString::to_string),
+            decision,
+        }
+    }
+}

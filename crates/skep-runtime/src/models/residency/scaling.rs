@@ -1,0 +1,284 @@
+//! The number of instances of resident models that have `max_instances`: watched here, changed by a management call.
+//!
+//! More instances have to have room in the budget and, if they compute on the CPU, in the cores. No model leaves for
+//! them.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use skep_host::lock;
+use skep_placer::{
+    residency::{ModelKey, ResidencyInput},
+    scaling::{InstanceNeed, InstanceScaler, LoadSample},
+};
+use skep_types::{ModelVersion, Time};
+
+use super::{DecisionKind, ResidencyControl};
+use crate::{
+    clock,
+    error::RuntimeError,
+    models::{management::ManagementCall, runtime::Runtime},
+    repository::ModelId,
+    serving::LoadedVersion,
+};
+
+/// The process counts as busy when it uses this part of the cores: more instances would only take time from each other.
+const BUSY_CORES: f64 = 0.95;
+
+/// A further instance is expected to take this much before one was measured: its thread, its buffers.
+const INSTANCE_BYTES: u64 = 1 << 20;
+
+/// How long a change of instances may take before it is asked for again.
+const ANSWER_TIME: Duration = Duration::from_secs(30);
+
+/// Watches the models that scale.
+#[derive(Debug, Default)]
+pub(super) struct ModelScalers {
+    models: HashMap<(ModelKey, ModelVersion), ModelScaler>,
+    /// The process's CPU time at the last look.
+    cpu: Option<(Instant, Duration)>,
+}
+
+#[derive(Debug, Default)]
+struct ModelScaler {
+    scaler: InstanceScaler,
+    /// The number that was asked for, and when.
+    asked: Option<(u32, Time)>,
+    /// What stood in the way of more instances at the last look.
+    obstacle: Option<&'static str>,
+}
+
+/// A change of instances.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::models) struct ScaleOrder {
+    pub(in crate::models) id: ModelId,
+    version: ModelVersion,
+    instances: u32,
+}
+
+impl ModelScalers {
+    /// Looks at all resident models that scale, and orders what they need.
+    pub(super) fn look(&mut self, runtime: &Arc<Runtime>) {
+        let control = &runtime.residency;
+        let cores_are_busy = self.cores_are_busy(runtime);
+        let scaling: Vec<(ModelKey, ModelId)> = {
+            let state = control.state();
+            let keys = state.machine.resident();
+            let models = keys.map(|key| (key, &state.models[key.0 as usize]));
+            models
+                .filter(|(_, model)| model.settings.scales())
+                .map(|(key, model)| (key, model.id.clone()))
+                .collect()
+        };
+        let mut seen = Vec::new();
+        for (key, id) in scaling {
+            for (version, loaded) in runtime.serving(&id) {
+                seen.push((key, version));
+                let scaler = self.models.entry((key, version)).or_default();
+                let place = ScalePlace {
+                    runtime,
+                    key,
+                    id: &id,
+                    cores_are_busy,
+                };
+                scaler.look(&place, version, &loaded);
+            }
+        }
+        self.models.retain(|key, _| seen.contains(key));
+    }
+
+    /// Whether this process has used nearly all of its cores since the last look.
+    fn cores_are_busy(&mut self, runtime: &Runtime) -> bool {
+        let now = (Instant::now(), skep_host::process_cpu_time());
+        let Some((at, used)) = self.cpu.replace(now) else {
+            return false;
+        };
+        let cores = runtime.options.load.cores.get() as f64;
+        let passed = now.0.duration_since(at).as_secs_f64() * cores;
+        now.1.saturating_sub(used).as_secs_f64() > BUSY_CORES * passed
+    }
+}
+
+/// Where a model is looked at.
+struct ScalePlace<'a> {
+    runtime: &'a Arc<Runtime>,
+    key: ModelKey,
+    id: &'a ModelId,
+    cores_are_busy: bool,
+}
+
+impl ModelScaler {
+    fn look(&mut self, place: &ScalePlace<'_>, version: ModelVersion, loaded: &LoadedVersion) {
+        let now = clock::now();
+        let instances = loaded.responder.active_instances();
+        if self.is_waiting(now, instances) {
+            return;
+        }
+        let statistics = loaded.responder.statistics();
+        let sample = LoadSample {
+            ended: statistics.ended().0,
+            waiting: loaded.pending() as u64,
+            busy: statistics.busy(),
+        };
+        let (least, mut most) = loaded.config().residency().bounds(instances);
+        if let Some(threads) = loaded.responder.cpu_threads() {
+            // More than the cores can run at once would wait for each other.
+            let fit = place.runtime.options.load.cores.get() / threads.get();
+            most = most.min(u32::try_from(fit).unwrap_or(u32::MAX)).max(least);
+        }
+        let slack = slack(loaded);
+        let bounds = (least, most);
+        let Some(need) = self.scaler.observe(now, sample, instances, bounds, slack) else {
+            return;
+        };
+        let obstacle = match need.instances > instances {
+            true => place.obstacle(need.instances - instances),
+            false => None,
+        };
+        if let Some(what) = obstacle {
+            if self.obstacle != obstacle {
+                place.note(&format!("{}, and has {instances}: {what}", needs(need)));
+            }
+            self.obstacle = obstacle;
+            return;
+        }
+        self.obstacle = None;
+        if need.instances != instances {
+            place.note(&format!("{} instead of {instances}", needs(need)));
+            let order = ScaleOrder {
+                id: place.id.clone(),
+                version,
+                instances: need.instances,
+            };
+            self.asked = Some((need.instances, now));
+            // Refused only by a stop.
+            drop(place.runtime.manage_later(ManagementCall::Scale(order)));
+        }
+    }
+
+    /// Whether a change that was asked for has not happened yet.
+    fn is_waiting(&mut self, now: Time, instances: u32) -> bool {
+        match self.asked {
+            Some((asked, at)) if asked != instances && now.since(at) < ANSWER_TIME => true,
+            _ => {
+                self.asked = None;
+                false
+            }
+        }
+    }
+}
+
+fn needs(need: InstanceNeed) -> String {
+    format!(
+        "its load keeps {:.2} instances busy: it needs {}",
+        need.offered, need.instances
+    )
+}
+
+/// What the latency objective leaves beside an execution of one inference.
+fn slack(loaded: &LoadedVersion) -> Option<Duration> {
+    let policy = loaded.policy();
+    let objective = policy.objective?;
+    let single = policy.latencies.iter().find(|(size, _)| *size == 1);
+    Some(objective.saturating_sub(single.map_or(Duration::ZERO, |(_, took)| *took)))
+}
+
+impl ScalePlace<'_> {
+    /// What stands in the way of so many more instances.
+    fn obstacle(&self, more: u32) -> Option<&'static str> {
+        if self.cores_are_busy {
+            return Some("the cores are busy");
+        }
+        let state = self.runtime.residency.state();
+        let each = state.models[self.key.0 as usize].instance_bytes;
+        let each = each.unwrap_or(INSTANCE_BYTES);
+        let figures = state.machine.figures();
+        let needed = each.saturating_mul(u64::from(more));
+        (figures.used.saturating_add(needed) > figures.budget)
+            .then_some("`--memory-budget` has no room for more")
+    }
+
+    fn note(&self, why: &str) {
+        tracing::info!("model `{}` scales: {why}", self.id);
+        let mut state = self.runtime.residency.state();
+        let kind = DecisionKind::Scale;
+        state.decisions.note(self.key, kind, why.to_owned());
+    }
+}
+
+impl Runtime {
+    /// Changes the number of a version's instances. Blocks until new ones are ready.
+    pub(in crate::models) fn scale_now(
+        self: &Arc<Self>,
+        order: &ScaleOrder,
+    ) -> Result<(), RuntimeError> {
+        let ScaleOrder {
+            id,
+            version,
+            instances,
+        } = order;
+        let Some(turn) = self.with_record(id, |record| Arc::clone(&record.turn)) else {
+            return Ok(());
+        };
+        let _turn = lock(&turn);
+        // It may have left meanwhile.
+        let Some(loaded) = self.serving(id).remove(version) else {
+            return Ok(());
+        };
+        let before = loaded.responder.active_instances();
+        let control = &self.residency;
+        let measure = control.memory.begin();
+        let directory = loaded.origin.source.directory();
+        let outcome = loaded
+            .responder
+            .scale(loaded.config(), directory, *instances);
+        let taken = control.memory.end(&measure);
+        match &outcome {
+            Ok(()) => {
+                tracing::info!("model `{id}` version {version} has {instances} instances");
+                control.scaled(self, id, before, *instances, taken);
+            }
+            Err(error) => tracing::error!(
+                "model `{id}` version {version} keeps {before} instances, {instances} were needed: {}",
+                error.for_log()
+            ),
+        }
+        outcome
+    }
+}
+
+impl ResidencyControl {
+    /// Notes what the instances of a model hold now.
+    fn scaled(
+        &self,
+        runtime: &Arc<Runtime>,
+        id: &ModelId,
+        before: u32,
+        now: u32,
+        taken: Option<u64>,
+    ) {
+        let input = {
+            let mut state = self.state();
+            let key = state.key(id);
+            let more = now.saturating_sub(before);
+            let model = state.model(key);
+            if let Some(taken) = taken.filter(|_| more > 0) {
+                model.instance_bytes = Some(taken / u64::from(more));
+            }
+            let each = model.instance_bytes.unwrap_or(INSTANCE_BYTES);
+            let held = state.machine.model(clock::now(), key);
+            let held = held.map_or(0, |figures| figures.private_bytes);
+            let grown = held.saturating_add(each.saturating_mul(u64::from(more)));
+            let fewer = u64::from(before.saturating_sub(now));
+            let private_bytes = grown.saturating_sub(each.saturating_mul(fewer));
+            ResidencyInput::Resized {
+                model: key,
+                private_bytes,
+            }
+        };
+        self.apply(runtime, input);
+    }
+}

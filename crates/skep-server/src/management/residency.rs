@@ -1,0 +1,97 @@
+//! Which models are in memory, and why.
+
+use skep_runtime::{
+    DecisionReport, LoadPolicy, ModelReport, ResidencyReport, ResidencyState, Runtime,
+};
+use skep_wire::documents::{DecisionRow, ModelStatus, ResidencyMemory, ResidencyStatus};
+
+use crate::error::ApiError;
+
+/// Residency now, with the models in the states that `wanted` names, separated by commas; all models if it is empty.
+pub(crate) fn status(runtime: &Runtime, wanted: &str) -> Result<ResidencyStatus, ApiError> {
+    let names = wanted.split(',').filter(|name| !name.is_empty());
+    let states: Result<Vec<ResidencyState>, ApiError> = names.map(state).collect();
+    Ok(document(runtime.residency(&states?)))
+}
+
+fn state(name: &str) -> Result<ResidencyState, ApiError> {
+    let mut states = ResidencyState::ALL.into_iter();
+    states.find(|state| state.name() == name).ok_or_else(|| {
+        let names = ResidencyState::ALL.map(ResidencyState::name);
+        let names = names.join(", ");
+        ApiError::invalid(format!("unknown state '{name}', expected one of {names}"))
+    })
+}
+
+fn document(report: ResidencyReport) -> ResidencyStatus {
+    let settings = report.settings;
+    let figures = report.figures;
+    let load_policy = match settings.load_policy {
+        LoadPolicy::Eager => "eager",
+        LoadPolicy::Lazy => "lazy",
+    };
+    let counts = report.counts.into_iter();
+    let states = report.states.into_iter();
+    ResidencyStatus {
+        load_policy: load_policy.to_owned(),
+        eviction_policy: settings.policy.name().to_owned(),
+        memory: ResidencyMemory {
+            budget: settings.budget,
+            used: figures.used,
+            held: figures.held,
+            shared: figures.shared,
+            unshared: figures.unshared,
+            leaving: figures.leaving,
+            kept: figures.kept,
+        },
+        states: states
+            .map(|(state, count)| (state.name().to_owned(), count))
+            .collect(),
+        decision_counts: counts
+            .map(|(kind, count)| (kind.name().to_owned(), count))
+            .collect(),
+        models: report.models.into_iter().map(model).collect(),
+        decisions: report.decisions.into_iter().map(decision).collect(),
+    }
+}
+
+fn model(report: ModelReport) -> ModelStatus {
+    let figures = report.figures;
+    let (least, most) = report.instance_bounds.unzip();
+    ModelStatus {
+        name: report.name.to_string(),
+        namespace: report.namespace.map(|namespace| namespace.to_string()),
+        state: figures.state.name().to_owned(),
+        versions: report.versions.iter().map(ToString::to_string).collect(),
+        instances: report.instances,
+        min_instances: least,
+        max_instances: most,
+        pinned: figures.is_pinned,
+        private_bytes: figures.private_bytes,
+        shared_bytes: figures.shared_bytes,
+        measured: figures.is_measured,
+        load_ms: rounded(figures.load_time.as_secs_f64() * 1e3),
+        rate: rounded(report.rate),
+        idle_seconds: rounded(figures.idle.as_secs_f64()),
+        requests: report.requests,
+        loads: report.loads,
+        waiting: report.waiting,
+        pending: report.pending,
+        failure: report.failure,
+        decision: report.decision.map(decision),
+    }
+}
+
+fn decision(report: DecisionReport) -> DecisionRow {
+    DecisionRow {
+        model: report.name.to_string(),
+        what: report.kind.name().to_owned(),
+        why: report.why,
+        seconds_ago: rounded(report.ago.as_secs_f64()),
+    }
+}
+
+/// To three digits after the point.
+fn rounded(value: f64) -> f64 {
+    (value * 1e3).round() / 1e3
+}
