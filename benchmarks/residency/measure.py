@@ -27,9 +27,14 @@ from pathlib import Path
 
 MIB = 1 << 20
 SIZES = {"INT64": 8, "INT32": 4, "FP32": 4}
-BACKBONE = "bert-tiny"
-OTHERS = ["mlp:layers=256x512x512x64", "cnn", "text-recogniser", "mobilenetv2"]
-SEQUENCE = 32
+BACKBONE = "bert:layers=4,hidden=256,heads=4,intermediate=1024,vocab=8000"
+OTHERS = [
+    "bert:layers=3,hidden=256,heads=4,intermediate=1024,vocab=8000",
+    "bert:layers=4,hidden=192,heads=4,intermediate=1024,vocab=8000",
+    "bert:layers=5,hidden=192,heads=4,intermediate=1024,vocab=8000",
+    "bert:layers=6,hidden=192,heads=4,intermediate=1024,vocab=8000",
+]
+SEQUENCE = 64
 
 
 def say(out, **row):
@@ -132,7 +137,7 @@ class Connections:
         reader, writer = self.free.pop() if self.free else await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(message)
         head = await reader.readuntil(b"\r\n\r\n")
-        length = int(re.search(rb"content-length: (\d+)", head, re.I).group(1))
+        length = int(re.search(rb"\r\ncontent-length: (\d+)", head, re.I).group(1))
         await reader.readexactly(length)
         self.free.append((reader, writer))
         return int(head[9:12])
@@ -147,11 +152,11 @@ def write_fleet(binary, repository, variants, others):
     kinds = {}
     for number in range(variants):
         name = f"variant-{number}"
-        generate(binary, BACKBONE, repository, name, "--variant=head", f"--variant-seed={number}")
+        generate(binary, BACKBONE, repository, name, "--variant=head", f"--variant-seed={number + 1}")
         kinds[name] = BACKBONE
     for number in range(others):
         kind = OTHERS[number % len(OTHERS)]
-        name = f"{kind.split(':')[0]}-{number}"
+        name = f"other-{number}"
         generate(binary, kind, repository, name, f"--seed={number}")
         kinds[name] = kind
     return kinds

@@ -44,6 +44,8 @@ COMMANDS = {
     "infer": ["infer", "--zeros", "--url", "{url}", "m"],
     "infer --json": ["infer", "--zeros", "--json", "--url", "{url}", "m"],
     "infer --output": ["infer", "--zeros", "--output", "{out}", "--url", "{url}", "m"],
+    "status": ["status", "--all", "--url", "{url}"],
+    "status --json": ["status", "--json", "--url", "{url}"],
     "store stat": ["store", "stat", "--directory", "{sockets}"],
     "store ls": ["store", "ls", "--directory", "{sockets}"],
     "store ls --json": ["store", "ls", "--json", "--directory", "{sockets}"],

@@ -202,3 +202,17 @@ def test_series_of_metrics_are_for_the_chosen_models(repository):
         shown = {dict(labels).get("model") for _, labels in found} - {None}
         assert shown == {"vision-a", "vision-b"}
         assert found["skep_metrics_models_left_out", frozenset()] == 1
+
+
+def test_worker_processes_count(repository):
+    group = "instance_group { count: 1 kind: KIND_CPU }"
+    repository.onnx("thread", plus(1), config=group)
+    repository.onnx("process", plus(1), config=group + parameters(isolation="process"))
+    flags = ["--weight-cache=off", "--load-policy=lazy", "--model-load-thread-count=1"]
+    with Server(repository, *flags) as server:
+        for name in ["thread", "process"]:
+            assert infer(server, name, ZEROS).status == 200
+        found = models(server)
+        # The worker has a runtime library of its own, and a model of a few hundred bytes has not.
+        assert found["process"]["private_bytes"] > 5 * MIB
+        assert found["thread"]["loads"] == found["process"]["loads"] == 1

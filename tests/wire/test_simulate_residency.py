@@ -22,8 +22,10 @@ def test_every_request_is_in_a_row_and_no_policy_beats_the_bound(tmp_path):
     rates = tmp_path / "rates.txt"
     rates.write_text("1\n0\n5\n2\n")
     flags = ["--arrival", f"poisson,rates:{rates}:60", "--budget", "10,50"]
-    rows = json.loads(simulate(*flags, "--json"))
-    assert rows == json.loads(simulate(*flags, "--json", "--csv", tmp_path / "rows.csv"))
+    rows = json.loads(simulate(*flags, "--json", "--csv", tmp_path / "rows.csv"))
+    (command,) = {row.pop("command") for row in rows}
+    assert command.startswith("skep simulate residency ") and command.endswith("rows.csv")
+    assert {row["version"] for row in rows} == {run("--version").stdout.split()[1]}
     assert [row["policy"] for row in rows] == 4 * POLICIES
     for row in rows:
         assert row["hits"] + row["cold"] + row["refused"] == row["requests"]
@@ -32,7 +34,10 @@ def test_every_request_is_in_a_row_and_no_policy_beats_the_bound(tmp_path):
     with open(tmp_path / "rows.csv", newline="") as file:
         table = list(csv.DictReader(file))
     assert [int(row["hits"]) for row in table] == [row["hits"] for row in rows]
-    assert rows != json.loads(simulate(*flags, "--json", "--seed", "7"))
+    assert {row["command"] for row in table} == {command}
+    again, other = (json.loads(simulate(*flags, "--json", "--seed", seed)) for seed in ["0", "7"])
+    hits = [[row["hits"] for row in found] for found in (rows, again, other)]
+    assert hits[0] == hits[1] != hits[2]
 
 
 def test_a_table_to_read():

@@ -20,6 +20,6 @@ pub use environment::set_variable_before_threads;
 pub use exit::end_process;
 pub use files::{open_file, read_file, read_named, read_named_text, read_text};
 pub use lock::lock;
-pub use memory::{Memory, memory, private_bytes};
+pub use memory::{Memory, memory, private_bytes, private_bytes_of};
 pub use pages::replace_pages;
 pub use pressure::PressureWatch;

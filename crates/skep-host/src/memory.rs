@@ -70,6 +70,12 @@ pub fn private_bytes() -> Option<u64> {
     private(&fs::read_to_string("/proc/self/statm").ok()?)
 }
 
+/// The same of another process; `None` if it has ended, or the system does not tell.
+#[must_use]
+pub fn private_bytes_of(process: u32) -> Option<u64> {
+    private(&fs::read_to_string(format!("/proc/{process}/statm")).ok()?)
+}
+
 fn private(statm: &str) -> Option<u64> {
     let mut pages = statm.split_whitespace().skip(1).map(str::parse::<u64>);
     let (resident, shared) = (pages.next()?.ok()?, pages.next()?.ok()?);

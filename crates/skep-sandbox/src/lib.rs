@@ -30,8 +30,10 @@ mod process;
 mod signature;
 mod starter;
 pub mod worker;
+mod workers;
 
 pub use bake::{BakeEnd, BakeLimits, bake};
 pub use cancel::Cancel;
 pub use load::{ask, load};
 pub use process::COMMAND;
+pub use workers::{worker_bytes, worker_cpu_time};

@@ -23,7 +23,10 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
-use crate::log::{self, LogEntry};
+use crate::{
+    log::{self, LogEntry},
+    workers::CountedWorker,
+};
 
 /// The subcommand that makes the executable a worker process.
 pub const COMMAND: &str = "sandbox";
@@ -37,6 +40,8 @@ pub(crate) struct Process {
     dismissed: Arc<AtomicBool>,
     /// Set when its end is known.
     ended: Arc<AtomicBool>,
+    /// Set if it runs a model.
+    counted: Option<CountedWorker>,
     /// Passes its log on, and waits for its end.
     watcher: Option<JoinHandle<Option<ExitStatus>>>,
 }
@@ -96,12 +101,18 @@ impl Process {
             number,
             dismissed,
             ended,
+            counted: None,
             watcher: None,
         };
         let watcher = thread.spawn(move || watch.over(child));
         // Without a watcher the process is dropped here, which kills it.
         process.watcher = Some(watcher?);
         Ok((process, ours))
+    }
+
+    /// Counts it among the processes that run models.
+    pub(crate) fn count(&mut self) {
+        self.counted = Some(CountedWorker::new(self.number));
     }
 
     /// Whether its end is known.
@@ -141,6 +152,7 @@ impl Process {
     pub(crate) fn bury(&mut self) -> String {
         self.kill();
         let status = self.watcher.take().and_then(|watcher| watcher.join().ok());
+        self.counted = None;
         status
             .flatten()
             .map_or_else(|| "in an unknown way".to_owned(), describe)
@@ -152,7 +164,7 @@ impl Process {
     unsafe_code,
     reason = "clocks of other processes have no safe interface (invariant 5)"
 )]
-fn cpu_time(number: u32) -> Option<Duration> {
+pub(crate) fn cpu_time(number: u32) -> Option<Duration> {
     let mut clock = 0;
     // SAFETY: the pointer is valid for writing.
     let status = unsafe { libc::clock_getcpuclockid(number.cast_signed(), &raw mut clock) };

@@ -269,11 +269,8 @@ impl Starter {
         store: Option<OwnedFd>,
         cancel: Option<&Cancel>,
     ) -> Result<(Process, Channel<OwnedFd>, FromWorker), BeginError> {
-        let done = if load.bake.is_some() {
-            "baked"
-        } else {
-            "loaded"
-        };
+        let bakes = load.bake.is_some();
+        let done = if bakes { "baked" } else { "loaded" };
         let request = ToWorker::Load(Box::new(load));
         // A deadline that cannot be represented means no deadline.
         let deadline = self
@@ -284,6 +281,9 @@ impl Starter {
         };
         let (mut process, socket) =
             Process::start(self.model(), &self.environment).map_err(|error| cannot(&error))?;
+        if !bakes {
+            process.count();
+        }
         let _watched = cancel.map(|cancel| cancel.watch(&process));
         let mut channel = Channel::new(socket);
         let file = self.file.as_ref().map(File::as_fd);

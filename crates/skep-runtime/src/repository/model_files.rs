@@ -12,7 +12,7 @@ use std::{
 
 use skep_types::ModelVersion;
 
-use crate::repository::entries::{CONFIG_FILE, CUSTOM_CONFIG_DIRECTORY, is_absent, is_directory};
+use crate::repository::entries::{CONFIG_FILE, CUSTOM_CONFIG_DIRECTORY, is_absent};
 
 /// How deep directories are searched. No model nests its files this deep, and a link that leads back to its own parent
 /// ends here.
@@ -34,17 +34,34 @@ pub(super) enum FileStamp {
     },
 }
 
-/// Files and directories by their path in the model's directory.
-pub(super) type FileTree = BTreeMap<PathBuf, FileStamp>;
-
-/// The files of one model.
+/// The files of one model: files and directories by their path in the model's directory, ascending.
+///
+/// One list, as compact as can be: a node that polls has one for each model that it knows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct ModelFiles {
+pub(crate) struct ModelFiles(Box<[(Box<Path>, FileStamp)]>);
+
+/// What a file belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FileGroup {
     /// `config.pbtxt` and everything in `configs`.
-    pub(super) configuration: FileTree,
-    pub(super) versions: BTreeMap<ModelVersion, FileTree>,
+    Configuration,
+    Version(ModelVersion),
     /// Labels, warm-up data and everything else.
-    pub(super) others: FileTree,
+    Others,
+}
+
+impl FileGroup {
+    fn of(path: &Path, stamp: FileStamp) -> Self {
+        let mut parts = path.iter();
+        let first = parts.next().unwrap_or_default();
+        let is_directory = stamp == FileStamp::Directory || parts.next().is_some();
+        let name = first.to_str().filter(|_| is_directory);
+        match name.and_then(|name| ModelVersion::parse(name).ok()) {
+            Some(version) => Self::Version(version),
+            None if first == CONFIG_FILE || first == CUSTOM_CONFIG_DIRECTORY => Self::Configuration,
+            None => Self::Others,
+        }
+    }
 }
 
 impl ModelFiles {
@@ -59,56 +76,48 @@ impl ModelFiles {
         known: &Self,
         unread: &mut UnreadPaths,
     ) -> io::Result<Self> {
-        let mut files = Self::default();
-        let nothing = FileTree::new();
+        let mut found = Vec::new();
         for entry in fs::read_dir(directory)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            let is_directory = is_directory(&entry);
-            let version = name
-                .to_str()
-                .filter(|_| is_directory)
-                .and_then(|name| ModelVersion::parse(name).ok());
-            let (tree, known) = match version {
-                Some(version) => {
-                    let known = known.versions.get(&version);
-                    let tree = files.versions.entry(version).or_default();
-                    (tree, known.unwrap_or(&nothing))
-                }
-                None if name == CONFIG_FILE || name == CUSTOM_CONFIG_DIRECTORY => {
-                    (&mut files.configuration, &known.configuration)
-                }
-                None => (&mut files.others, &known.others),
-            };
             TreeWalk {
                 root: directory,
-                tree,
+                found: &mut found,
                 known,
                 unread,
             }
-            .enter(&entry.path(), 0);
+            .enter(&entry?.path(), 0);
         }
-        Ok(files)
+        Ok(Self::of(found))
+    }
+
+    pub(super) fn of(mut files: Vec<(Box<Path>, FileStamp)>) -> Self {
+        files.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        Self(files.into())
     }
 
     /// Whether the files that all versions share, except the configuration, are the same.
     pub(crate) fn same_others(&self, other: &Self) -> bool {
-        self.others == other.others
+        self.in_group(FileGroup::Others)
+            .eq(other.in_group(FileGroup::Others))
     }
 
     /// Whether both have the version with the same files.
     pub(crate) fn same_version(&self, other: &Self, version: ModelVersion) -> bool {
-        let tree = self.versions.get(&version);
-        tree.is_some() && tree == other.versions.get(&version)
+        let group = FileGroup::Version(version);
+        self.in_group(group).next().is_some() && self.in_group(group).eq(other.in_group(group))
+    }
+
+    fn in_group(&self, group: FileGroup) -> impl Iterator<Item = &(Box<Path>, FileStamp)> {
+        let files = self.0.iter();
+        files.filter(move |(path, stamp)| FileGroup::of(path, *stamp) == group)
     }
 }
 
 /// A scan of one tree of files.
 struct TreeWalk<'a> {
     root: &'a Path,
-    tree: &'a mut FileTree,
+    found: &'a mut Vec<(Box<Path>, FileStamp)>,
     /// The result of the previous scan.
-    known: &'a FileTree,
+    known: &'a ModelFiles,
     unread: &'a mut UnreadPaths,
 }
 
@@ -129,10 +138,10 @@ impl TreeWalk<'_> {
                 changed_ns: metadata.mtime_nsec(),
                 inode: metadata.ino(),
             };
-            self.tree.insert(relative.to_owned(), stamp);
+            self.found.push((relative.into(), stamp));
             return;
         }
-        self.tree.insert(relative.to_owned(), FileStamp::Directory);
+        self.found.push((relative.into(), FileStamp::Directory));
         if depth == MAX_DEPTH {
             return;
         }
@@ -151,12 +160,9 @@ impl TreeWalk<'_> {
             return;
         }
         self.unread.insert(path.to_owned(), error.to_string());
-        let known = self
-            .known
-            .iter()
-            .filter(|(known, _)| known.starts_with(relative));
-        self.tree
-            .extend(known.map(|(path, stamp)| (path.clone(), *stamp)));
+        let known = self.known.0.iter();
+        let known = known.filter(|(known, _)| known.starts_with(relative));
+        self.found.extend(known.cloned());
     }
 }
 
@@ -172,24 +178,24 @@ mod tests {
 
     /// A model whose files are of these sizes: its configuration, its versions' files, its labels.
     fn model(config: u64, versions: &[(u64, u64)], labels: Option<u64>) -> ModelFiles {
-        let versions = versions.iter();
-        ModelFiles {
-            configuration: tree("config.pbtxt", config),
-            versions: versions
-                .map(|(number, bytes)| (version(*number), tree("model.onnx", *bytes)))
-                .collect(),
-            others: labels.map_or_else(FileTree::new, |bytes| tree("labels.txt", bytes)),
-        }
-    }
-
-    fn tree(path: &str, bytes: u64) -> FileTree {
-        let stamp = FileStamp::File {
-            bytes,
-            changed_s: 0,
-            changed_ns: 0,
-            inode: 1,
-        };
-        FileTree::from([(path.into(), stamp)])
+        let versions = versions
+            .iter()
+            .map(|(number, bytes)| (format!("{number}/model.onnx"), *bytes));
+        let labels = labels.map(|bytes| ("labels.txt".to_owned(), bytes));
+        let files = [("config.pbtxt".to_owned(), config)]
+            .into_iter()
+            .chain(versions)
+            .chain(labels);
+        let stamped = files.map(|(path, bytes)| {
+            let stamp = FileStamp::File {
+                bytes,
+                changed_s: 0,
+                changed_ns: 0,
+                inode: 1,
+            };
+            (Path::new(&path).into(), stamp)
+        });
+        ModelFiles::of(stamped.collect())
     }
 
     #[test]
@@ -224,12 +230,19 @@ mod tests {
         std::os::unix::fs::symlink(root.path(), root.path().join("loop")).expect("link");
         let read = || ModelFiles::read(root.path()).expect("read");
         let before = read();
-        assert_eq!(before.versions.len(), 2);
+        for (number, expected) in [(1, true), (2, true), (3, false)] {
+            assert_eq!(before.same_version(&before, version(number)), expected);
+        }
         assert_eq!(before, read());
         write("1/model.onnx/deep/weights", "other text");
         let after = read();
         assert!(!before.same_version(&after, ModelVersion::ONE));
         write("configs/x.pbtxt", "longer");
-        assert_ne!(read().configuration, after.configuration);
+        let configured = read();
+        assert_ne!(configured, after);
+        assert!(configured.same_version(&after, version(1)));
+        write("3", "a file is no version");
+        assert!(!read().same_version(&read(), version(3)));
+        assert!(!read().same_others(&configured));
     }
 }

@@ -167,11 +167,10 @@ pub(crate) fn changes(before: &RepositoryFiles, after: &RepositoryFiles) -> Repo
 
 #[cfg(test)]
 mod tests {
-    use skep_types::ModelVersion;
     use tempfile::TempDir;
 
     use super::*;
-    use crate::repository::model_files::{FileStamp, FileTree};
+    use crate::repository::model_files::FileStamp;
 
     fn id(name: &str) -> ModelId {
         ModelId {
@@ -189,29 +188,24 @@ mod tests {
         }
     }
 
-    fn tree(files: &[(&str, FileStamp)]) -> FileTree {
-        files
-            .iter()
-            .map(|(path, stamp)| (PathBuf::from(path), *stamp))
-            .collect()
-    }
-
     fn model(
         config: u64,
         versions: &[(u64, FileStamp)],
         others: &[(&str, FileStamp)],
     ) -> ModelFiles {
-        ModelFiles {
-            configuration: tree(&[("config.pbtxt", file(config, 1))]),
-            versions: versions
-                .iter()
-                .map(|(version, stamp)| {
-                    let version = ModelVersion::new(*version).expect("version");
-                    (version, tree(&[("model.onnx", *stamp)]))
-                })
+        let versions = versions
+            .iter()
+            .map(|(version, stamp)| (format!("{version}/model.onnx"), *stamp));
+        let others = others
+            .iter()
+            .map(|(path, stamp)| ((*path).to_owned(), *stamp));
+        let config = [("config.pbtxt".to_owned(), file(config, 1))];
+        let files = config.into_iter().chain(versions).chain(others);
+        ModelFiles::of(
+            files
+                .map(|(path, stamp)| (Path::new(&path).into(), stamp))
                 .collect(),
-            others: tree(others),
-        }
+        )
     }
 
     fn repository(models: &[(&str, &ModelFiles)]) -> RepositoryFiles {

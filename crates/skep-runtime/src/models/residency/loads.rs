@@ -190,6 +190,7 @@ impl ResidencyControl {
         }
         let key = self.state().key(id);
         let (size, load_bytes) = memory::measured(runtime, id, private);
+        let has_stored = !size.tensors.is_empty();
         let input = match load.cause {
             LoadCause::Reload => ResidencyInput::Measured(key, size),
             LoadCause::Request | LoadCause::Call => ResidencyInput::Loaded {
@@ -203,7 +204,7 @@ impl ResidencyControl {
             let mut state = self.state();
             let waiters = state.take_waiters(key);
             let model = state.model(key);
-            model.failure = None;
+            (model.failure, model.has_stored) = (None, has_stored);
             if load.cause != LoadCause::Reload {
                 model.ended_before += std::mem::take(&mut model.ended);
             }

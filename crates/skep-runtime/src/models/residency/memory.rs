@@ -13,11 +13,12 @@ use crate::{
 /// What a model holds beside its files' bytes at least: its session, its instances' threads.
 pub(super) const LEAST_BYTES: u64 = 1 << 20;
 
-/// Measures what loads take, as the growth of the process's private memory. Loads that overlap cannot be told apart.
+/// Measures what loads take, as the growth of the private memory of this process and of its workers. Loads that overlap
+/// cannot be told apart.
 #[derive(Debug)]
 pub(super) struct MemoryProbe {
     state: Mutex<ProbeState>,
-    /// What the process had before any model.
+    /// What there was before any model.
     baseline: u64,
 }
 
@@ -40,17 +41,22 @@ pub(super) struct LoadMeasure {
 /// the models' library, memory that the heap keeps.
 const SLACK_BYTES: u64 = 64 << 20;
 
+/// What this process and those that run models for it hold, and no other process.
+fn private_bytes() -> Option<u64> {
+    Some(skep_host::private_bytes()? + skep_sandbox::worker_bytes())
+}
+
 impl MemoryProbe {
     pub(super) fn new() -> Self {
         Self {
             state: Mutex::default(),
-            baseline: skep_host::private_bytes().unwrap_or(0),
+            baseline: private_bytes().unwrap_or(0),
         }
     }
 
     /// What the process holds beyond so many bytes for models and requests. `None` while a load runs.
     pub(super) fn beyond(&self, counted: u64) -> Option<u64> {
-        let now = skep_host::private_bytes()?;
+        let now = private_bytes()?;
         let expected = self.baseline + counted + SLACK_BYTES;
         (lock(&self.state).running == 0).then(|| now.saturating_sub(expected))
     }
@@ -60,7 +66,7 @@ impl MemoryProbe {
         state.begun += 1;
         state.running += 1;
         LoadMeasure {
-            private_bytes: skep_host::private_bytes(),
+            private_bytes: private_bytes(),
             number: state.begun,
             is_alone: state.running == 1,
         }
@@ -68,13 +74,34 @@ impl MemoryProbe {
 
     /// What the load has taken; `None` if others ran meanwhile, or the system does not tell.
     pub(super) fn end(&self, measure: &LoadMeasure) -> Option<u64> {
-        let now = skep_host::private_bytes();
+        let now = private_bytes();
         let mut state = lock(&self.state);
         state.running -= 1;
         let was_alone = measure.is_alone && measure.number == state.begun;
         let taken = now?.saturating_sub(measure.private_bytes?);
         was_alone.then_some(taken)
     }
+}
+
+/// The tensors of the store that a loaded model uses, each with its bytes.
+fn stored_tensors(runtime: &Arc<Runtime>, id: &ModelId) -> Vec<(TensorKey, u64)> {
+    let mut tensors = Vec::new();
+    for loaded in runtime.serving(id).values() {
+        let stored = loaded.responder.stored_tensors().into_iter();
+        tensors.extend(stored.map(|(digest, bytes)| (TensorKey(digest.0), bytes)));
+    }
+    tensors
+}
+
+/// What a loaded model holds once its weights have moved to the store; `None` if none are there. `private_bytes` is what
+/// it held before by itself.
+pub(super) fn moved(runtime: &Arc<Runtime>, id: &ModelId, private_bytes: u64) -> Option<ModelSize> {
+    let tensors = stored_tensors(runtime, id);
+    let stored: u64 = tensors.iter().map(|(_, bytes)| bytes).sum();
+    (stored > 0).then(|| ModelSize {
+        private_bytes: private_bytes.saturating_sub(stored).max(LEAST_BYTES),
+        tensors,
+    })
 }
 
 /// What a loaded model holds, and what its next load takes beside that. `private` is what this load took, if that could be
@@ -84,26 +111,21 @@ pub(super) fn measured(
     id: &ModelId,
     private: Option<u64>,
 ) -> (ModelSize, u64) {
-    let mut tensors: Vec<(TensorKey, u64)> = Vec::new();
-    let (mut expected, mut least) = (LEAST_BYTES, LEAST_BYTES);
-    for loaded in runtime.serving(id).values() {
-        let shared = loaded.responder.stored_tensors();
+    let tensors = stored_tensors(runtime, id);
+    let stored: u64 = tensors.iter().map(|(_, bytes)| bytes).sum();
+    let serving = runtime.serving(id);
+    let file_bytes = serving.values().map(|loaded| {
         let directory = loaded.origin.source.directory();
-        let files = files_bytes(&directory.join(loaded.version().to_string()));
-        let stored: u64 = shared.iter().map(|(_, bytes)| bytes).sum();
-        expected += (files + files / 4).saturating_sub(stored);
-        least += files.saturating_sub(stored);
-        tensors.extend(
-            shared
-                .into_iter()
-                .map(|(digest, bytes)| (TensorKey(digest.0), bytes)),
-        );
-    }
+        files_bytes(&directory.join(loaded.version().to_string()))
+    });
+    let files: u64 = file_bytes.sum();
+    let expected = LEAST_BYTES + (files + files / 4).saturating_sub(stored);
+    // Files that are not in the store are read again, and rewritten.
+    let load_bytes = files.saturating_sub(stored);
     let size = ModelSize {
         // A load that got memory which others had just given back seems smaller than it is.
-        private_bytes: private.unwrap_or(expected).max(least),
+        private_bytes: private.unwrap_or(expected).max(LEAST_BYTES + load_bytes),
         tensors,
     };
-    // Files that are not in the store are read again, and rewritten.
-    (size, least - LEAST_BYTES)
+    (size, load_bytes)
 }

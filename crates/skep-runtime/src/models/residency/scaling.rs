@@ -38,7 +38,7 @@ const ANSWER_TIME: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub(super) struct ModelScalers {
     models: HashMap<(ModelKey, ModelVersion), ModelScaler>,
-    /// The process's CPU time at the last look.
+    /// The CPU time of the process and its workers at the last look.
     cpu: Option<(Instant, Duration)>,
 }
 
@@ -90,9 +90,10 @@ impl ModelScalers {
         self.models.retain(|key, _| seen.contains(key));
     }
 
-    /// Whether this process has used nearly all of its cores since the last look.
+    /// Whether this process and its workers have used nearly all of the cores since the last look.
     fn cores_are_busy(&mut self, runtime: &Runtime) -> bool {
-        let now = (Instant::now(), skep_host::process_cpu_time());
+        let used = skep_host::process_cpu_time() + skep_sandbox::worker_cpu_time();
+        let now = (Instant::now(), used);
         let Some((at, used)) = self.cpu.replace(now) else {
             return false;
         };

@@ -63,6 +63,8 @@ pub(super) struct KnownModel {
     pub(super) ended_before: u64,
     pub(super) loads: u64,
     pub(super) rate: RecentRate,
+    /// Its weights have moved to the tensor store, or were there from the beginning.
+    pub(super) has_stored: bool,
     /// What a further instance took when one was last added.
     pub(super) instance_bytes: Option<u64>,
 }
@@ -123,6 +125,7 @@ impl ControlState {
             ended_before: 0,
             loads: 0,
             rate: RecentRate::default(),
+            has_stored: false,
             instance_bytes: None,
         });
         self.keys.insert(id.clone(), key);

@@ -9,7 +9,7 @@ use std::{
 use skep_placer::residency::{ModelKey, ResidencyInput};
 use skep_types::Time;
 
-use super::{ResidencyControl, scaling::ModelScalers};
+use super::{ResidencyControl, memory, scaling::ModelScalers};
 use crate::{
     clock,
     error::RuntimeError,
@@ -47,8 +47,11 @@ fn watch(runtime: &Weak<Runtime>, stop: &StopSignal) {
         let control = &runtime.residency;
         control.look_at_uses(&runtime);
         looks += 1;
-        if control.settings.budget.is_some() && looks.is_multiple_of(LOOKS_AT_MEMORY) {
-            control.report_memory(&runtime, true);
+        if looks.is_multiple_of(LOOKS_AT_MEMORY) {
+            control.look_at_weights(&runtime);
+            if control.settings.budget.is_some() {
+                control.report_memory(&runtime, true);
+            }
         }
         if looks.is_multiple_of(LOOKS_AT_INSTANCES) {
             scalers.look(&runtime);
@@ -64,6 +67,26 @@ fn watch(runtime: &Weak<Runtime>, stop: &StopSignal) {
 }
 
 impl ResidencyControl {
+    /// Reports weights that have moved to the tensor store after their model was loaded.
+    fn look_at_weights(&self, runtime: &Arc<Runtime>) {
+        let private: Vec<(ModelKey, ModelId, u64)> = {
+            let (state, now) = (self.state(), clock::now());
+            let keys = state.machine.resident();
+            keys.filter_map(|key| {
+                let model = &state.models[key.0 as usize];
+                let figures = state.machine.model(now, key)?;
+                (!model.has_stored).then(|| (key, model.id.clone(), figures.private_bytes))
+            })
+            .collect()
+        };
+        for (key, id, private_bytes) in private {
+            if let Some(size) = memory::moved(runtime, &id, private_bytes) {
+                self.state().model(key).has_stored = true;
+                self.apply(runtime, ResidencyInput::Measured(key, size));
+            }
+        }
+    }
+
     /// Reports the requests that resident models have had since the last look.
     fn look_at_uses(&self, runtime: &Arc<Runtime>) {
         let resident: Vec<(ModelKey, ModelId, u64)> = {

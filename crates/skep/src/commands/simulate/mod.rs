@@ -6,6 +6,7 @@ mod flags;
 mod measure;
 mod measured_model;
 mod residency;
+mod rows;
 mod saved;
 mod show;
 

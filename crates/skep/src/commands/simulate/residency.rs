@@ -10,7 +10,10 @@ use skep_sim::{
     residency::{EvictionPolicy, Fleet, FleetTerms, ResidencyOutcome, bound, foresee, simulate},
 };
 
-use super::flags::{self, Pattern, refuse_repeats};
+use super::{
+    flags::{self, Pattern, refuse_repeats},
+    rows::{self, FigureRow},
+};
 use crate::{
     colour::{Colour, Colours},
     cores::on_all_cores,
@@ -84,19 +87,21 @@ struct Panel {
 pub(crate) fn run(args: &ResidencyArgs) -> anyhow::Result<ExitCode> {
     output::check("--csv", args.csv.as_deref())?;
     check_repeats(args)?;
-    let from = origin::line(&origin::command());
+    let command = origin::command();
     let patterns: Vec<(String, Option<RecordedArrivals>)> = args
         .arrival
         .iter()
         .map(|pattern| Ok((pattern.name.clone(), recorded(pattern)?)))
         .collect::<anyhow::Result<_>>()?;
     let panels = panels(args, &patterns);
-    output::write("--csv", args.csv.as_deref(), || csv(&panels))?;
+    output::write("--csv", args.csv.as_deref(), || {
+        rows::csv(rows(&panels, &command))
+    })?;
     if args.json {
-        outln!("{:#}", json(&panels))?;
+        outln!("{}", rows::json(rows(&panels, &command)))?;
         return Ok(ExitCode::SUCCESS);
     }
-    outln!("{from}\n")?;
+    outln!("{}\n", origin::line(&command))?;
     out!("{}", text(args, &panels, Colours::of_output()))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -246,58 +251,45 @@ fn mean_wait(outcome: &ResidencyOutcome) -> Duration {
     Duration::from_secs_f64(sum.as_secs_f64() / outcome.requests.max(1) as f64)
 }
 
-fn json(panels: &[Panel]) -> serde_json::Value {
-    let rows = panels.iter().flat_map(|panel| {
-        panel.outcomes.iter().map(|(policy, outcome)| {
-            json!({
-                "arrival": panel.arrival,
-                "budget_percent": panel.percent,
-                "budget_bytes": panel.budget,
-                "policy": policy.name(),
-                "requests": outcome.requests,
-                "hits": outcome.hits,
-                "cold": outcome.waited,
-                "refused": outcome.refused,
-                "loads": outcome.loads,
-                "bytes_loaded": outcome.bytes_loaded,
-                "most_used_bytes": outcome.most_used,
-                "mean_wait_ms": mean_wait(outcome).as_secs_f64() * 1e3,
-                "p99_wait_ms": outcome.wait(0.99).as_secs_f64() * 1e3,
-                "foresight_hits": panel.foresight.hits,
-                "foresight_bytes_loaded": panel.foresight.bytes_loaded,
-                "bound_hits": panel.bound,
-            })
-        })
-    });
-    rows.collect()
+fn rows<'a>(panels: &'a [Panel], command: &'a str) -> impl Iterator<Item = FigureRow> + 'a {
+    panels.iter().flat_map(move |panel| {
+        let outcomes = panel.outcomes.iter();
+        outcomes.map(move |(policy, outcome)| row(panel, *policy, outcome, command))
+    })
 }
 
-fn csv(panels: &[Panel]) -> String {
-    let mut text = String::from(
-        "arrival,budget_percent,budget_bytes,policy,requests,hits,cold,refused,loads,bytes_loaded,mean_wait_ms,p99_wait_ms,foresight_hits,foresight_bytes_loaded,bound_hits\n",
-    );
-    for panel in panels {
-        for (policy, outcome) in &panel.outcomes {
-            text += &format!(
-                "{},{},{},{policy},{},{},{},{},{},{},{:.3},{:.3},{},{},{}\n",
-                panel.arrival,
-                panel.percent,
-                panel.budget,
-                outcome.requests,
-                outcome.hits,
-                outcome.waited,
-                outcome.refused,
-                outcome.loads,
-                outcome.bytes_loaded,
-                mean_wait(outcome).as_secs_f64() * 1e3,
-                outcome.wait(0.99).as_secs_f64() * 1e3,
-                panel.foresight.hits,
-                panel.foresight.bytes_loaded,
-                panel.bound,
-            );
-        }
-    }
-    text
+fn row(
+    panel: &Panel,
+    policy: EvictionPolicy,
+    outcome: &ResidencyOutcome,
+    command: &str,
+) -> FigureRow {
+    vec![
+        ("arrival", json!(panel.arrival)),
+        ("budget_percent", json!(panel.percent)),
+        ("budget_bytes", json!(panel.budget)),
+        ("policy", json!(policy.name())),
+        ("requests", json!(outcome.requests)),
+        ("hits", json!(outcome.hits)),
+        ("cold", json!(outcome.waited)),
+        ("refused", json!(outcome.refused)),
+        ("loads", json!(outcome.loads)),
+        ("bytes_loaded", json!(outcome.bytes_loaded)),
+        ("most_used_bytes", json!(outcome.most_used)),
+        (
+            "mean_wait_ms",
+            json!(mean_wait(outcome).as_secs_f64() * 1e3),
+        ),
+        ("p99_wait_ms", json!(outcome.wait(0.99).as_secs_f64() * 1e3)),
+        ("foresight_hits", json!(panel.foresight.hits)),
+        (
+            "foresight_bytes_loaded",
+            json!(panel.foresight.bytes_loaded),
+        ),
+        ("bound_hits", json!(panel.bound)),
+        ("version", json!(origin::VERSION)),
+        ("command", json!(command)),
+    ]
 }
 
 fn percent(text: &str) -> Result<f64, String> {

@@ -5,7 +5,10 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 use skep_sim::{Contender, Jitter, PolicyFigures, Spread};
 
-use super::batching::{Panel, Rate, Study};
+use super::{
+    batching::{Panel, Rate, Study},
+    rows::{self, FigureRow},
+};
 use crate::{
     axis::number,
     colour::{Colour, Colours},
@@ -278,7 +281,7 @@ fn ends(figures: &PolicyFigures) -> Value {
     )
 }
 
-fn rows(study: &Study) -> impl Iterator<Item = Vec<(&'static str, Value)>> + '_ {
+fn rows(study: &Study) -> impl Iterator<Item = FigureRow> + '_ {
     study.panels.iter().flat_map(move |panel| {
         panel.loads.iter().flat_map(move |(rate, figures)| {
             figures.iter().map(move |f| row(study, panel, *rate, f))
@@ -288,42 +291,12 @@ fn rows(study: &Study) -> impl Iterator<Item = Vec<(&'static str, Value)>> + '_ 
 
 /// A list of rows.
 pub(super) fn json(study: &Study) -> String {
-    let objects = rows(study).map(|row| {
-        let members = row
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), value));
-        Value::Object(members.collect())
-    });
-    let lines: Vec<String> = objects.map(|object| object.to_string()).collect();
-    format!("[\n{}\n]", lines.join(",\n"))
+    rows::json(rows(study))
 }
 
 /// The same rows, under a line of names.
 pub(super) fn csv(study: &Study) -> String {
-    let mut text = String::new();
-    for row in rows(study) {
-        if text.is_empty() {
-            let names: Vec<&str> = row.iter().map(|(name, _)| *name).collect();
-            writeln!(text, "{}", names.join(",")).expect(WRITES);
-        }
-        let values = row.into_iter().map(|(_, value)| match value {
-            Value::Null => String::new(),
-            Value::String(text) => quoted(text),
-            other => quoted(other.to_string()),
-        });
-        let values: Vec<String> = values.collect();
-        writeln!(text, "{}", values.join(",")).expect(WRITES);
-    }
-    text
-}
-
-/// A cell of a CSV file.
-fn quoted(text: String) -> String {
-    if text.contains([',', '"', '\n', '\r']) {
-        format!("\"{}\"", text.replace('"', "\"\""))
-    } else {
-        text
-    }
+    rows::csv(rows(study))
 }
 
 fn offered(figures: &[PolicyFigures]) -> f64 {
