@@ -272,3 +272,23 @@ fn adopt(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gap_is_what_lies_above_the_bound() {
+        let bounded = |size, lower_bound| BoundedPlan {
+            plan: OffsetPlan {
+                offsets: Vec::new(),
+                size,
+            },
+            lower_bound,
+            proof: Proof::Load,
+            nodes: 0,
+        };
+        assert!(bounded(8, 8).is_optimal() && !bounded(9, 6).is_optimal());
+        assert_eq!((bounded(8, 8).gap(), bounded(9, 6).gap()), (0, 3));
+    }
+}

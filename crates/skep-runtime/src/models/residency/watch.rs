@@ -47,11 +47,9 @@ fn watch(runtime: &Weak<Runtime>, stop: &StopSignal) {
         let control = &runtime.residency;
         control.look_at_uses(&runtime);
         looks += 1;
-        if looks.is_multiple_of(LOOKS_AT_MEMORY) {
-            control.look_at_weights(&runtime);
-            if control.settings.budget.is_some() {
-                control.report_memory(&runtime, true);
-            }
+        control.look_at_weights(&runtime);
+        if control.settings.budget.is_some() && looks.is_multiple_of(LOOKS_AT_MEMORY) {
+            control.report_memory(&runtime, true);
         }
         if looks.is_multiple_of(LOOKS_AT_INSTANCES) {
             scalers.look(&runtime);
