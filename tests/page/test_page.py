@@ -52,13 +52,14 @@ def test_the_server_and_its_models_are_shown(visit, digits):
     [row] = rows(page)
     config = get(digits, "v2/models/digits/config")
     statistics = get(digits, "v2/models/digits/stats")["model_stats"][0]
+    [resident] = get(digits, "v2/skep/residency")["models"]
+    assert row.pop("State") == f"READY\n{resident['instances']} instance, {resident['private_bytes'] / 2**20:.0f} MiB"
     # What the last interval was like is another test's.
     intervals = {row.pop(label) for label in ("Rate", "Mean batch", "Mean latency")}
     assert intervals == {EMPTY}
     assert row == {
         "Model": "digits",
         "Version": "1",
-        "State": "READY",
         "Backend": config["backend"],
         "Max batch": "8",
         "Inputs → outputs": "image FP32 [-1,1,8,8]\n→ probabilities FP32 [-1,10]",
@@ -281,7 +282,7 @@ def test_without_the_model_there_is_nothing_to_draw_on(visit, serve, repository)
     server = serve(repository)
     page = visit(server).open().page
     [row] = rows(page)
-    assert (row["Model"], row["State"], row["Max batch"]) == ("addsub", "READY", "4")
+    assert (row["Model"], row["State"].split("\n")[0], row["Max batch"]) == ("addsub", "READY", "4")
     assert row["Inputs → outputs"].splitlines()[:2] == ["INPUT0 INT32 [-1,16]", "INPUT1 INT32 [-1,16]"]
     expect(page.locator("#pad")).to_be_hidden()
     expect(page.locator("#bars")).to_be_hidden()
@@ -332,7 +333,8 @@ def test_the_page_loads_no_model_and_shows_what_is_in_memory(visit, serve, repos
         pass
     expect(page.locator("#memory-states")).to_have_text("1 known · 2 resident")
     expect(page.locator("#decisions li").first).to_have_text(re.compile("ago: load c: a request needs it"))
-    expect(page.locator("#models td.state")).to_have_text(["READY", "READY", "READYloads on request"])
+    held = "READY1 instance, 1 MiB"
+    expect(page.locator("#models td.state")).to_have_text([held, held, "READYloads on request"])
 
 
 def test_a_drawing_stays_while_the_model_is_loaded_again(visit, serve, repository):

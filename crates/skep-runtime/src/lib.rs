@@ -36,6 +36,7 @@ pub use loading::{
 pub use models::{
     Control, DecisionKind, DecisionReport, IndexEntry, ModelReport, ResidencyReport,
     ResidencySettings, ResidencySums, Runtime, RuntimeOptions, StartReport, VersionState,
+    residency_slack,
 };
 pub use repository::{LayoutFinding, LoadOverrides, Repository, is_model};
 pub use serving::{

@@ -20,6 +20,8 @@ pub struct ResidencyFigures {
     pub unshared: u64,
     /// The part of what they hold that is tensors, which others may share.
     pub shared: u64,
+    /// Bytes that loads in progress take beside what their models will hold.
+    pub transient: u64,
     /// Bytes of models that have left, until they are free.
     pub leaving: u64,
     /// Weights that no model uses.
@@ -78,6 +80,7 @@ impl Residency {
             held: self.room.held(),
             unshared: self.room.unshared(),
             shared: self.room.shared(),
+            transient: self.room.transient,
             leaving: self.room.leaving,
             kept: self.room.kept,
             known: self.models.len(),

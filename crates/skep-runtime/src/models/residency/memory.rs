@@ -37,10 +37,6 @@ pub(super) struct LoadMeasure {
     is_alone: bool,
 }
 
-/// What the process may hold beyond its baseline, its models and its requests without any of it counting: the tables of
-/// the models' library, memory that the heap keeps.
-const SLACK_BYTES: u64 = 64 << 20;
-
 /// What this process and those that run models for it hold, and no other process.
 fn private_bytes() -> Option<u64> {
     Some(skep_host::private_bytes()? + skep_sandbox::worker_bytes())
@@ -54,11 +50,11 @@ impl MemoryProbe {
         }
     }
 
-    /// What the process holds beyond so many bytes for models and requests. `None` while a load runs.
-    pub(super) fn beyond(&self, counted: u64) -> Option<u64> {
-        let now = private_bytes()?;
-        let expected = self.baseline + counted + SLACK_BYTES;
-        (lock(&self.state).running == 0).then(|| now.saturating_sub(expected))
+    /// What there is beyond the baseline and so many bytes, which models and requests may hold by now. Loads that run count
+    /// with all that they may take, so that it is not too much.
+    pub(super) fn beyond(&self, counted: u64) -> u64 {
+        let now = private_bytes().unwrap_or(0);
+        now.saturating_sub(self.baseline.saturating_add(counted))
     }
 
     pub(super) fn begin(&self) -> LoadMeasure {

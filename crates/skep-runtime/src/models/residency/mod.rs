@@ -110,6 +110,14 @@ impl ResidencySettings {
     }
 }
 
+/// What the process may hold beyond its models and requests without it counting towards a budget: tables of the models'
+/// library, memory that the heap keeps for a while. A 32nd of the budget, and 64 MiB at most.
+#[must_use]
+pub fn slack(budget: u64) -> u64 {
+    const MOST: u64 = 64 << 20;
+    (budget / 32).min(MOST)
+}
+
 /// Requests that may wait for loads, over all models: a few hundred bytes each, beside what the request itself is
 /// charged for.
 const MAX_WAITING: usize = 16_384;
@@ -248,9 +256,9 @@ impl ResidencyControl {
         };
         let requests = runtime.options.load.request_memory.as_ref();
         let requests = requests.map_or(0, |budget| budget.used() as u64);
-        let models = figures.held - figures.shared + figures.leaving;
-        // While a load runs it cannot be told what is beyond.
-        let beyond = self.memory.beyond(models + requests).unwrap_or(0);
+        let models = figures.held - figures.shared + figures.leaving + figures.transient;
+        let slack = slack(figures.budget);
+        let beyond = self.memory.beyond(models + requests + slack);
         self.apply(runtime, ResidencyInput::Unclaimed { kept, beyond });
     }
 

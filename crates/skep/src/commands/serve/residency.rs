@@ -4,7 +4,7 @@ use std::{num::NonZeroU64, time::Duration};
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
-use skep_runtime::{EvictionPolicy, LoadPolicy, ResidencySettings};
+use skep_runtime::{EvictionPolicy, LoadPolicy, ResidencySettings, residency_slack};
 
 use crate::units::human;
 
@@ -79,7 +79,7 @@ fn default_budget(request_memory: usize) -> anyhow::Result<u64> {
         .checked_sub(taken)
         .and_then(NonZeroU64::new)
     {
-        Some(budget) => Ok(budget.get()),
+        Some(budget) => Ok(budget.get() - residency_slack(budget.get())),
         None => bail!(
             "{} of memory leave no room for models beside {} for requests (--max-request-memory)\n  `--memory-budget` sets what models may hold",
             human(total),
