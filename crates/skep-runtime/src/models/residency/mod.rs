@@ -111,11 +111,12 @@ impl ResidencySettings {
 }
 
 /// What the process may hold beyond its models and requests without it counting towards a budget: tables of the models'
-/// library, memory that the heap keeps for a while. A 32nd of the budget, and 64 MiB at most.
+/// library, memory that the heap keeps for a while. A 32nd of the budget, between 16 and 64 MiB.
 #[must_use]
 pub fn slack(budget: u64) -> u64 {
+    const LEAST: u64 = 16 << 20;
     const MOST: u64 = 64 << 20;
-    (budget / 32).min(MOST)
+    (budget / 32).clamp(LEAST, MOST)
 }
 
 /// Requests that may wait for loads, over all models: a few hundred bytes each, beside what the request itself is

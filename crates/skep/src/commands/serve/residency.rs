@@ -75,11 +75,9 @@ impl ResidencyArgs {
 fn default_budget(request_memory: usize) -> anyhow::Result<u64> {
     let total = skep_host::memory().total;
     let taken = (request_memory as u64).saturating_add(skep_host::private_bytes().unwrap_or(0));
-    match (total / 10 * TENTHS)
-        .checked_sub(taken)
-        .and_then(NonZeroU64::new)
-    {
-        Some(budget) => Ok(budget.get() - residency_slack(budget.get())),
+    let left = (total / 10 * TENTHS).saturating_sub(taken);
+    match NonZeroU64::new(left.saturating_sub(residency_slack(left))) {
+        Some(budget) => Ok(budget.get()),
         None => bail!(
             "{} of memory leave no room for models beside {} for requests (--max-request-memory)\n  `--memory-budget` sets what models may hold",
             human(total),
