@@ -396,39 +396,40 @@ def neighbours(args):
         others = [name for name in kinds if name.startswith("variant")]
         with Node(binary, repository, "--load-policy=lazy", cache, f"--memory-budget={args.budget_mib * MIB}") as node:
 
-            async def phase(seconds, churns):
+            async def phase(seconds, asked):
+                """Latency of the model in memory while these others are asked for in turn, five times a second."""
                 connections = Connections(node.http)
-                took, loads = [], 0
+                took = []
                 end = time.perf_counter() + seconds
 
                 async def disturb():
-                    nonlocal loads
                     place = 0
                     while time.perf_counter() < end:
-                        await connections.send(messages[others[place % len(others)]])
+                        await connections.send(messages[asked[place % len(asked)]])
                         place += 1
-                        loads += 1
                         await asyncio.sleep(0.2)
 
-                task = asyncio.create_task(disturb()) if churns else None
+                task = asyncio.create_task(disturb())
                 while time.perf_counter() < end:
                     began = time.perf_counter()
                     assert await connections.send(messages[resident]) == 200
                     took.append((time.perf_counter() - began) * 1e3)
                     await asyncio.sleep(0.005)
-                if task:
-                    await task
-                return took, loads
+                await task
+                return took
 
             quiet, loud = [], []
-            asyncio.run(phase(5, True))
+            asyncio.run(phase(10, others))
+            loads = []
             for _ in range(args.rounds):
-                quiet.append(asyncio.run(phase(10, False))[0])
-                loud.append(asyncio.run(phase(10, True))[0])
-            counts = node.json("/v2/skep/residency?state=leaving")["decision_counts"]
+                # Two others that stay in memory, or forty that do not fit: each request is a load, and another one leaves.
+                quiet.append(asyncio.run(phase(10, others[:2])))
+                before = node.json("/v2/skep/residency?state=leaving")["decision_counts"]["load"]
+                loud.append(asyncio.run(phase(10, others)))
+                loads.append(node.json("/v2/skep/residency?state=leaving")["decision_counts"]["load"] - before)
             ratios = [quantile(b, 0.99) / quantile(a, 0.99) for a, b in zip(quiet, loud)]
             say(
-                args.out, part="neighbours", rounds=args.rounds, counts=counts,
+                args.out, part="neighbours", rounds=args.rounds, loads=loads,
                 quiet_p50_ms=quantile(sum(quiet, []), 0.5), loud_p50_ms=quantile(sum(loud, []), 0.5),
                 quiet_p99_ms=quantile(sum(quiet, []), 0.99), loud_p99_ms=quantile(sum(loud, []), 0.99),
                 p99_ratios=ratios, median_p99_ratio=statistics.median(ratios),

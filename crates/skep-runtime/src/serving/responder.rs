@@ -63,6 +63,9 @@ pub(crate) trait Responder: fmt::Debug + Send + Sync {
     /// The tensors of the store that it uses, each with its bytes.
     fn stored_tensors(&self) -> Vec<(Digest, u64)>;
 
+    /// Whether it runs on its baked form, whose weights are no memory of this process alone.
+    fn is_baked(&self) -> bool;
+
     /// Whether it can answer requests now.
     fn is_healthy(&self) -> bool;
 

@@ -205,6 +205,7 @@ impl ResidencyControl {
             let waiters = state.take_waiters(key);
             let model = state.model(key);
             (model.failure, model.has_stored) = (None, has_stored);
+            model.has_private_weights = load_bytes > 0;
             if load.cause != LoadCause::Reload {
                 model.ended_before += std::mem::take(&mut model.ended);
             }

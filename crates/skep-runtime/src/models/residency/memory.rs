@@ -90,12 +90,18 @@ fn stored_tensors(runtime: &Arc<Runtime>, id: &ModelId) -> Vec<(TensorKey, u64)>
 }
 
 /// What a loaded model holds once its weights have moved to the store; `None` if none are there. `private_bytes` is what
-/// it held before by itself.
-pub(super) fn moved(runtime: &Arc<Runtime>, id: &ModelId, private_bytes: u64) -> Option<ModelSize> {
+/// it held before by itself, with its weights if those `were_private`.
+pub(super) fn moved(
+    runtime: &Arc<Runtime>,
+    id: &ModelId,
+    private_bytes: u64,
+    were_private: bool,
+) -> Option<ModelSize> {
     let tensors = stored_tensors(runtime, id);
     let stored: u64 = tensors.iter().map(|(_, bytes)| bytes).sum();
+    let gone = if were_private { stored } else { 0 };
     (stored > 0).then(|| ModelSize {
-        private_bytes: private_bytes.saturating_sub(stored).max(LEAST_BYTES),
+        private_bytes: private_bytes.saturating_sub(gone).max(LEAST_BYTES),
         tensors,
     })
 }
@@ -110,7 +116,11 @@ pub(super) fn measured(
     let tensors = stored_tensors(runtime, id);
     let stored: u64 = tensors.iter().map(|(_, bytes)| bytes).sum();
     let serving = runtime.serving(id);
-    let file_bytes = serving.values().map(|loaded| {
+    // The weights of a baked form are mapped from its file until they are in the store.
+    let own = serving
+        .values()
+        .filter(|loaded| !loaded.responder.is_baked());
+    let file_bytes = own.map(|loaded| {
         let directory = loaded.origin.source.directory();
         files_bytes(&directory.join(loaded.version().to_string()))
     });

@@ -65,6 +65,8 @@ pub(super) struct KnownModel {
     pub(super) rate: RecentRate,
     /// Its weights have moved to the tensor store, or were there from the beginning.
     pub(super) has_stored: bool,
+    /// Its private bytes include weights: it was loaded from its own files.
+    pub(super) has_private_weights: bool,
     /// What a further instance took when one was last added.
     pub(super) instance_bytes: Option<u64>,
 }
@@ -126,6 +128,7 @@ impl ControlState {
             loads: 0,
             rate: RecentRate::default(),
             has_stored: false,
+            has_private_weights: false,
             instance_bytes: None,
         });
         self.keys.insert(id.clone(), key);

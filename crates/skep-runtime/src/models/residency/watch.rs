@@ -67,18 +67,20 @@ fn watch(runtime: &Weak<Runtime>, stop: &StopSignal) {
 impl ResidencyControl {
     /// Reports weights that have moved to the tensor store after their model was loaded.
     fn look_at_weights(&self, runtime: &Arc<Runtime>) {
-        let private: Vec<(ModelKey, ModelId, u64)> = {
+        let private: Vec<(ModelKey, ModelId, u64, bool)> = {
             let (state, now) = (self.state(), clock::now());
             let keys = state.machine.resident();
             keys.filter_map(|key| {
                 let model = &state.models[key.0 as usize];
                 let figures = state.machine.model(now, key)?;
-                (!model.has_stored).then(|| (key, model.id.clone(), figures.private_bytes))
+                let were_private = model.has_private_weights;
+                let (id, private) = (model.id.clone(), figures.private_bytes);
+                (!model.has_stored).then_some((key, id, private, were_private))
             })
             .collect()
         };
-        for (key, id, private_bytes) in private {
-            if let Some(size) = memory::moved(runtime, &id, private_bytes) {
+        for (key, id, private_bytes, were_private) in private {
+            if let Some(size) = memory::moved(runtime, &id, private_bytes, were_private) {
                 self.state().model(key).has_stored = true;
                 self.apply(runtime, ResidencyInput::Measured(key, size));
             }

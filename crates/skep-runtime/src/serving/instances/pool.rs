@@ -229,6 +229,10 @@ impl Responder for InstancePool {
         self.model.stored_tensors()
     }
 
+    fn is_baked(&self) -> bool {
+        self.model.is_baked()
+    }
+
     fn is_healthy(&self) -> bool {
         self.driver.is_healthy()
     }
