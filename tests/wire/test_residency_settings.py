@@ -105,6 +105,19 @@ def test_a_request_waits_as_long_as_it_or_its_model_says(repository):
         assert models(server)["patient"]["waiting"] == 0
 
 
+def test_a_configuration_that_comes_with_a_load_counts(repository):
+    repository.mock("m")
+    with Server(repository, "--model-control-mode=explicit", "--load-model=m") as server:
+        config = get(server, "/v2/models/m/config").json
+        config["parameters"]["max_instances"] = {"string_value": "3"}
+        config["parameters"]["min_instances"] = {"string_value": "1"}
+        assert "max_instances" not in models(server)["m"]
+        load = {"parameters": {"config": json.dumps(config)}}
+        assert post(server, "/v2/repository/models/m/load", load).status == 200
+        found = models(server)["m"]
+        assert (found["min_instances"], found["max_instances"], found["pinned"]) == (1, 3, True)
+
+
 def test_instances_follow_the_load_and_no_request_is_lost(repository):
     repository.mock("m", config=parameters(max_instances=3), max_batch_size=1, latency_us=20_000)
     repository.mock("fixed", max_batch_size=1, latency_us=20_000)

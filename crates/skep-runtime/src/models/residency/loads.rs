@@ -9,7 +9,6 @@ use skep_placer::residency::{ResidencyInput, ResidencyState};
 
 use super::{
     Action, DecisionKind, KnownTerms, LoadOutcome, ResidencyControl, is_resident, memory, stopping,
-    terms::overridden,
 };
 use crate::{
     error::RuntimeError,
@@ -152,16 +151,16 @@ impl ResidencyControl {
         let Ok(directory) = runtime.options.repository.directory(id) else {
             return false;
         };
-        let mut terms = runtime.terms_of(id, &directory);
-        if let Some(settings) = overridden(overrides) {
-            terms.settings = settings;
-        }
+        let terms = runtime.terms_of(id, &directory);
         let mut state = self.state();
         let known = state.keys.get(id).copied();
         match known.filter(|key| !state.models[key.0 as usize].is_withdrawn) {
             Some(key) => {
                 let is_pinned = terms.settings.is_pinned();
-                state.model(key).settings = terms.settings;
+                let model = state.model(key);
+                (model.versions, model.settings) = (terms.versions, terms.settings);
+                model.is_sent = false;
+                model.loads_on_request = self.settings.loads_on_request(&terms.settings);
                 drop(state);
                 self.apply(runtime, ResidencyInput::Pin(key, is_pinned));
             }
@@ -200,10 +199,18 @@ impl ResidencyControl {
                 took: load.began.elapsed(),
             },
         };
+        // A client's load may have brought another configuration than the repository's.
+        let settings = runtime
+            .serving(id)
+            .values()
+            .next_back()
+            .map(|loaded| *loaded.config().residency());
         let actions = {
             let mut state = self.state();
             let waiters = state.take_waiters(key);
             let model = state.model(key);
+            model.settings = settings.unwrap_or_default();
+            let is_pinned = model.is_sent || model.settings.is_pinned();
             (model.failure, model.has_stored) = (None, has_stored);
             model.has_private_weights = load_bytes > 0;
             if load.cause != LoadCause::Reload {
@@ -211,6 +218,7 @@ impl ResidencyControl {
             }
             let mut actions = vec![Action::Answer(waiters, Ok(()))];
             actions.extend(state.apply(input));
+            actions.extend(state.apply(ResidencyInput::Pin(key, is_pinned)));
             actions
         };
         self.act(runtime, actions);

@@ -43,6 +43,8 @@ pub(super) struct KnownModel {
     /// The versions that would be served.
     pub(super) versions: Vec<ModelVersion>,
     pub(super) settings: ModelResidency,
+    /// Its files came from a client, and are gone once it is.
+    pub(super) is_sent: bool,
     /// Whether a request loads it if it is not resident.
     pub(super) loads_on_request: bool,
     /// It was unloaded explicitly, or its directory is gone: requests do not load it.
@@ -116,6 +118,7 @@ impl ControlState {
             id: id.clone(),
             versions: Vec::new(),
             settings: ModelResidency::default(),
+            is_sent: false,
             loads_on_request: false,
             is_withdrawn: false,
             is_admitted: false,
@@ -236,7 +239,7 @@ impl ControlState {
     ) -> ResidencyInput {
         let model = self.model(key);
         model.versions = terms.versions;
-        model.settings = terms.settings;
+        (model.settings, model.is_sent) = (terms.settings, terms.is_sent);
         model.loads_on_request = loads_on_request && !terms.is_sent;
         (model.is_withdrawn, model.failure) = (false, None);
         ResidencyInput::Add(key, terms.expected)

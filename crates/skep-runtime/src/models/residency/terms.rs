@@ -61,16 +61,11 @@ impl KnownTerms {
         Self {
             versions: files.iter().filter_map(number).max().into_iter().collect(),
             expected: expected(bytes as u64, true),
-            settings: overridden(overrides).unwrap_or_default(),
+            // Known once it is loaded.
+            settings: ModelResidency::default(),
             is_sent: true,
         }
     }
-}
-
-/// The settings in the configuration that a client sent with a load, if it sent one.
-pub(super) fn overridden(overrides: &LoadOverrides) -> Option<ModelResidency> {
-    let config = skep_config::parse_json(overrides.config.as_deref()?, "").ok()?;
-    Some(ModelResidency::configured(&config))
 }
 
 /// What is expected of a model with files of so many bytes.
