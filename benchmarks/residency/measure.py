@@ -405,7 +405,7 @@ def neighbours(args):
                 async def disturb():
                     place = 0
                     while time.perf_counter() < end:
-                        await connections.send(messages[asked[place % len(asked)]])
+                        assert await connections.send(messages[asked[place % len(asked)]]) == 200
                         place += 1
                         await asyncio.sleep(0.2)
 
