@@ -10,6 +10,7 @@ use std::{
 };
 
 use skep_backend::{BackendError, Instance, Model as _, OutputSlot};
+use skep_host::process_cpu_time;
 use skep_tensor::{AlignedBuffer, Tensor, TensorView};
 use skep_types::{DataType, DeviceId, Shape, TensorSpec};
 
@@ -38,9 +39,9 @@ pub(crate) enum TrialResult {
 
 impl TrialResult {
     /// The CPU time for all runs of the model: as much as baking took so far, plus a second. So a small model that runs
-    /// slowly does not take much longer to bake.
+    /// slowly does not take much longer to bake. Wall time would count the long waits of a process of the lowest priority.
     pub(crate) fn limit() -> Duration {
-        cpu_time() + MIN_LIMIT
+        process_cpu_time() + MIN_LIMIT
     }
 }
 
@@ -122,13 +123,13 @@ fn bounded<T>(
         outputs,
     };
     let interrupt = instance.instance.interrupt();
-    let began = cpu_time();
+    let began = process_cpu_time();
     let (over, is_over) = mpsc::sync_channel::<()>(1);
     Ok(thread::scope(|scope| {
         let watched = scope.spawn(move || {
             let mut is_late = false;
             while is_over.recv_timeout(CHECK_INTERVAL) == Err(RecvTimeoutError::Timeout) {
-                is_late |= cpu_time().saturating_sub(began) > limit;
+                is_late |= process_cpu_time().saturating_sub(began) > limit;
                 if let Some(interrupt) = interrupt.as_ref().filter(|_| is_late) {
                     // More runs may follow a late one: each is ended.
                     interrupt.interrupt();
@@ -140,12 +141,6 @@ fn bounded<T>(
         drop(over);
         (result, watched.join().unwrap_or(false))
     }))
-}
-
-/// The CPU time of this process. Wall time would count the long waits of a process of the lowest priority.
-fn cpu_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::try_from(time).unwrap_or_default()
 }
 
 /// Inputs that most models accept: fractions between -0.5 and 0.5, the integers 0 and 1, `false` and `true`. `None` for

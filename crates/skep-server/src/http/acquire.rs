@@ -10,23 +10,26 @@ use skep_runtime::LoadedVersion;
 use super::{extract::ModelPath, infer::MAX_INLINE_JSON_BYTES};
 use crate::{error::ApiError, inference, off_reactor::off_reactor, state::ServerState};
 
-/// The version for an inference whose JSON part is `json`.
+/// The version for an inference whose body begins with so many bytes of JSON.
 ///
 /// JSON is decoded with the version's configuration. So its `timeout` is read ahead, and only if the model has to be
 /// loaded.
 pub(super) async fn acquire(
     state: &ServerState,
     path: &ModelPath,
-    json: &Bytes,
+    body: &Bytes,
+    json_bytes: usize,
 ) -> Result<Arc<LoadedVersion>, ApiError> {
     let (runtime, version) = (&state.runtime, path.version.as_deref());
+    // Before anything that takes residency's lock, which all models share.
+    if let Ok(loaded) = runtime.resolve(&path.model, version) {
+        return Ok(loaded);
+    }
+    let json = body.slice(..json_bytes.min(body.len()));
     let timeout = match runtime.loads_on_request(&path.model, version) {
         false => None,
-        true if json.len() <= MAX_INLINE_JSON_BYTES => timeout(json),
-        true => {
-            let json = json.clone();
-            off_reactor(move || timeout(&json)).await?
-        }
+        true if json.len() <= MAX_INLINE_JSON_BYTES => timeout(&json),
+        true => off_reactor(move || timeout(&json)).await?,
     };
     Ok(runtime.acquire(&path.model, version, timeout).await?)
 }

@@ -113,7 +113,7 @@ async fn run(
     charge: &Arc<Charge>,
     note: &AccessNote,
 ) -> Result<Vec<u8>, InferenceFailure> {
-    let loaded = acquire(state, path, &body).await?;
+    let loaded = acquire(state, path, &body, body.len()).await?;
     let mut request = if body.len() > MAX_INLINE_JSON_BYTES {
         let (loaded, charge) = (Arc::clone(&loaded), Arc::clone(charge));
         off_reactor(move || decode(&body, loaded.config(), &charge)).await??

@@ -104,7 +104,7 @@ pub(super) async fn infer(
         )));
     }
     // Resolved after the body is read: a version is held only while a request runs, never while a slow client sends.
-    let loaded = acquire(&state, &path, &body.slice(..json_bytes.min(body.len())))
+    let loaded = acquire(&state, &path, &body, json_bytes)
         .await
         .map_err(ApiError::plain)?;
     inference::refuse_decoupled(&loaded, "HTTP end point").map_err(ApiError::plain)?;

@@ -25,18 +25,19 @@ fn state(name: &str) -> Result<ResidencyState, ApiError> {
 
 fn document(report: ResidencyReport) -> ResidencyStatus {
     let settings = report.settings;
-    let figures = report.figures;
+    let sums = report.sums;
+    let figures = sums.figures;
     let load_policy = match settings.load_policy {
         LoadPolicy::Eager => "eager",
         LoadPolicy::Lazy => "lazy",
     };
-    let counts = report.counts.into_iter();
-    let states = report.states.into_iter();
+    let counts = sums.counts.into_iter();
+    let states = sums.states.into_iter();
     ResidencyStatus {
         load_policy: load_policy.to_owned(),
         eviction_policy: settings.policy.name().to_owned(),
         memory: ResidencyMemory {
-            budget: settings.budget,
+            budget: sums.budget,
             used: figures.used,
             held: figures.held,
             shared: figures.shared,

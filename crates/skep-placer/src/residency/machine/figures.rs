@@ -34,8 +34,6 @@ pub struct ResidencyFigures {
     pub loading: usize,
     /// Models that have instances.
     pub resident: usize,
-    /// Models that have left because of the budget.
-    pub departures: u64,
 }
 
 /// What is known of one model.
@@ -55,8 +53,6 @@ pub struct ModelFigures {
     pub load_time: Duration,
     /// How long it has not been used; since it is known, if it never was.
     pub idle: Duration,
-    /// Loads that failed in a row.
-    pub failures: u32,
 }
 
 impl Residency {
@@ -87,7 +83,6 @@ impl Residency {
             wanted: self.wanted.len(),
             loading: self.loading,
             resident: self.resident.len(),
-            departures: self.departures,
         }
     }
 
@@ -117,7 +112,6 @@ impl Residency {
             shared_bytes: self.room.total(&entry.size) - private_bytes,
             load_time: entry.load_time,
             idle: now.since(entry.usage.last),
-            failures: entry.failures,
         })
     }
 

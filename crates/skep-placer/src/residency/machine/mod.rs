@@ -33,7 +33,6 @@ pub struct Residency {
     node: NodePattern,
     /// Bytes that were asked to be given up, until the next word of what is kept.
     reclaiming: u64,
-    departures: u64,
 }
 
 /// What is known of a model.
@@ -90,7 +89,6 @@ impl Residency {
                 inflation: 0.0,
             },
             reclaiming: 0,
-            departures: 0,
         }
     }
 
@@ -595,7 +593,6 @@ impl Residency {
         let Some((_, merit, model)) = worst else {
             return false;
         };
-        self.departures += 1;
         if let Some(entry) = self.models.get(&model) {
             self.node.departs(now, &entry.usage, merit);
         }

@@ -156,13 +156,9 @@ impl ResidencyControl {
         let known = state.keys.get(id).copied();
         match known.filter(|key| !state.models[key.0 as usize].is_withdrawn) {
             Some(key) => {
-                let is_pinned = terms.settings.is_pinned();
-                let model = state.model(key);
-                (model.versions, model.settings) = (terms.versions, terms.settings);
-                model.is_sent = false;
-                model.loads_on_request = self.settings.loads_on_request(&terms.settings);
+                let expected = state.model(key).describe(terms, &self.settings);
                 drop(state);
-                self.apply(runtime, ResidencyInput::Pin(key, is_pinned));
+                self.apply(runtime, ResidencyInput::Pin(key, expected.is_pinned));
             }
             None => {
                 drop(state);

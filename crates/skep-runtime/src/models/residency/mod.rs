@@ -166,10 +166,9 @@ impl ResidencyControl {
 
     /// Makes a model known, or known again.
     pub(super) fn know(&self, id: &ModelId, terms: KnownTerms) {
-        let loads_on_request = self.settings.loads_on_request(&terms.settings);
         let mut state = self.state();
         let key = state.key(id);
-        let input = state.know(key, terms, loads_on_request);
+        let input = state.know(key, terms, &self.settings);
         let mut outputs = Vec::new();
         state.machine.handle(clock::now(), input, &mut outputs);
         debug_assert!(

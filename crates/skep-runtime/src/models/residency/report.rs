@@ -16,12 +16,8 @@ use crate::{clock, models::runtime::Runtime, repository::ModelId};
 pub struct ResidencyReport {
     /// The node's settings.
     pub settings: ResidencySettings,
-    /// Sums over all models. The budget is `u64::MAX` if there is none.
-    pub figures: ResidencyFigures,
-    /// How many models are in each state.
-    pub states: Vec<(ResidencyState, usize)>,
-    /// The decisions so far, of each kind.
-    pub counts: Vec<(DecisionKind, u64)>,
+    /// Sums over all models.
+    pub sums: ResidencySums,
     /// The chosen models, by name.
     pub models: Vec<ModelReport>,
     /// The last decisions, the latest first.
@@ -86,7 +82,7 @@ pub struct DecisionReport {
 }
 
 impl Runtime {
-    /// Residency now, with the models whose state is among `states`; all of them if there is none.
+    /// Residency now. Lists the models in these states, or all models if `states` is empty.
     #[must_use]
     pub fn residency(&self, states: &[ResidencyState]) -> ResidencyReport {
         let control = &self.residency;
@@ -94,9 +90,7 @@ impl Runtime {
             let state = control.state();
             ResidencyReport {
                 settings: control.settings,
-                figures: state.machine.figures(),
-                states: state.machine.state_counts(),
-                counts: state.decision_counts(),
+                sums: state.sums(control.settings.budget),
                 models: state.reports(states),
                 decisions: state.decision_reports(),
             }
@@ -117,13 +111,8 @@ impl Runtime {
     /// Sums over all models: bytes, models in each state, decisions of each kind.
     #[must_use]
     pub fn residency_sums(&self) -> ResidencySums {
-        let state = self.residency.state();
-        ResidencySums {
-            budget: self.residency.settings.budget,
-            figures: state.machine.figures(),
-            states: state.machine.state_counts(),
-            counts: state.decision_counts(),
-        }
+        let budget = self.residency.settings.budget;
+        self.residency.state().sums(budget)
     }
 
     fn add_instances(&self, model: &mut ModelReport) {
@@ -143,11 +132,16 @@ impl Runtime {
 }
 
 impl ControlState {
-    fn decision_counts(&self) -> Vec<(DecisionKind, u64)> {
+    fn sums(&self, budget: Option<u64>) -> ResidencySums {
         let kinds = DecisionKind::ALL.into_iter();
-        kinds
-            .map(|kind| (kind, self.decisions.count(kind)))
-            .collect()
+        ResidencySums {
+            budget,
+            figures: self.machine.figures(),
+            states: self.machine.state_counts(),
+            counts: kinds
+                .map(|kind| (kind, self.decisions.count(kind)))
+                .collect(),
+        }
     }
 
     fn decision_reports(&self) -> Vec<DecisionReport> {

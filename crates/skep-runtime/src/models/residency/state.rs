@@ -7,13 +7,13 @@ use std::{
 
 use skep_config::ModelResidency;
 use skep_placer::residency::{
-    DepartureReason, LoadRefusal, ModelKey, Residency, ResidencyInput, ResidencyOutput,
+    DepartureReason, LoadRefusal, ModelKey, ModelTerms, Residency, ResidencyInput, ResidencyOutput,
 };
 use skep_types::{ModelName, ModelVersion, Time};
 use tokio::sync::oneshot;
 
 use super::{
-    LoadAdmission, LoadOutcome,
+    LoadAdmission, LoadOutcome, ResidencySettings,
     decisions::{DecisionKind, DecisionLog},
     terms::KnownTerms,
 };
@@ -105,6 +105,16 @@ pub(super) enum Action {
     Leave(RuntimeError, mpsc::SyncSender<LoadAdmission>),
     Refuse(RuntimeError, Option<mpsc::SyncSender<LoadAdmission>>),
     Answer(Vec<oneshot::Sender<LoadOutcome>>, LoadOutcome),
+}
+
+impl KnownModel {
+    /// Takes over what its directory or its client says of it. Returns what it is expected to hold.
+    pub(super) fn describe(&mut self, terms: KnownTerms, node: &ResidencySettings) -> ModelTerms {
+        self.versions = terms.versions;
+        (self.settings, self.is_sent) = (terms.settings, terms.is_sent);
+        self.loads_on_request = !terms.is_sent && node.loads_on_request(&terms.settings);
+        terms.expected
+    }
 }
 
 impl ControlState {
@@ -235,14 +245,12 @@ impl ControlState {
         &mut self,
         key: ModelKey,
         terms: KnownTerms,
-        loads_on_request: bool,
+        node: &ResidencySettings,
     ) -> ResidencyInput {
         let model = self.model(key);
-        model.versions = terms.versions;
-        (model.settings, model.is_sent) = (terms.settings, terms.is_sent);
-        model.loads_on_request = loads_on_request && !terms.is_sent;
         (model.is_withdrawn, model.failure) = (false, None);
-        ResidencyInput::Add(key, terms.expected)
+        let expected = model.describe(terms, node);
+        ResidencyInput::Add(key, expected)
     }
 
     /// How many models of those that never leave are named in a refusal.

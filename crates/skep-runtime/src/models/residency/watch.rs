@@ -20,8 +20,8 @@ use crate::{
 /// The time between two looks: a model that has just become idle may leave a tenth of a second later.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Looks at memory are ten times as rare.
-const LOOKS_AT_MEMORY: u32 = 10;
+/// Looks at memory, and at a node whose models all stay, are ten times as rare.
+const SLOW_LOOKS: u32 = 10;
 
 /// Looks at the number of instances come twice a second.
 const LOOKS_AT_INSTANCES: u32 = 5;
@@ -45,10 +45,15 @@ fn watch(runtime: &Weak<Runtime>, stop: &StopSignal) {
             return;
         };
         let control = &runtime.residency;
-        control.look_at_uses(&runtime);
         looks += 1;
-        control.look_at_weights(&runtime);
-        if control.settings.budget.is_some() && looks.is_multiple_of(LOOKS_AT_MEMORY) {
+        let is_slow_look = looks.is_multiple_of(SLOW_LOOKS);
+        let has_budget = control.settings.budget.is_some();
+        // Where no model leaves by itself, only people want to know.
+        if has_budget || control.settings.keep_alive.is_some() || is_slow_look {
+            control.look_at_uses(&runtime);
+            control.look_at_weights(&runtime);
+        }
+        if has_budget && is_slow_look {
             control.report_memory(&runtime, true);
         }
         if looks.is_multiple_of(LOOKS_AT_INSTANCES) {
