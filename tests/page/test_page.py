@@ -281,6 +281,7 @@ def test_without_the_model_there_is_nothing_to_draw_on(visit, serve, repository)
     repository.generate("addsub-int32", "addsub")
     server = serve(repository)
     page = visit(server).open().page
+    expect(page.locator("#models tbody")).to_contain_text("INPUT0")
     [row] = rows(page)
     assert (row["Model"], row["State"].split("\n")[0], row["Max batch"]) == ("addsub", "READY", "4")
     assert row["Inputs → outputs"].splitlines()[:2] == ["INPUT0 INT32 [-1,16]", "INPUT1 INT32 [-1,16]"]
