@@ -140,9 +140,12 @@ class Connections:
         writer.write(message)
         head = await reader.readuntil(b"\r\n\r\n")
         length = int(re.search(rb"\r\ncontent-length: (\d+)", head, re.I).group(1))
-        await reader.readexactly(length)
+        body = await reader.readexactly(length)
         self.free.append((reader, writer))
-        return int(head[9:12])
+        status = int(head[9:12])
+        if status != 200:
+            print(f"{status}: {body.decode(errors='replace')}", file=sys.stderr, flush=True)
+        return status
 
 
 def generate(binary, kind, repository, name, *flags):

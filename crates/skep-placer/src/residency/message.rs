@@ -136,6 +136,8 @@ pub enum LoadRefusal {
         budget: u64,
         /// What is held by models that never leave.
         pinned: u64,
+        /// What the node has held beyond what it counts for some seconds.
+        beyond: u64,
     },
     /// There is no room, and nothing was to leave for it.
     NoRoom {

@@ -32,6 +32,7 @@
 //! eviction.rs   which model leaves first
 //! ```
 
+mod beyond;
 mod eviction;
 mod machine;
 mod message;

@@ -56,7 +56,7 @@ enum Event {
     LoadEnds(usize, bool, u64),
     UnloadEnds(usize),
     Use(u32, bool),
-    Kept(u64),
+    Unclaimed(u64, u64),
     Pass(u64),
 }
 
@@ -74,7 +74,7 @@ fn event() -> impl Strategy<Value = Event> {
             .prop_map(|(which, ok, more)| Event::LoadEnds(which, ok, more)),
         4 => (0..4_usize).prop_map(Event::UnloadEnds),
         4 => (model, any::<bool>()).prop_map(|(model, busy)| Event::Use(model, busy)),
-        1 => (0..40_u64).prop_map(Event::Kept),
+        2 => (0..40_u64, 0..60_u64).prop_map(|(kept, beyond)| Event::Unclaimed(kept, beyond)),
         3 => (0..5_000_u64).prop_map(Event::Pass),
     ]
 }
@@ -102,7 +102,7 @@ proptest! {
         let mut residency = Residency::new(options);
         let mut node = Node { may_grow, ..Node::default() };
         let mut known: BTreeMap<ModelKey, ModelSize> = Default::default();
-        let mut now = Time::ZERO;
+        let (mut now, mut beyond) = (Time::ZERO, 0);
         let end = |residency: &mut Residency, node: &mut Node, now, model, size: Option<ModelSize>| {
             let mut outputs = Vec::new();
             // Answered either way.
@@ -169,7 +169,10 @@ proptest! {
                     }
                     ResidencyInput::Used { model, requests: 1, last: now, is_busy }
                 }
-                Event::Kept(kept) => ResidencyInput::Unclaimed { kept, beyond: 0 },
+                Event::Unclaimed(kept, bytes) => {
+                    beyond = bytes;
+                    ResidencyInput::Unclaimed { kept, beyond }
+                }
                 Event::Pass(milliseconds) => {
                     now = now + Duration::from_millis(milliseconds);
                     residency.handle_timeout(now, &mut outputs);
@@ -186,7 +189,7 @@ proptest! {
         // Everything that has begun ends; then nobody waits any more.
         for _ in 0..500 {
             let mut outputs = Vec::new();
-            residency.handle(now, ResidencyInput::Unclaimed { kept: 0, beyond: 0 }, &mut outputs);
+            residency.handle(now, ResidencyInput::Unclaimed { kept: 0, beyond }, &mut outputs);
             node.carry_out(&residency, outputs);
             if let Some(model) = node.loading.pop() {
                 let size = known[&model].clone();

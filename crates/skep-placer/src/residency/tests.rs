@@ -245,15 +245,65 @@ fn a_model_that_never_fits_is_refused_at_once() {
             0 add d 51
             0 add e 30+x:20
             0 add f 10+x:20 pinned
-            1 request a -> refuse a: TooLarge { needed: 101, budget: 100, pinned: 0 }
-            1 request b -> refuse b: TooLarge { needed: 110, budget: 100, pinned: 0 }
+            1 request a -> refuse a: TooLarge { needed: 101, budget: 100, pinned: 0, beyond: 0 }
+            1 request b -> refuse b: TooLarge { needed: 110, budget: 100, pinned: 0, beyond: 0 }
             1 load c evicting -> load c [50]
             2 loaded c 50
-            3 request d -> refuse d: TooLarge { needed: 51, budget: 100, pinned: 50 }
+            3 request d -> refuse d: TooLarge { needed: 51, budget: 100, pinned: 50, beyond: 0 }
             4 unclaimed beyond=20 [70]
             5 load f evicting -> load f [100]
             6 loaded f 10+x:20
-            7 request e -> refuse e: TooLarge { needed: 30, budget: 100, pinned: 80 }
+            7 request e -> refuse e: TooLarge { needed: 30, budget: 100, pinned: 80, beyond: 0 }
+        "#]],
+    );
+}
+
+#[test]
+fn a_load_waits_for_a_peak_beyond_the_models_and_is_refused_for_what_lasts() {
+    play(
+        LRU,
+        "
+        0 add a 40
+        0 add b 60
+        0 add c 20
+        1 request a
+        2 loaded a 40
+        10 unclaimed beyond=45
+        10 request b
+        10 request c
+        11 unclaimed beyond=0
+        12 gone a
+        13 loaded b 60
+        14 loaded c 20
+        20 unclaimed beyond=41
+        21 unclaimed beyond=43
+        22 gone b
+        22 request b
+        24.9 tick
+        25 tick
+        25 request a
+        ",
+        &expect![[r#"
+            0 add a 40
+            0 add b 60
+            0 add c 20
+            1 request a -> load a [40]
+            2 loaded a 40
+            10 unclaimed beyond=45 [85]
+            10 request b
+            10 request c -> unload a for c
+            11 unclaimed beyond=0 -> load b [100]
+            12 gone a -> load c [80]
+            13 loaded b 60
+            14 loaded c 20
+            20 unclaimed beyond=41 -> unload b: OverBudget [121]
+            21 unclaimed beyond=43 [123]
+            22 gone b [63]
+            22 request b
+            24.9 tick
+            25 tick -> refuse b: TooLarge { needed: 60, budget: 100, pinned: 0, beyond: 41 }
+            25 request a -> unload c for a
+            next: 26
         "#]],
     );
 }

@@ -13,6 +13,7 @@ pub use self::figures::{ModelFigures, ResidencyFigures};
 use crate::residency::{
     DepartureReason, LoadRefusal, ModelKey, ModelSize, ModelTerms, ResidencyInput,
     ResidencyOptions, ResidencyOutput,
+    beyond::BeyondHistory,
     eviction::{Candidate, FIRST_HORIZON, NodePattern},
     options::{MIN_STAY, back_off},
     room::{NumberedSize, Room},
@@ -30,6 +31,7 @@ pub struct Residency {
     resident: BTreeSet<ModelKey>,
     loading: usize,
     room: Room,
+    beyond: BeyondHistory,
     node: NodePattern,
     /// Bytes that were asked to be given up, until the next word of what is kept.
     reclaiming: u64,
@@ -61,6 +63,15 @@ struct ModelEntry {
     is_removed: bool,
 }
 
+/// Whether the budget has room for a model beside what never leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fit {
+    Possible,
+    /// Not beside what the node holds beyond its models at the moment, which may be a peak.
+    Later,
+    Never(LoadRefusal),
+}
+
 /// Where a model is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
@@ -83,6 +94,7 @@ impl Residency {
             resident: BTreeSet::new(),
             loading: 0,
             room: Room::default(),
+            beyond: BeyondHistory::default(),
             node: NodePattern {
                 idle: IdleHistogram::new(NODE_IDLE_TIMES),
                 idle_at_departure: FIRST_HORIZON,
@@ -112,6 +124,8 @@ impl Residency {
         if keep_alive.is_none() && !is_short {
             return None;
         }
+        let beyond = self.beyond.next_change(now);
+        let beyond = beyond.filter(|_| !self.wanted.is_empty());
         self.residents()
             .filter(|(_, entry)| !entry.is_pinned)
             .flat_map(|(_, entry)| {
@@ -121,6 +135,7 @@ impl Residency {
             })
             .flatten()
             .filter(|due| *due > now)
+            .chain(beyond)
             .min()
     }
 
@@ -162,6 +177,7 @@ impl Residency {
             ResidencyInput::Unloaded(model) => self.unloaded(now, model, outputs),
             ResidencyInput::Unclaimed { kept, beyond } => {
                 (self.room.kept, self.room.beyond) = (kept, beyond);
+                self.beyond.report(now, beyond);
                 self.reclaiming = 0;
             }
         }
@@ -452,17 +468,19 @@ impl Residency {
                 break;
             }
         }
+        let mut from = 0;
         while self.loading < self.options.loads_at_once
-            && let Some((&turn, &model)) = self.wanted.first_key_value()
+            && let Some((&turn, &model)) = self.wanted.range(from..).next()
         {
             if !self.serve_next(now, turn, model, outputs) {
                 break;
             }
+            from = turn + 1;
         }
     }
 
-    /// Loads the model whose turn it is, makes room for it, or refuses it. Returns whether the next one may be looked
-    /// at.
+    /// Loads the model whose turn it is, makes room for it, lets it wait, or refuses it. Returns whether the next one may
+    /// be looked at.
     fn serve_next(
         &mut self,
         now: Time,
@@ -480,11 +498,17 @@ impl Residency {
         };
         let (size, load_bytes) = (entry.size.clone(), entry.load_bytes);
         let needed = self.room.needed_by(&size).saturating_add(load_bytes);
-        if self.room.used().saturating_add(needed) > self.options.budget
-            && let Some(refusal) = self.never_fits(&size, load_bytes)
-        {
-            self.refuse(turn, model, refusal, outputs);
-            return true;
+        if self.room.used().saturating_add(needed) > self.options.budget {
+            match self.fit(now, &size, load_bytes) {
+                Fit::Possible => {}
+                // Nobody leaves in vain. Smaller models do not wait for it.
+                Fit::Later if evicts => return true,
+                Fit::Later => {}
+                Fit::Never(refusal) => {
+                    self.refuse(turn, model, refusal, outputs);
+                    return true;
+                }
+            }
         }
         // Its tensors are claimed before others leave, so that none of them counts as room.
         self.room.hold(&size);
@@ -515,8 +539,8 @@ impl Residency {
         false
     }
 
-    /// Why a model cannot be loaded even if everything else leaves that may.
-    fn never_fits(&self, size: &NumberedSize, load_bytes: u64) -> Option<LoadRefusal> {
+    /// Whether a model can be loaded if everything else leaves that may.
+    fn fit(&self, now: Time, size: &NumberedSize, load_bytes: u64) -> Fit {
         let budget = self.options.budget;
         let stay = self
             .models
@@ -528,12 +552,19 @@ impl Residency {
             .room
             .union(stay.chain([size]))
             .saturating_add(load_bytes);
-        let most = with_it.saturating_add(self.room.beyond);
-        (most > budget).then_some(LoadRefusal::TooLarge {
-            needed: with_it.saturating_sub(pinned),
-            budget,
-            pinned,
-        })
+        let beyond = self.beyond.lasting(now).min(self.room.beyond);
+        if with_it.saturating_add(beyond) > budget {
+            return Fit::Never(LoadRefusal::TooLarge {
+                needed: with_it.saturating_sub(pinned),
+                budget,
+                pinned,
+                beyond,
+            });
+        }
+        match with_it.saturating_add(self.room.beyond) > budget {
+            true => Fit::Later,
+            false => Fit::Possible,
+        }
     }
 
     fn refuse(

@@ -50,19 +50,21 @@ impl Runtime {
             };
             let limit = timeout.map_or(most, |timeout| timeout.min(most));
             let deadline = began + limit;
-            let Some(waiter) = LoadWaiter::new(self, control, key)? else {
-                // Resident, so that the version is what is missing.
-                return self.resolve(name, version);
-            };
-            let Ok(outcome) = timeout_at(deadline, waiter.outcome()).await else {
-                return Err(too_slow(name, limit, limit < most));
-            };
-            outcome?;
-            // It may have left again, if others needed the room at once.
+            if let Some(waiter) = LoadWaiter::new(self, control, key)? {
+                let Ok(outcome) = timeout_at(deadline, waiter.outcome()).await else {
+                    return Err(too_slow(name, limit, limit < most));
+                };
+                outcome?;
+            }
             error = match self.resolve(name, version) {
                 Ok(loaded) => return Ok(loaded),
                 Err(error) => error,
             };
+            // A model that others needed the room of has left again. Of one that is resident, the version is missing,
+            // unless it has come back just now.
+            if is_resident(control.state().machine.state(key)) {
+                return self.resolve(name, version);
+            }
         }
         Err(error)
     }

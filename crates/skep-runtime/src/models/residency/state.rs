@@ -301,28 +301,31 @@ impl ControlState {
             LoadRefusal::TooLarge {
                 needed,
                 budget,
-                pinned: 0,
-            } => RuntimeError::new(
-                ErrorKind::Exhausted,
-                format!(
-                    "model '{name}' needs about {} of memory, and the budget for all models is {}\n  `--memory-budget` sets it",
-                    mebibytes(needed),
-                    mebibytes(budget)
-                ),
-            ),
-            LoadRefusal::TooLarge {
-                needed,
-                budget,
                 pinned,
-            } => RuntimeError::new(
-                ErrorKind::Exhausted,
-                format!(
-                    "model '{name}' needs about {} of memory, and models that never leave hold {} of the budget of {}\n  `--memory-budget` sets it",
-                    mebibytes(needed),
-                    mebibytes(pinned),
-                    mebibytes(budget)
-                ),
-            ),
+                beyond,
+            } => {
+                let budget = mebibytes(budget);
+                let [pinned_text, beyond_text] = [pinned, beyond].map(mebibytes);
+                let room = match (pinned, beyond) {
+                    (0, 0) => format!("the budget for all models is {budget}"),
+                    (_, 0) => format!(
+                        "models that never leave hold {pinned_text} of the budget of {budget}"
+                    ),
+                    (0, _) => {
+                        format!("the server itself holds {beyond_text} of the budget of {budget}")
+                    }
+                    _ => format!(
+                        "models that never leave hold {pinned_text} of the budget of {budget}, and the server itself {beyond_text}"
+                    ),
+                };
+                let needed = mebibytes(needed);
+                RuntimeError::new(
+                    ErrorKind::Exhausted,
+                    format!(
+                        "model '{name}' needs about {needed} of memory, and {room}\n  `--memory-budget` sets it"
+                    ),
+                )
+            }
             LoadRefusal::NoRoom { needed, free } => RuntimeError::new(
                 ErrorKind::Unavailable,
                 format!(
