@@ -74,10 +74,10 @@ pub(crate) fn session(
     let tensors = FormTensors::get(form, source, &parts)?;
     let (weights, sources) = weights(runtime, form, &parts, &tensors)?;
     let weights = Arc::new(weights);
-    let mut options = session_options(runtime, setting)?;
-    options.weights(Arc::clone(&weights))?;
+    let mut session_options = session_options(runtime, setting)?;
+    session_options.weights(Arc::clone(&weights))?;
     let graph = form.graph_path();
-    let make = || Session::from_file(runtime, &graph, &options);
+    let make = || Session::from_file(runtime, &graph, &session_options);
     let mut blocks_of_parts = vec![None; parts.len()];
     let (session, loaded) = if replaced && !blocks.is_empty() {
         let packed = (0..parts.len()).filter(|&index| parts[index].role == Role::Packed);
@@ -88,10 +88,11 @@ pub(crate) fn session(
         for (part, (block, _)) in packed.iter().zip(kept) {
             blocks_of_parts[*part] = Some(block);
         }
-        packed_session(&blocks, &places, make, || check_sources(form))?
+        let packed = || packed_session(&blocks, &places, make, || check_sources(form));
+        options::behind_runs(setting, packed)?
     } else {
         check_sources(form)?;
-        (make()?, None)
+        (options::behind_runs(setting, make)?, None)
     };
     for source in sources {
         source.give_back();

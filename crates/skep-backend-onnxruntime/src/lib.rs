@@ -76,7 +76,7 @@ use crate::{
     bake::OrtModelFile,
     ffi::{ApiError, OrtRuntime, Session, SessionOptions},
     model::OrtModel,
-    options::SessionSettings,
+    options::{SessionSettings, behind_runs},
     sessions::{CurrentSession, SessionIdentity, SharedSession},
 };
 
@@ -185,7 +185,7 @@ impl Backend for OnnxRuntime {
         options
             .entry(c"session.disable_prepacking", c"1")
             .map_err(failed)?;
-        let session = self.plain(file, options).map_err(failed)?;
+        let session = self.plain(file, &setting, options).map_err(failed)?;
         session.interface().map_err(failed)
     }
 
@@ -283,7 +283,7 @@ impl OnnxRuntime {
             None => {
                 let load = |e| error::load(path, e);
                 let options = options::session_options(self.runtime, &setting).map_err(load)?;
-                SharedSession::alone(self.plain(file, options).map_err(load)?)
+                SharedSession::alone(self.plain(file, &setting, options).map_err(load)?)
             }
         };
         let mut model = self.model(&subject, config, session)?;
@@ -292,11 +292,18 @@ impl OnnxRuntime {
     }
 
     /// A session of a model's own file.
-    fn plain(&self, file: &ModelFile, mut options: SessionOptions) -> Result<Session, ApiError> {
+    fn plain(
+        &self,
+        file: &ModelFile,
+        setting: &SessionSettings<'_>,
+        mut options: SessionOptions,
+    ) -> Result<Session, ApiError> {
         if is_ort(file.bytes()) {
             options.own_format()?;
         }
-        Session::from_file(self.runtime, file.path(), &options)
+        behind_runs(setting, || {
+            Session::from_file(self.runtime, file.path(), &options)
+        })
     }
 
     /// Loads a model in the library's own format, which only the library can read.
@@ -307,7 +314,7 @@ impl OnnxRuntime {
     ) -> Result<OrtModel, BackendError> {
         let failed = |error| error::load(file.path(), error);
         let options = options::session_options(self.runtime, &setting).map_err(failed)?;
-        let session = self.plain(file, options).map_err(failed)?;
+        let session = self.plain(file, &setting, options).map_err(failed)?;
         let mut signature = session.signature().map_err(failed)?;
         for output in &mut signature.outputs {
             // This may be an output of unknown rank.

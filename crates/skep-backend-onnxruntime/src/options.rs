@@ -4,6 +4,7 @@ use std::{num::NonZeroUsize, thread};
 
 use ort_sys::GraphOptimizationLevel;
 use skep_config::{ExecutionMode, ExecutionOptions, GraphOptimization, MemoryPlanner};
+use skep_host::with_niceness;
 
 use crate::ffi::{ApiError, OrtRuntime, RunOptions, SessionOptions};
 
@@ -14,6 +15,23 @@ pub(crate) fn busy_threads(execution: &ExecutionOptions, threads: NonZeroUsize) 
         ExecutionMode::Sequential => intra,
         ExecutionMode::Parallel => intra.max(thread_count(execution.inter_op_threads, threads)),
     }
+}
+
+/// The niceness of a thread that makes a session: with 10, a run that competes with it for a core gets nine tenths.
+const LOAD_NICENESS: i32 = 10;
+
+/// Makes a session, which keeps a core busy for tens of milliseconds and more, on a thread that runs go before. If the
+/// library starts threads for the session, it is made on the calling thread: they would inherit the low priority.
+pub(crate) fn behind_runs<T: Send>(
+    setting: &SessionSettings<'_>,
+    make: impl Fn() -> T + Sync,
+) -> T {
+    let starts_threads = busy_threads(setting.execution, setting.threads).get() > 1;
+    let made = match starts_threads {
+        true => None,
+        false => with_niceness("load", LOAD_NICENESS, &make).ok(),
+    };
+    made.unwrap_or_else(make)
 }
 
 /// A configured number of threads, `default` if none is configured.

@@ -4,7 +4,8 @@
 //! [`memory()`], so that all of them respect a container's limit. [`open_file`] and [`read_file`] read files that may be
 //! anything, [`read_named`] those that a command line names. [`end_process`] ends a server whose parts do not end.
 //! [`set_variable_before_threads`] sets environment variables for libraries. [`replace_pages`] exchanges the pages of a
-//! mapping. [`lock()`] is the one way to lock a mutex whose poisoning does not matter.
+//! mapping. [`with_niceness`] runs work that others go before. [`lock()`] is the one way to lock a mutex whose poisoning
+//! does not matter.
 
 mod cpu;
 mod environment;
@@ -14,6 +15,7 @@ mod lock;
 mod memory;
 mod pages;
 mod pressure;
+mod priority;
 
 pub use cpu::process_cpu_time;
 pub use environment::set_variable_before_threads;
@@ -23,3 +25,4 @@ pub use lock::lock;
 pub use memory::{Memory, memory, private_bytes, private_bytes_of};
 pub use pages::replace_pages;
 pub use pressure::PressureWatch;
+pub use priority::with_niceness;

@@ -36,6 +36,9 @@ pub(crate) struct SessionOptions {
     pool: Option<Arc<PoolThreads>>,
 }
 
+// SAFETY: only sessions are made through a shared reference, for which the library reads the options.
+unsafe impl Sync for SessionOptions {}
+
 impl Drop for SessionOptions {
     fn drop(&mut self) {
         // SAFETY: the options are ours and are not used again; sessions copied them.

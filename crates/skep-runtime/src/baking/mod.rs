@@ -434,18 +434,9 @@ fn check(cost: BakeCost, directory: &Path) -> Result<(), BakeAttempt> {
     Ok(())
 }
 
-/// Runs `act` on a new thread of the lowest priority, because a lowered priority cannot be raised again. `None` if no
-/// thread can be started, or if `act` panics, as a backend may.
+/// Runs `act` at the lowest priority. `None` if no thread can be started for it.
 fn at_lowest_priority<T: Send>(act: impl FnOnce() -> T + Send) -> Option<T> {
-    thread::scope(|scope| {
-        let lowered = || {
-            // On Linux this lowers the priority of the calling thread only.
-            let _ = rustix::process::setpriority_process(None, NICEST);
-            act()
-        };
-        let thread = thread::Builder::new().name("bakery-reads".to_owned());
-        thread.spawn_scoped(scope, lowered).ok()?.join().ok()
-    })
+    skep_host::with_niceness("bakery-reads", NICEST, act).ok()
 }
 
 #[cfg(test)]
@@ -483,13 +474,5 @@ mod tests {
             what.starts_with("it may take 4398046511104 MiB of disk space in "),
             "{what}"
         );
-    }
-
-    #[test]
-    fn the_lowest_priority_applies_to_one_thread_only() {
-        let own = || rustix::process::getpriority_process(None).expect("a priority");
-        let before = own();
-        assert_eq!(at_lowest_priority(own), Some(NICEST));
-        assert_eq!(own(), before);
     }
 }
