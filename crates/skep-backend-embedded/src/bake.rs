@@ -21,7 +21,7 @@ use std::{
 use prost::Message as _;
 use skep_cache::{Form, FormTensor, Making, Role};
 use skep_onnx::OnnxModel;
-use skep_store::Description;
+use skep_store::{Description, Digest};
 use skep_weights::{
     WeightSource,
     baking::{self, BakeCost, Bakes, FormFailure, FormGraph, NoForm},
@@ -65,8 +65,16 @@ impl EmbeddedModelFile<'_> {
     }
 
     /// Loads the model from its baked form; `None` if it has to be loaded from its own files.
-    pub(crate) fn load_baked(&self, weights: &WeightSource, optimize: bool) -> Option<EngineModel> {
-        baking::load(self, weights, |form| open(form, weights, optimize))
+    /// Returns it with the tensors of the store that it uses.
+    pub(crate) fn load_baked(
+        &self,
+        weights: &WeightSource,
+        optimize: bool,
+    ) -> Option<(EngineModel, Vec<(Digest, u64)>)> {
+        baking::load(self, weights, |form| {
+            let loaded = open(form, weights, optimize)?;
+            Ok((loaded, form.used_tensors()))
+        })
     }
 }
 

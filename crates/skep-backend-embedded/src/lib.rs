@@ -81,12 +81,15 @@ impl Backend for Embedded {
         let baked = request.weights;
         let baked = baked.and_then(|weights| subject.load_baked(weights, optimize));
         let is_baked = baked.is_some();
-        let loaded = match baked {
+        let (loaded, tensors) = match baked {
             Some(loaded) => loaded,
-            None => subject.load(optimize).map_err(|error| match error.kind() {
-                LoadErrorKind::OperatorInvalid => unsupported(path, &error.to_string()),
-                _ => invalid(path, &error),
-            })?,
+            None => {
+                let loaded = subject.load(optimize).map_err(|error| match error.kind() {
+                    LoadErrorKind::OperatorInvalid => unsupported(path, &error.to_string()),
+                    _ => invalid(path, &error),
+                })?;
+                (loaded, Vec::new())
+            }
         };
         let (inputs, outputs) =
             nodes(&loaded, &subject.onnx, &signature).map_err(|error| invalid(path, &error))?;
@@ -95,6 +98,7 @@ impl Backend for Embedded {
             bound: request.run_bound(),
             threads: threads(request),
             is_baked,
+            tensors,
             loaded,
             signature,
             inputs,

@@ -5,6 +5,7 @@ use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 use rten::{NodeId, RunErrorKind, RunOptions, ThreadPool, ValueOrView};
 use rustix::time::{ClockId, clock_gettime};
 use skep_backend::{BackendError, ErrorKind, Instance, Model, OutputSlot, check_cpu, check_run};
+use skep_store::Digest;
 use skep_tensor::{RunBound, TensorView};
 use skep_types::{DeviceId, ModelSignature, Shape};
 use smallvec::SmallVec;
@@ -29,6 +30,8 @@ pub(crate) struct EmbeddedModel {
     pub(crate) bound: RunBound,
     /// Whether it runs on its baked form.
     pub(crate) is_baked: bool,
+    /// The tensors of the store that it uses.
+    pub(crate) tensors: Vec<(Digest, u64)>,
 }
 
 impl Model for EmbeddedModel {
@@ -47,6 +50,10 @@ impl Model for EmbeddedModel {
 
     fn is_baked(&self) -> bool {
         self.is_baked
+    }
+
+    fn stored_tensors(&self) -> Vec<(Digest, u64)> {
+        self.tensors.clone()
     }
 
     fn instance(self: Arc<Self>, device: DeviceId) -> Result<Box<dyn Instance>, BackendError> {

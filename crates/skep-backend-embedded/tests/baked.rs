@@ -96,6 +96,9 @@ fn baked_models_answer_as_plain_ones_and_share_their_weights() {
         let second = load(&path, pbtxt, Some(&node.weights));
         assert!(answers(&second, &kind) == plain, "{name}: of the store");
         assert_eq!(node.stat().bytes_stored, stored, "{name}: nothing twice");
+        let tensors = second.stored_tensors();
+        let said: u64 = tensors.iter().map(|(_, bytes)| bytes).sum();
+        assert_eq!(stored, said, "{name}: said");
         assert_eq!(node.stat().bytes_leased, 2 * stored, "{name}: held");
         drop((first, second));
         assert_eq!(node.stat().bytes_leased, 0, "{name}: released");

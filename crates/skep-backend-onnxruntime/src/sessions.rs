@@ -13,7 +13,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, Guard};
-use skep_cache::{Form, FormKey, Role};
+use skep_cache::{Form, FormKey};
 use skep_config::ExecutionOptions;
 use skep_store::{Digest, Store, Tenant};
 use skep_weights::WeightSource;
@@ -95,9 +95,7 @@ impl SharedSession {
 
     /// The same session, which uses these tensors of its form.
     pub(crate) fn with_tensors(mut self, form: &Form) -> Self {
-        let parts = form.parts().iter().filter(|part| part.role != Role::Source);
-        let tensors = parts.map(|part| (part.tensor.digest, part.tensor.length));
-        self.tensors = tensors.collect();
+        self.tensors = form.used_tensors();
         self
     }
 

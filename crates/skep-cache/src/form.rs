@@ -18,7 +18,7 @@ use skep_host::open_file;
 use skep_store::{Digest, Wanted};
 
 use crate::{
-    Cache, CacheError, FormKey, FormTensor,
+    Cache, CacheError, FormKey, FormTensor, Role,
     manifest::Manifest,
     seen::{self, SeenTensors},
     stamps::FileFingerprint,
@@ -129,6 +129,14 @@ impl Form {
     #[must_use]
     pub fn parts(&self) -> &[FormTensor] {
         &self.manifest.parts
+    }
+
+    /// The tensors that runs use, by their digests, each with its bytes; not those that are read for packing alone.
+    #[must_use]
+    pub fn used_tensors(&self) -> Vec<(Digest, u64)> {
+        let used = self.parts().iter().filter(|part| part.role != Role::Source);
+        used.map(|part| (part.tensor.digest, part.tensor.length))
+            .collect()
     }
 
     /// A note that the backend stored with the form.

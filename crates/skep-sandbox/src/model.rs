@@ -10,6 +10,7 @@ use skep_backend::{
     BackendError, ErrorKind, Instance, Interrupt, Model, OutputSlot, RunMemory, check_cpu,
 };
 use skep_host::lock;
+use skep_store::Digest;
 use skep_tensor::TensorView;
 use skep_types::{DeviceId, ModelSignature, Shape};
 
@@ -24,15 +25,22 @@ use crate::{
 pub(crate) struct SandboxedModel {
     starter: Starter,
     loaded: WorkerModel,
+    /// The tensors of the store that all its processes use.
+    tensors: Vec<(Digest, u64)>,
     /// The process that reported the signature, until an instance takes it.
     first: Mutex<Option<Worker>>,
 }
 
 impl SandboxedModel {
     pub(crate) fn new(starter: Starter, worker: Worker, loaded: WorkerModel) -> Self {
+        let tensors = match loaded.is_baked {
+            true => starter.tensors(),
+            false => Vec::new(),
+        };
         Self {
             starter,
             loaded,
+            tensors,
             first: Mutex::new(Some(worker)),
         }
     }
@@ -75,6 +83,10 @@ impl Model for SandboxedModel {
 
     fn is_baked(&self) -> bool {
         self.loaded.is_baked
+    }
+
+    fn stored_tensors(&self) -> Vec<(Digest, u64)> {
+        self.tensors.clone()
     }
 
     fn echoes_parameters(&self) -> bool {

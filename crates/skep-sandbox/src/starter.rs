@@ -17,7 +17,7 @@ use std::{
 
 use prost::Message;
 use skep_backend::{Backend, BackendError, ErrorKind, FileInterface, LoadRequest, ModelFile};
-use skep_cache::{FormKey, Found, Role};
+use skep_cache::{Form, FormKey, Found};
 use skep_ipc::FrameError;
 use skep_store::{Digest, LoadOrder};
 use skep_tensor::RunBound;
@@ -170,15 +170,27 @@ impl Starter {
         Ok((worker, loaded))
     }
 
+    fn form(&self) -> Option<Form> {
+        match self.weights.as_ref()?.cache.look_up(self.key.as_ref()?) {
+            Found::Form(form) => Some(form),
+            Found::Unusable(_) | Found::Nothing => None,
+        }
+    }
+
+    /// The tensors of the store that workers use if they load the model from its form. Workers themselves are not asked:
+    /// what they say is not trusted.
+    pub(crate) fn tensors(&self) -> Vec<(Digest, u64)> {
+        self.form()
+            .map_or_else(Vec::new, |form| form.used_tensors())
+    }
+
     /// The files of the model's form, and a connection to the store for its tensors; `None` if a worker has to load the
     /// model without a form.
     fn shared(&self) -> Option<(FormFiles, UnixStream)> {
         let weights = self.weights.as_ref()?;
-        let Found::Form(form) = weights.cache.look_up(self.key.as_ref()?) else {
-            return None;
-        };
-        let stored = form.parts().iter().filter(|part| part.role != Role::Source);
-        let digests: Vec<Digest> = stored.map(|part| part.tensor.digest).collect();
+        let form = self.form()?;
+        let tensors = form.used_tensors().into_iter();
+        let digests: Vec<Digest> = tensors.map(|(digest, _)| digest).collect();
         match weights.store.stream_for(&weights.tenant, &digests) {
             Ok(stream) => {
                 let files = form.files().into_iter();
