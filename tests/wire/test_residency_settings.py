@@ -166,6 +166,18 @@ def test_instances_are_not_added_without_room(repository):
         assert models(server)["m"]["instances"] == 1
 
 
+def test_a_model_that_is_loaded_right_after_its_unload_counts(repository):
+    repository.generate("bert-tiny", "m")
+    with Server(repository, "--weight-cache=off", "--model-control-mode=explicit") as server:
+        for _ in range(10):
+            for call in ("load", "unload", "load"):
+                assert post(server, f"/v2/repository/models/m/{call}", {}).status == 200
+            assert states(server) == {"m": "resident"}
+            assert models(server)["m"]["private_bytes"] > MIB
+        assert post(server, "/v2/repository/models/m/unload", {}).status == 200
+        server.wait_until(lambda: status(server)["memory"]["used"] == 0)
+
+
 def test_what_is_in_memory_is_shown(repository):
     repository.onnx("a", plus(1))
     repository.onnx("b", plus(2))
@@ -188,6 +200,8 @@ def test_what_is_in_memory_is_shown(repository):
         wrong = get(server, "/v2/skep/residency?state=cold")
         assert wrong.status == 400
         assert wrong.error == "unknown state 'cold', expected one of known, stored, wanted, loading, resident, leaving"
+        wrong = get(server, "/v2/skep/residency?tensors=yes")
+        assert (wrong.status, wrong.error) == (400, "unknown value 'yes' of `tensors`, expected true or false")
 
         found = metrics(server)
         assert found["skep_residency_budget_bytes", frozenset()] == 1 << 30

@@ -29,6 +29,8 @@ const QUIET: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The shortest time between two trims.
 const PAUSE: Duration = Duration::from_secs(2);
+/// The same while something waits for memory.
+const URGENT_PAUSE: Duration = Duration::from_millis(250);
 /// Blocks that were not needed for this long are given back.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -39,11 +41,14 @@ struct TrimRequest {
     is_running: bool,
     /// The first and the last request since the last trim.
     since: Option<(Instant, Instant)>,
+    /// Whether something waits for the memory of the first one.
+    is_urgent: bool,
 }
 
 static ASKED: Mutex<TrimRequest> = Mutex::new(TrimRequest {
     is_running: false,
     since: None,
+    is_urgent: false,
 });
 static CHANGED: Condvar = Condvar::new();
 
@@ -95,6 +100,17 @@ pub fn give_back_freed_memory() {
     CHANGED.notify_one();
 }
 
+/// Returns freed memory that the heap still keeps from an earlier call of [`give_back_freed_memory`], because something
+/// waits for it. Does nothing if all was returned since.
+pub fn hurry_giving_back() {
+    let mut asked = asked();
+    if asked.since.is_some() && !asked.is_urgent {
+        asked.is_urgent = true;
+        drop(asked);
+        CHANGED.notify_one();
+    }
+}
+
 /// Tells the thread that a block was kept.
 pub(crate) fn something_is_kept() {
     if !IS_AWAKE.load(Ordering::Relaxed) && !IS_AWAKE.swap(true, Ordering::Relaxed) {
@@ -111,7 +127,10 @@ fn give_back_now() {
 }
 
 /// When a trim is due, given the first and the latest request and the last trim.
-fn due((first, latest): (Instant, Instant), done: Option<Instant>) -> Instant {
+fn due((first, latest): (Instant, Instant), is_urgent: bool, done: Option<Instant>) -> Instant {
+    if is_urgent {
+        return done.map_or(first, |done| first.max(done + URGENT_PAUSE));
+    }
     let quiet = (latest + QUIET).min(first + PATIENCE);
     done.map_or(quiet, |done| quiet.max(done + PAUSE))
 }
@@ -123,7 +142,7 @@ fn run() {
     loop {
         let now = Instant::now();
         let mut state = asked();
-        let trim = state.since.map(|since| due(since, done));
+        let trim = state.since.map(|since| due(since, state.is_urgent, done));
         let is_awake = is_kept || IS_AWAKE.load(Ordering::Relaxed);
         let next = [trim, is_awake.then_some(next_tick)];
         let next = next.into_iter().flatten().min();
@@ -133,7 +152,7 @@ fn run() {
             continue;
         }
         if trim.is_some_and(|trim| trim <= now) {
-            state.since = None;
+            (state.since, state.is_urgent) = (None, false);
             drop(state);
             give_back_now();
             done = Some(Instant::now());
@@ -166,8 +185,12 @@ mod tests {
             (3000, 3000, Some(2500), 4500),
             (9000, 9000, Some(2500), 9100),
         ] {
-            let due = due((at(first), at(latest)), done.map(at));
+            let due = due((at(first), at(latest)), false, done.map(at));
             assert_eq!(due, at(expected), "{first} {latest} {done:?}");
         }
+        // Something waits for it.
+        let urgent = |done: Option<u64>| due((at(3000), at(3500)), true, done.map(at));
+        assert_eq!(urgent(None), at(3000));
+        assert_eq!(urgent(Some(2900)), at(3150));
     }
 }

@@ -27,6 +27,6 @@ mod split;
 mod system;
 
 pub use counting::CountingHeap;
-pub use giving_back::{give_back_freed_memory, give_back_in_background};
+pub use giving_back::{give_back_freed_memory, give_back_in_background, hurry_giving_back};
 pub use split::{LARGE_BYTES, SplitHeap};
 pub use system::bound_kept_memory;

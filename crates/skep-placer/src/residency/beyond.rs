@@ -4,9 +4,12 @@ use std::{collections::VecDeque, time::Duration};
 
 use skep_types::Time;
 
-/// How long memory beyond the models has to be held before a load is refused for it. A process holds more for a moment
-/// whenever a load ends or many answers are under way.
-const LASTS: Duration = Duration::from_secs(5);
+/// How long memory beyond the models has to be held before models leave for it. The heap keeps what a load or a model
+/// that left has freed for a moment, and the next load uses it again.
+pub(super) const STAYS: Duration = Duration::from_secs(1);
+
+/// How long it has to be held before a load is refused for it.
+pub(super) const LASTS: Duration = Duration::from_secs(5);
 
 /// What was reported lately.
 #[derive(Debug, Default)]
@@ -27,9 +30,9 @@ impl BeyondHistory {
         }
     }
 
-    /// What was held all the time lately: nothing before the first report.
-    pub(super) fn lasting(&self, now: Time) -> u64 {
-        let in_force = self.reports.iter().rposition(|(at, _)| *at + LASTS <= now);
+    /// What was held all the time for so long: nothing before the first report.
+    pub(super) fn held_for(&self, span: Duration, now: Time) -> u64 {
+        let in_force = self.reports.iter().rposition(|(at, _)| *at + span <= now);
         let Some(first) = in_force else {
             return 0;
         };
@@ -37,10 +40,11 @@ impl BeyondHistory {
         reports.min().unwrap_or(0)
     }
 
-    /// When [`Self::lasting`] may change without a report: a moment after `now`.
+    /// When [`Self::held_for`] may change without a report: a moment after `now`.
     pub(super) fn next_change(&self, now: Time) -> Option<Time> {
-        let mut ends = self.reports.iter().map(|(at, _)| *at + LASTS);
-        ends.find(|end| *end > now)
+        let reports = self.reports.iter();
+        let ends = reports.flat_map(|(at, _)| [*at + STAYS, *at + LASTS]);
+        ends.filter(|end| *end > now).min()
     }
 }
 
@@ -53,23 +57,29 @@ mod tests {
     }
 
     #[test]
-    fn the_least_of_five_seconds_lasts() {
+    fn the_least_of_a_span_is_held_for_it() {
         let mut history = BeyondHistory::default();
         assert_eq!(
-            (history.lasting(at(1.0)), history.next_change(at(1.0))),
+            (
+                history.held_for(LASTS, at(1.0)),
+                history.next_change(at(1.0))
+            ),
             (0, None)
         );
         for (seconds, bytes) in [(1.0, 70), (2.0, 40), (3.0, 90)] {
             history.report(at(seconds), bytes);
         }
-        assert_eq!(history.lasting(at(5.9)), 0);
+        assert_eq!(history.held_for(LASTS, at(5.9)), 0);
+        assert_eq!(history.held_for(STAYS, at(2.9)), 40);
+        assert_eq!(history.held_for(STAYS, at(4.0)), 90);
+        assert_eq!(history.next_change(at(3.5)), Some(at(4.0)));
         assert_eq!(history.next_change(at(5.9)), Some(at(6.0)));
-        assert_eq!(history.lasting(at(6.0)), 40);
-        assert_eq!(history.lasting(at(7.9)), 40);
-        assert_eq!(history.lasting(at(8.0)), 90);
+        assert_eq!(history.held_for(LASTS, at(6.0)), 40);
+        assert_eq!(history.held_for(LASTS, at(7.9)), 40);
+        assert_eq!(history.held_for(LASTS, at(8.0)), 90);
         assert_eq!(history.next_change(at(8.0)), None);
         history.report(at(9.0), 5);
-        assert_eq!(history.lasting(at(9.0)), 5);
+        assert_eq!(history.held_for(LASTS, at(9.0)), 5);
         assert_eq!(history.reports.len(), 2);
     }
 }

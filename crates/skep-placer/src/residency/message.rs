@@ -100,7 +100,7 @@ pub enum ResidencyInput {
     },
     /// A load has failed.
     Failed(ModelKey),
-    /// The memory of a model that left is free.
+    /// The memory of a model that left is free. It may have been loaded again meanwhile.
     Unloaded(ModelKey),
     /// Bytes within the budget that are nobody's: weights that are kept although no model uses them, and what the node
     /// holds beyond what it counts.

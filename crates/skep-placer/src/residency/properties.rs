@@ -28,7 +28,7 @@ impl Node {
                         self.may_grow || figures.used <= figures.budget,
                         "{figures:?}"
                     );
-                    assert!(!self.loading.contains(&model) && !self.leaving.contains(&model));
+                    assert!(!self.loading.contains(&model));
                     self.loading.push(model);
                 }
                 ResidencyOutput::Unload(model, reason) => {

@@ -41,6 +41,8 @@ pub(super) struct Room {
     pub(super) leaving: u64,
     pub(super) kept: u64,
     pub(super) beyond: u64,
+    /// The part of it that was there for some time.
+    pub(super) beyond_for_long: u64,
     tensors: Vec<SharedTensor>,
     /// Of keys, the places in `tensors`. Only looked up.
     numbers: HashMap<TensorKey, u32>,
@@ -190,12 +192,14 @@ impl Room {
 
     /// What is in use until departures and loads are over.
     pub(super) fn used(&self) -> u64 {
-        self.planned().saturating_add(self.leaving)
+        [self.transient, self.kept, self.beyond, self.leaving]
+            .into_iter()
+            .fold(self.held, u64::saturating_add)
     }
 
-    /// What is in use once those that have left are gone.
+    /// What is in use once those that have left are gone, and what the heap keeps for a moment.
     pub(super) fn planned(&self) -> u64 {
-        [self.transient, self.kept, self.beyond]
+        [self.transient, self.kept, self.beyond_for_long]
             .into_iter()
             .fold(self.held, u64::saturating_add)
     }
@@ -272,6 +276,7 @@ mod tests {
             leaving: 100,
             kept: 1_000,
             beyond: 10_000,
+            beyond_for_long: 10_000,
             ..Room::default()
         };
         assert_eq!((room.used(), room.planned()), (11_111, 11_011));

@@ -291,13 +291,13 @@ fn a_load_waits_for_a_peak_beyond_the_models_and_is_refused_for_what_lasts() {
             2 loaded a 40
             10 unclaimed beyond=45 [85]
             10 request b
-            10 request c -> unload a for c
-            11 unclaimed beyond=0 -> load b [100]
+            10 request c
+            11 unclaimed beyond=0 -> load b -> unload a for c [100]
             12 gone a -> load c [80]
             13 loaded b 60
             14 loaded c 20
-            20 unclaimed beyond=41 -> unload b: OverBudget [121]
-            21 unclaimed beyond=43 [123]
+            20 unclaimed beyond=41 [121]
+            21 unclaimed beyond=43 -> unload b: OverBudget [123]
             22 gone b [63]
             22 request b
             24.9 tick
@@ -609,6 +609,45 @@ fn models_leave_when_they_turn_out_to_be_larger_than_the_budget() {
             11 gone a [90]
             20 measured b 45 -> unload b: OverBudget [105]
             30 unclaimed beyond=5 [110]
+        "#]],
+    );
+}
+
+#[test]
+fn a_model_that_is_loaded_again_while_its_memory_is_freed_counts_twice() {
+    play(
+        LRU,
+        "
+        0 add a 40
+        1 load a evicting
+        2 loaded a 40
+        3 remove a
+        4 add a 40
+        4 load a evicting
+        5 loaded a 40
+        6 unload a
+        7 request a
+        8 gone a
+        9 loaded a 40
+        10 gone a
+        11 unload a
+        12 gone a
+        ",
+        &expect![[r#"
+            0 add a 40
+            1 load a evicting -> load a [40]
+            2 loaded a 40
+            3 remove a -> unload a: Explicit
+            4 add a 40
+            4 load a evicting -> load a [80]
+            5 loaded a 40
+            6 unload a -> unload a: Explicit
+            7 request a
+            8 gone a -> load a
+            9 loaded a 40
+            10 gone a [40]
+            11 unload a -> unload a: Explicit
+            12 gone a [0]
         "#]],
     );
 }

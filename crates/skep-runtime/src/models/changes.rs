@@ -38,7 +38,7 @@ impl Runtime {
         };
         let _turn = lock(&turn);
         // A model that only left for a while is loaded again from the same source.
-        let comes_back = self.residency.unload_begins(self, id);
+        let comes_back = self.residency.unload_begins(self, id, self.loads_of(id));
         self.with_record(id, |record| {
             record.wanted = false;
             record.failure = None;
@@ -312,7 +312,7 @@ impl Runtime {
     }
 
     /// Whether nothing of a model is in memory.
-    fn is_gone(&self, id: &ModelId) -> bool {
+    pub(super) fn is_gone(&self, id: &ModelId) -> bool {
         let is_ending = |record: &mut ModelRecord| {
             let mut versions = record.versions.values();
             versions.any(|status| status.state == VersionState::Unloading)
@@ -334,12 +334,28 @@ impl Runtime {
                 }
             });
             runtime.gone.notify_all();
-            if runtime.is_gone(&id) {
-                runtime.residency.unloaded(&runtime, &id);
-            }
+            runtime
+                .residency
+                .load_gone(&runtime, &id, (version, generation));
         })
     }
+
+    /// The versions that serve, each with the number of its load.
+    fn loads_of(&self, id: &ModelId) -> Vec<VersionLoad> {
+        let serving = self.serving(id);
+        let numbered = |record: &mut ModelRecord| {
+            let versions = serving.keys().filter_map(|version| {
+                let status = record.versions.get(version)?;
+                Some((*version, status.generation))
+            });
+            versions.collect()
+        };
+        self.with_record(id, numbered).unwrap_or_default()
+    }
 }
+
+/// A version, and the number of its load among all loads of the model.
+pub(super) type VersionLoad = (ModelVersion, u64);
 
 /// A loaded version and the number of its load; `None` for a version that was kept.
 type VersionOutcome = Result<(Option<u64>, Arc<LoadedVersion>), RuntimeError>;

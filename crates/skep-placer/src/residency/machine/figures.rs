@@ -62,6 +62,13 @@ impl Residency {
         self.models.get(&model).map(ModelEntry::shown)
     }
 
+    /// How many departures of a model there were whose memory is not free yet.
+    #[must_use]
+    pub fn departures(&self, model: ModelKey) -> usize {
+        let entry = self.models.get(&model);
+        entry.map_or(0, |entry| entry.freeing.len())
+    }
+
     /// The models that have instances, by key.
     pub fn resident(&self) -> impl Iterator<Item = ModelKey> {
         self.resident.iter().copied()
@@ -124,14 +131,14 @@ impl Residency {
 }
 
 impl ModelEntry {
-    const fn shown(&self) -> ResidencyState {
+    fn shown(&self) -> ResidencyState {
         match self.state {
+            Place::Known if !self.freeing.is_empty() => ResidencyState::Leaving,
             Place::Known if self.is_measured && self.size.has_tensors() => ResidencyState::Stored,
             Place::Known => ResidencyState::Known,
             Place::Wanted { .. } => ResidencyState::Wanted,
             Place::Loading => ResidencyState::Loading,
             Place::Resident { .. } => ResidencyState::Resident,
-            Place::Leaving { .. } => ResidencyState::Leaving,
         }
     }
 }

@@ -3,7 +3,7 @@
 mod figures;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
@@ -13,7 +13,7 @@ pub use self::figures::{ModelFigures, ResidencyFigures};
 use crate::residency::{
     DepartureReason, LoadRefusal, ModelKey, ModelSize, ModelTerms, ResidencyInput,
     ResidencyOptions, ResidencyOutput,
-    beyond::BeyondHistory,
+    beyond::{BeyondHistory, LASTS, STAYS},
     eviction::{Candidate, FIRST_HORIZON, NodePattern},
     options::{MIN_STAY, back_off},
     room::{NumberedSize, Room},
@@ -41,6 +41,8 @@ pub struct Residency {
 #[derive(Debug)]
 struct ModelEntry {
     state: Place,
+    /// The bytes of its departures whose memory is not free yet. It may be loaded again meanwhile.
+    freeing: VecDeque<u64>,
     is_pinned: bool,
     /// What it holds while it is loading or resident, and is expected to hold otherwise.
     size: NumberedSize,
@@ -79,7 +81,6 @@ enum Place {
     Wanted { turn: u64, evicts: bool },
     Loading,
     Resident { since: Time },
-    Leaving { freed: u64 },
 }
 
 impl Residency {
@@ -125,7 +126,8 @@ impl Residency {
             return None;
         }
         let beyond = self.beyond.next_change(now);
-        let beyond = beyond.filter(|_| !self.wanted.is_empty());
+        let is_over = self.room.used() > self.options.budget;
+        let beyond = beyond.filter(|_| is_over || !self.wanted.is_empty());
         self.residents()
             .filter(|(_, entry)| !entry.is_pinned)
             .flat_map(|(_, entry)| {
@@ -174,7 +176,7 @@ impl Residency {
                 private_bytes,
             } => self.resized(model, private_bytes),
             ResidencyInput::Failed(model) => self.failed(now, model),
-            ResidencyInput::Unloaded(model) => self.unloaded(now, model, outputs),
+            ResidencyInput::Unloaded(model) => self.unloaded(model),
             ResidencyInput::Unclaimed { kept, beyond } => {
                 (self.room.kept, self.room.beyond) = (kept, beyond);
                 self.beyond.report(now, beyond);
@@ -206,6 +208,7 @@ impl Residency {
             model,
             ModelEntry {
                 state: Place::Known,
+                freeing: VecDeque::new(),
                 is_pinned: terms.is_pinned,
                 size,
                 load_bytes: terms.load_bytes,
@@ -232,7 +235,9 @@ impl Residency {
     }
 
     fn forget_removed(&mut self, model: ModelKey) {
-        let is_over = |entry: &ModelEntry| entry.is_removed && entry.state == Place::Known;
+        let is_over = |entry: &ModelEntry| {
+            entry.is_removed && entry.state == Place::Known && entry.freeing.is_empty()
+        };
         if self.models.get(&model).is_some_and(is_over)
             && let Some(entry) = self.models.remove(&model)
         {
@@ -423,22 +428,17 @@ impl Residency {
         self.forget_removed(model);
     }
 
-    fn unloaded(&mut self, now: Time, model: ModelKey, outputs: &mut Vec<ResidencyOutput>) {
+    fn unloaded(&mut self, model: ModelKey) {
         let Some(entry) = self.models.get_mut(&model) else {
             return;
         };
-        if let Place::Leaving { freed } = entry.state {
+        if let Some(freed) = entry.freeing.pop_front() {
             self.room.leaving = self.room.leaving.saturating_sub(freed);
         } else if matches!(entry.state, Place::Resident { .. }) {
             // It left without being told to.
             self.room.release(&entry.size);
             self.resident.remove(&model);
-        } else {
-            return;
-        }
-        entry.state = Place::Known;
-        if entry.waiting > 0 {
-            self.want(now, model, true, outputs);
+            entry.state = Place::Known;
         }
         self.forget_removed(model);
     }
@@ -455,13 +455,15 @@ impl Residency {
         let freed = self.room.release(&entry.size);
         self.room.leaving = self.room.leaving.saturating_add(freed);
         self.resident.remove(&model);
-        entry.state = Place::Leaving { freed };
+        entry.freeing.push_back(freed);
+        entry.state = Place::Known;
         entry.is_busy = false;
         outputs.push(ResidencyOutput::Unload(model, reason));
     }
 
     /// Lets models leave and load as far as the budget says.
     fn settle(&mut self, now: Time, outputs: &mut Vec<ResidencyOutput>) {
+        self.room.beyond_for_long = self.beyond.held_for(STAYS, now);
         self.end_idle(now, outputs);
         while self.room.planned() > self.options.budget && self.reclaim(outputs) {
             if !self.evict(now, DepartureReason::OverBudget, outputs) {
@@ -552,7 +554,7 @@ impl Residency {
             .room
             .union(stay.chain([size]))
             .saturating_add(load_bytes);
-        let beyond = self.beyond.lasting(now).min(self.room.beyond);
+        let beyond = self.beyond.held_for(LASTS, now).min(self.room.beyond);
         if with_it.saturating_add(beyond) > budget {
             return Fit::Never(LoadRefusal::TooLarge {
                 needed: with_it.saturating_sub(pinned),

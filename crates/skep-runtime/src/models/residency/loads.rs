@@ -5,14 +5,15 @@ use std::{
     time::Instant,
 };
 
-use skep_placer::residency::{ResidencyInput, ResidencyState};
+use skep_placer::residency::ResidencyInput;
 
 use super::{
-    Action, DecisionKind, KnownTerms, LoadOutcome, ResidencyControl, is_resident, memory, stopping,
+    Action, DecisionKind, Departure, KnownTerms, LoadOutcome, ResidencyControl, is_resident,
+    memory, stopping,
 };
 use crate::{
     error::RuntimeError,
-    models::runtime::Runtime,
+    models::{changes::VersionLoad, runtime::Runtime},
     repository::{LoadOverrides, ModelId},
 };
 
@@ -83,7 +84,7 @@ impl ResidencyControl {
             let current = state.machine.state(key);
             if std::mem::take(&mut state.model(key).is_admitted) {
                 (LoadCause::Request, None)
-            } else if current == Some(ResidencyState::Leaving) {
+            } else if state.model(key).departs {
                 return Ok(LoadTurn::Unasked);
             } else if is_resident(current) {
                 (LoadCause::Reload, None)
@@ -239,28 +240,74 @@ impl ResidencyControl {
     }
 
     /// Whether the unload that begins now was decided here. Otherwise a call wants it, and requests load the model no more.
-    pub(in crate::models) fn unload_begins(&self, runtime: &Arc<Runtime>, id: &ModelId) -> bool {
-        let actions = {
+    /// `loads` are what it takes away.
+    pub(in crate::models) fn unload_begins(
+        &self,
+        runtime: &Arc<Runtime>,
+        id: &ModelId,
+        loads: Vec<VersionLoad>,
+    ) -> bool {
+        let (comes_back, actions) = {
             let mut state = self.state();
             let Some(key) = state.keys.get(id).copied() else {
                 return false;
             };
-            let model = state.model(key);
-            if std::mem::take(&mut model.departs) {
-                return true;
+            let comes_back = std::mem::take(&mut state.model(key).departs);
+            let mut actions = Vec::new();
+            if !comes_back {
+                state.model(key).is_withdrawn = true;
+                actions = state.apply(ResidencyInput::Remove(key));
             }
-            model.is_withdrawn = true;
-            state.apply(ResidencyInput::Remove(key))
+            let begun = state.departures.iter().filter(|one| one.model == key);
+            if begun.count() < state.machine.departures(key) {
+                match loads.is_empty() {
+                    true => actions.extend(state.apply(ResidencyInput::Unloaded(key))),
+                    false => state.departures.push(Departure { model: key, loads }),
+                }
+            }
+            (comes_back, actions)
         };
         self.act(runtime, actions);
-        false
+        comes_back
     }
 
-    /// Reports that the memory of a model is free.
-    pub(in crate::models) fn unloaded(&self, runtime: &Arc<Runtime>, id: &ModelId) {
-        let key = self.state().keys.get(id).copied();
-        if let Some(key) = key {
-            self.apply(runtime, ResidencyInput::Unloaded(key));
-        }
+    /// Reports that the memory of a load is free. A model that left is gone with the last of its loads.
+    pub(in crate::models) fn load_gone(
+        &self,
+        runtime: &Arc<Runtime>,
+        id: &ModelId,
+        load: VersionLoad,
+    ) {
+        // Without the lock, because it takes others.
+        let is_gone = runtime.is_gone(id);
+        let actions = {
+            let mut state = self.state();
+            let Some(key) = state.keys.get(id).copied() else {
+                return;
+            };
+            let mut own = state
+                .departures
+                .iter_mut()
+                .enumerate()
+                .filter(|(_, one)| one.model == key)
+                .peekable();
+            let is_leaving = own.peek().is_some();
+            let found = own.find_map(|(place, one)| {
+                let position = one.loads.iter().position(|other| *other == load)?;
+                one.loads.swap_remove(position);
+                Some((place, one.loads.is_empty()))
+            });
+            match found {
+                Some((_, false)) => return,
+                Some((place, true)) => {
+                    state.departures.remove(place);
+                }
+                // It may have left without a departure, if all that it had failed.
+                None if is_leaving || !is_gone => return,
+                None => {}
+            }
+            state.apply(ResidencyInput::Unloaded(key))
+        };
+        self.act(runtime, actions);
     }
 }

@@ -44,6 +44,7 @@ use std::{
 };
 
 use skep_config::{LoadPolicy, ModelResidency};
+use skep_heap::hurry_giving_back;
 use skep_host::lock;
 use skep_placer::residency::{
     EvictionPolicy, Residency, ResidencyFigures, ResidencyInput, ResidencyOptions, ResidencyState,
@@ -53,7 +54,7 @@ use skep_types::ModelVersion;
 
 use self::{
     decisions::DecisionLog,
-    state::{Action, ControlState},
+    state::{Action, ControlState, Departure},
 };
 
 use crate::{
@@ -152,6 +153,7 @@ impl ResidencyControl {
                 keys: BTreeMap::new(),
                 by_name: HashMap::new(),
                 models: Vec::new(),
+                departures: Vec::new(),
                 waiting: 0,
                 decisions: DecisionLog::default(),
                 is_closed: false,
@@ -254,12 +256,27 @@ impl ResidencyControl {
             true => stored.saturating_sub(figures.shared),
             false => 0,
         };
+        let beyond = self.beyond(runtime, &figures);
+        self.apply(runtime, ResidencyInput::Unclaimed { kept, beyond });
+    }
+
+    /// Reports what the process holds beyond what is counted. If that is more than the budget, the heap returns what it
+    /// keeps for a moment: loads wait for it.
+    fn report_beyond(&self, runtime: &Arc<Runtime>) {
+        let figures = self.figures();
+        let (kept, beyond) = (figures.kept, self.beyond(runtime, &figures));
+        self.apply(runtime, ResidencyInput::Unclaimed { kept, beyond });
+        if beyond > 0 && self.figures().used > figures.budget {
+            hurry_giving_back();
+        }
+    }
+
+    fn beyond(&self, runtime: &Arc<Runtime>, figures: &ResidencyFigures) -> u64 {
         let requests = runtime.options.load.request_memory.as_ref();
         let requests = requests.map_or(0, |budget| budget.used() as u64);
         let models = figures.held - figures.shared + figures.leaving + figures.transient;
-        let slack = slack(figures.budget);
-        let beyond = self.memory.beyond(models + requests + slack);
-        self.apply(runtime, ResidencyInput::Unclaimed { kept, beyond });
+        self.memory
+            .beyond(models + requests + slack(figures.budget))
     }
 
     /// Answers all that wait; nothing is loaded any more.

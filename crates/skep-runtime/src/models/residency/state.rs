@@ -20,7 +20,7 @@ use super::{
 use crate::{
     clock,
     error::{ErrorKind, RuntimeError},
-    models::size_text::mebibytes,
+    models::{changes::VersionLoad, size_text::mebibytes},
     repository::ModelId,
 };
 
@@ -31,9 +31,19 @@ pub(super) struct ControlState {
     pub(super) by_name: HashMap<ModelName, Vec<ModelKey>>,
     /// By key.
     pub(super) models: Vec<KnownModel>,
+    /// Unloads that have begun, in their order.
+    pub(super) departures: Vec<Departure>,
     pub(super) waiting: usize,
     pub(super) decisions: DecisionLog,
     pub(super) is_closed: bool,
+}
+
+/// An unload that has begun, and whose memory is not free yet.
+#[derive(Debug)]
+pub(super) struct Departure {
+    pub(super) model: ModelKey,
+    /// The loads whose memory is not free.
+    pub(super) loads: Vec<VersionLoad>,
 }
 
 /// A model that a request may load.

@@ -20,7 +20,7 @@ use crate::{
 /// The time between two looks: a model that has just become idle may leave a tenth of a second later.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Looks at memory, and at a node whose models all stay, are ten times as rare.
+/// Looks at the tensor store, and at a node whose models all stay, are ten times as rare.
 const SLOW_LOOKS: u32 = 10;
 
 /// Looks at the number of instances come twice a second.
@@ -53,8 +53,10 @@ fn watch(runtime: &Weak<Runtime>, stop: &StopSignal) {
             control.look_at_uses(&runtime);
             control.look_at_weights(&runtime);
         }
-        if has_budget && is_slow_look {
-            control.report_memory(&runtime, true);
+        match (has_budget, is_slow_look) {
+            (true, true) => control.report_memory(&runtime, true),
+            (true, false) => control.report_beyond(&runtime),
+            (false, _) => {}
         }
         if looks.is_multiple_of(LOOKS_AT_INSTANCES) {
             scalers.look(&runtime);
