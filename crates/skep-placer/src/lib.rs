@@ -1,12 +1,18 @@
-//! Decisions about where models are: which ones have instances now, and how many.
+//! Decisions about where models are: which ones have instances, how many, in which configuration, and where.
 //!
 //! Everything here is pure: time is an argument, sizes and uses are inputs, loads and unloads are outputs. The runtime
 //! carries them out, the simulator drives the same code over recorded requests.
 //!
 //! ```text
-//! residency/   which models are in memory, under a budget that counts shared tensors once
-//! scaling.rs   how many instances a model in memory needs
+//! residency/    which models are in memory, under a budget that counts shared tensors once
+//! scaling.rs    how many instances a model in memory needs
+//! selection/    which measured configurations serve a rate within an objective, with the least memory and cores
+//! packing/      instances onto as few devices as possible, by memory and cores
+//! placement.rs  the node for an instance: where its tensors are; which instances are released first
 //! ```
 
+pub mod packing;
+pub mod placement;
 pub mod residency;
 pub mod scaling;
+pub mod selection;
