@@ -19,6 +19,8 @@ from server import BINARY, DEADLINE_S, ROOT, Server, run
 CLOSED = 141
 SMALL = ["--load", "0.5", "--slo-ms", "5x", "--arrival", "poisson", "--requests", "200", "--seeds", "1"]
 FEW = ["--models", "20", "--hours", "0.1"]
+POINTS = ["--cpus", "1", "--max-batch", "1", "--point", "50"]
+PACKED = ["--profiles", "{profiles}", "--device", "name=d,cpus=0,memory=1G", "--rate", "m=10,100"]
 RECORDS = "id,lower,upper,size\na,0,2,64\nb,1,3,128\n"
 # No moment that a machine can name.
 BEYOND = "18446744073709551615"
@@ -46,6 +48,10 @@ COMMANDS = {
     "infer --output": ["infer", "--zeros", "--output", "{out}", "--url", "{url}", "m"],
     "status": ["status", "--all", "--url", "{url}"],
     "status --json": ["status", "--json", "--url", "{url}"],
+    "profile": ["profile", *POINTS, "{models}/m"],
+    "profile --json": ["profile", "--json", *POINTS, "{models}/m"],
+    "pack": ["pack", *PACKED],
+    "pack --json": ["pack", "--json", *PACKED],
     "store stat": ["store", "stat", "--directory", "{sockets}"],
     "store ls": ["store", "ls", "--directory", "{sockets}"],
     "store ls --json": ["store", "ls", "--json", "--directory", "{sockets}"],
@@ -58,6 +64,8 @@ DAEMONS = {"serve", "store serve"}
 FILES = {
     "plan --svg": ["plan", "{records}", "--svg", "{file}"],
     "plan --html": ["plan", "{records}", "--html", "{file}"],
+    "profile --output": ["profile", *POINTS, "{models}/m", "--output", "{file}"],
+    "profile --html": ["profile", *POINTS, "{models}/m", "--html", "{file}"],
     "simulate batching --csv": ["simulate", "batching", *SMALL, "--csv", "{file}"],
     "simulate residency --csv": ["simulate", "residency", *FEW, "--csv", "{file}"],
     "simulate batching --svg": ["simulate", "batching", *SMALL, "--svg", "{file}"],
@@ -66,7 +74,7 @@ FILES = {
         "--save-table", "{file}",
     ],
 }
-READ = {"plan --onnxruntime-library"}
+READ = {"pack --profiles", "pack --rates", "plan --onnxruntime-library"}
 
 
 @functools.cache
@@ -105,6 +113,8 @@ def places(tmp_path_factory):
     repository = Repository(root / "models")
     repository.onnx("m", plus(1))
     (root / "records.csv").write_text(RECORDS)
+    profiled = run("profile", *POINTS, repository.path / "m", "--output", root / "profiles.json")
+    assert profiled.returncode == 0, profiled.stderr
     sockets = root / "sockets"
     daemon = [BINARY, "store", "serve", "--directory", sockets, "--keep-alive", BEYOND]
     with subprocess.Popen(daemon, stdout=subprocess.PIPE) as store, Server(repository) as server:
@@ -113,6 +123,7 @@ def places(tmp_path_factory):
             yield {
                 "models": repository.path,
                 "records": root / "records.csv",
+                "profiles": root / "profiles.json",
                 "sockets": sockets,
                 "url": f"http://{server.http}",
             }

@@ -12,7 +12,36 @@ pub(crate) struct Bench {
     pub(crate) columns: &'static [(&'static str, &'static str, usize)],
 }
 
-pub(crate) const BENCHES: [Bench; 12] = [
+pub(crate) const BENCHES: [Bench; 13] = [
+    Bench {
+        name: "packing",
+        title: "Selection of configurations and packing onto devices, beside exact solutions",
+        package: "skep-placer",
+        criterion: None,
+        columns: &[
+            ("instances", "instances", 0),
+            ("shape", "shape", 0),
+            ("items", "items", 0),
+            ("rule", "rule", 0),
+            ("count", "count", 0),
+            ("mean gap, %", "mean_gap_percent", 2),
+            ("p99 gap, %", "p99_gap_percent", 2),
+            ("largest gap, %", "most_gap_percent", 2),
+            ("first fit decreasing", "first_fit_decreasing", 0),
+            ("best fit", "best_fit", 0),
+            ("best fit decreasing", "best_fit_decreasing", 0),
+            ("search", "search", 0),
+            ("devices", "devices", 0),
+            ("bound", "bound", 0),
+            ("search worse than best fit decreasing", "worse_than_bfd", 0),
+            ("search above the bound", "unproven", 0),
+            ("by devices at most", "most_gap", 0),
+            ("ms for all", "ms_for_all", 1),
+            ("median ms", "median_ms", 2),
+            ("most ms", "most_ms", 1),
+            ("ms", "ms", 1),
+        ],
+    },
     Bench {
         name: "scheduler",
         title: "Time of one call of a scheduler, by queue length",

@@ -40,6 +40,6 @@ pub use infer::{Encoding, InferRequest, InferResponse, ParameterValue, WantedOut
 pub use skep_wire::documents::{
     BatchSizeStatistics, CountedDuration, DecisionRow, DeviceMemory, IndexRow, InferenceStatistics,
     ModelMetadata, ModelStatistics, ModelStatus, ObjectiveStatistics, ResidencyMemory,
-    ResidencyStatus, ResponseStatistics, ServerMetadata, TensorMetadata,
+    ResidencyStatus, ResponseStatistics, ServerMetadata, TensorMetadata, TensorRow,
 };
 pub use tls::ClientTls;

@@ -1,13 +1,14 @@
 //! Load generation and measurement: what benchmarks and tools that measure a server are made of.
 //!
 //! [`closed_loop`] keeps a number of requests outstanding and counts what comes back, [`open_loop`] sends them at given
-//! moments; [`ServerProcess`] runs a `skep serve` of
-//! its own to measure; [`memory`] says what a process holds, [`tree_memory`] what it and its children hold; [`median`]
-//! and [`quantile`] sum up rounds.
+//! moments; [`ServerProcess`] runs a `skep serve` of its own to measure; [`profile`] measures a model by cores, instances
+//! and batch; [`memory()`] says what a process holds, [`tree_memory`] what it and its children hold; [`median`] and
+//! [`quantile`] sum up rounds.
 
 mod closed_loop;
 mod memory;
 mod open_loop;
+pub mod profile;
 mod server;
 mod tree;
 

@@ -4,11 +4,15 @@ use std::{
     fs,
     io::{self, BufRead, BufReader, Read as _, Write as _},
     net::TcpStream,
+    panic::resume_unwind,
     path::Path,
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use skep_host::private_bytes_of;
 
 use crate::tree::{is_running, tree};
 
@@ -63,6 +67,11 @@ impl ServerProcess {
         repository: &Path,
         flags: &[&str],
     ) -> Result<Self, ServerError> {
+        let mut command = Self::command(binary, repository, flags);
+        Self::run(command.stderr(Stdio::piped()).spawn())
+    }
+
+    fn command(binary: &Path, repository: &Path, flags: &[&str]) -> Command {
         let mut command = Command::new(binary);
         command.arg("serve").arg(repository).args(flags);
         if !flags.iter().any(|flag| flag.starts_with("--weight-cache")) {
@@ -74,10 +83,35 @@ impl ServerProcess {
         for address in ["--http-address", "--grpc-address", "--metrics-address"] {
             command.args([address, "127.0.0.1"]);
         }
-        let mut child = command
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(ServerError::Spawn)?;
+        command
+    }
+
+    /// The same with the first `cores` cores of those that this process may use.
+    ///
+    /// # Errors
+    /// As [`ServerProcess::start`].
+    pub fn start_on(
+        binary: &Path,
+        repository: &Path,
+        flags: &[&str],
+        cores: u32,
+    ) -> Result<Self, ServerError> {
+        let mut command = Self::command(binary, repository, flags);
+        let cores = usize::try_from(cores).unwrap_or(usize::MAX);
+        // A process starts on the cores of the thread that starts it. The thread ends, so that only the server is bound.
+        let spawned = thread::scope(|scope| {
+            let bound = scope.spawn(|| {
+                bind_to_first(cores)?;
+                command.stderr(Stdio::piped()).spawn()
+            });
+            bound.join().unwrap_or_else(|panic| resume_unwind(panic))
+        });
+        Self::run(spawned)
+    }
+
+    /// Waits until the server is ready.
+    fn run(spawned: io::Result<Child>) -> Result<Self, ServerError> {
+        let mut child = spawned.map_err(ServerError::Spawn)?;
         let mut log = String::new();
         let (mut http, mut grpc, mut metrics, mut ready) = (None, None, None, false);
         let mut lines = BufReader::new(child.stderr.take().expect("piped above")).lines();
@@ -142,11 +176,29 @@ impl ServerProcess {
         Ok(lines.sum())
     }
 
+    /// Bytes of memory that it and the processes that it started share with nobody; 0 where the system does not tell.
+    #[must_use]
+    pub fn private_bytes(&self) -> u64 {
+        let processes = tree(self.pid()).unwrap_or_default();
+        let held = processes.into_iter().filter_map(private_bytes_of);
+        held.sum()
+    }
+
     /// The process.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
+}
+
+/// Lets the calling thread, and what it starts, use only the first of its cores.
+fn bind_to_first(cores: usize) -> io::Result<()> {
+    let all = sched_getaffinity(None)?;
+    let mut first = CpuSet::new();
+    let usable = (0..CpuSet::MAX_CPU).filter(|core| all.is_set(*core));
+    usable.take(cores).for_each(|core| first.set(core));
+    sched_setaffinity(None, &first)?;
+    Ok(())
 }
 
 /// CPU time that a process has used so far, all threads, user and system; 10 ms steps.

@@ -10,7 +10,8 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
     bake::BakeArgs, check::CheckArgs, doctor::DoctorArgs, generate::GenerateArgs, infer::InferArgs,
-    plan::PlanArgs, serve::ServeArgs, simulate::SimulateArgs, status::StatusArgs, store::StoreArgs,
+    pack::PackArgs, plan::PlanArgs, profile::ProfileArgs, serve::ServeArgs, simulate::SimulateArgs,
+    status::StatusArgs, store::StoreArgs,
 };
 
 /// Skep, an inference server: many models, one node, nothing wasted.
@@ -90,6 +91,10 @@ pub(crate) enum Command {
     Infer(InferArgs),
     /// Show which models of a running server are in memory, and why
     Status(StatusArgs),
+    /// Measure what a model takes and how fast it is, by cores, instances and batch
+    Profile(ProfileArgs),
+    /// Choose instances that serve given rates within their objectives, and devices for them
+    Pack(PackArgs),
     /// Write a generated ONNX model
     Generate(GenerateArgs),
     /// Simulate the server's decisions in virtual time

@@ -11,6 +11,7 @@ mod cores;
 mod descriptors;
 mod flag_values;
 mod logging;
+mod measured_model;
 mod origin;
 mod output;
 mod pressure;
@@ -49,6 +50,8 @@ fn main() -> ExitCode {
         cli::Command::Doctor(args) => commands::doctor::run(&args),
         cli::Command::Infer(args) => commands::infer::run(&args),
         cli::Command::Status(args) => commands::status::run(&args),
+        cli::Command::Profile(args) => commands::profile::run(&args),
+        cli::Command::Pack(args) => commands::pack::run(&args),
         cli::Command::Generate(args) => commands::generate::run(&args),
         cli::Command::Simulate(args) => commands::simulate::run(&args),
         cli::Command::Plan(args) => commands::plan::run(&args),

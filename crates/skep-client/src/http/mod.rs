@@ -150,14 +150,14 @@ impl HttpClient {
     ///
     /// # Errors
     /// Any kind.
-    pub async fn residency(&self, states: &[String]) -> Result<ResidencyStatus, Error> {
-        let path = match states {
-            [] => "/v2/skep/residency".to_owned(),
-            _ => {
-                let states: Vec<String> = states.iter().map(|state| escaped(state)).collect();
-                format!("/v2/skep/residency?state={}", states.join(","))
-            }
-        };
+    pub async fn residency(
+        &self,
+        states: &[String],
+        with_tensors: bool,
+    ) -> Result<ResidencyStatus, Error> {
+        let states: Vec<String> = states.iter().map(|state| escaped(state)).collect();
+        let states = states.join(",");
+        let path = format!("/v2/skep/residency?state={states}&tensors={with_tensors}");
         self.json(self.get(&path).await?)
     }
 
@@ -175,7 +175,16 @@ impl HttpClient {
     /// # Errors
     /// Any kind.
     pub async fn load(&self, model: &str) -> Result<(), Error> {
-        self.repository(model, "load").await
+        self.repository(model, "load", "{}".to_owned()).await
+    }
+
+    /// Loads a model with this configuration, in JSON, instead of its own.
+    ///
+    /// # Errors
+    /// Any kind.
+    pub async fn load_with_config(&self, model: &str, config: &str) -> Result<(), Error> {
+        let body = serde_json::json!({ "parameters": { "config": config } });
+        self.repository(model, "load", body.to_string()).await
     }
 
     /// Unloads a model.
@@ -183,13 +192,13 @@ impl HttpClient {
     /// # Errors
     /// Any kind.
     pub async fn unload(&self, model: &str) -> Result<(), Error> {
-        self.repository(model, "unload").await
+        self.repository(model, "unload", "{}".to_owned()).await
     }
 
-    async fn repository(&self, model: &str, verb: &str) -> Result<(), Error> {
+    async fn repository(&self, model: &str, verb: &str, body: String) -> Result<(), Error> {
         check_model(model)?;
         let path = format!("/v2/repository/models/{}/{verb}", escaped(model));
-        self.post(&path, "{}".to_owned()).await?.checked()?;
+        self.post(&path, body).await?.checked()?;
         Ok(())
     }
 

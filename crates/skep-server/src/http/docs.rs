@@ -30,6 +30,7 @@ const SOURCES: &[PageSource] = &sources![
     "model-parameters.md",
     "model-repository.md",
     "operators.md",
+    "profiles.md",
     "protocol.md",
     "README.md",
     "residency.md",

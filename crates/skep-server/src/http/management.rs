@@ -78,18 +78,27 @@ pub(super) async fn all_statistics(State(state): State<Arc<ServerState>>) -> Res
     document(&statistics::of_all(&state.runtime))
 }
 
-/// All models, or those in the states of the query: `?state=resident,loading`.
+/// All models, or those in the states of the query: `?state=resident,loading`; with `tensors=true` the tensors that they
+/// use.
 pub(super) async fn residency_status(
     State(state): State<Arc<ServerState>>,
     uri: Uri,
 ) -> Result<Response, ApiError> {
-    let mut pairs = uri.query().unwrap_or_default().split('&');
-    let states = pairs.find_map(|pair| pair.strip_prefix("state="));
-    let states = states.unwrap_or_default().to_owned();
+    let query = uri.query().unwrap_or_default();
+    let value = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name));
+    let states = value("state=").unwrap_or_default().to_owned();
+    let with_tensors = match value("tensors=") {
+        Some("true") => true,
+        None | Some("false") => false,
+        Some(other) => {
+            let text = format!("unknown value '{other}' of `tensors`, expected true or false");
+            return Err(ApiError::invalid(text));
+        }
+    };
     let runtime = Arc::clone(&state.runtime);
     // Ten thousand models take some milliseconds.
     let status = off_reactor(move || {
-        let status = residency::status(&runtime, &states)?;
+        let status = residency::status(&runtime, &states, with_tensors)?;
         Ok(document(&status))
     });
     status.await?

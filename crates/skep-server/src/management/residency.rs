@@ -3,15 +3,20 @@
 use skep_runtime::{
     DecisionReport, LoadPolicy, ModelReport, ResidencyReport, ResidencyState, Runtime,
 };
-use skep_wire::documents::{DecisionRow, ModelStatus, ResidencyMemory, ResidencyStatus};
+use skep_store::Digest;
+use skep_wire::documents::{DecisionRow, ModelStatus, ResidencyMemory, ResidencyStatus, TensorRow};
 
 use crate::error::ApiError;
 
 /// Residency now, with the models in the states that `wanted` names, separated by commas; all models if it is empty.
-pub(crate) fn status(runtime: &Runtime, wanted: &str) -> Result<ResidencyStatus, ApiError> {
+pub(crate) fn status(
+    runtime: &Runtime,
+    wanted: &str,
+    with_tensors: bool,
+) -> Result<ResidencyStatus, ApiError> {
     let names = wanted.split(',').filter(|name| !name.is_empty());
     let states: Result<Vec<ResidencyState>, ApiError> = names.map(state).collect();
-    Ok(document(runtime.residency(&states?)))
+    Ok(document(runtime.residency(&states?, with_tensors)))
 }
 
 fn state(name: &str) -> Result<ResidencyState, ApiError> {
@@ -70,6 +75,7 @@ fn model(report: ModelReport) -> ModelStatus {
         pinned: figures.is_pinned,
         private_bytes: figures.private_bytes,
         shared_bytes: figures.shared_bytes,
+        tensors: report.tensors.into_iter().map(tensor).collect(),
         measured: figures.is_measured,
         load_ms: rounded(figures.load_time.as_secs_f64() * 1e3),
         rate: rounded(report.rate),
@@ -80,6 +86,13 @@ fn model(report: ModelReport) -> ModelStatus {
         pending: report.pending,
         failure: report.failure,
         decision: report.decision.map(decision),
+    }
+}
+
+fn tensor((digest, bytes): (Digest, u64)) -> TensorRow {
+    TensorRow {
+        digest: digest.to_string(),
+        bytes,
     }
 }
 

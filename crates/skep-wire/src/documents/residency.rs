@@ -72,6 +72,9 @@ pub struct ModelStatus {
     pub private_bytes: u64,
     /// Bytes of tensors that others may share.
     pub shared_bytes: u64,
+    /// Those tensors, if they were asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tensors: Vec<TensorRow>,
     /// Whether these sizes were measured at a load; otherwise they are estimates.
     pub measured: bool,
     /// How long a load takes, in milliseconds.
@@ -94,6 +97,15 @@ pub struct ModelStatus {
     /// The last decision about it, if it is among the last ones of the node.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decision: Option<DecisionRow>,
+}
+
+/// A tensor that models may share.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TensorRow {
+    /// The digest of its content, in hexadecimal.
+    pub digest: String,
+    /// Its size.
+    pub bytes: u64,
 }
 
 /// A decision.

@@ -64,7 +64,7 @@ async fn show(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     };
     let states = args.states();
     loop {
-        let status = client.residency(&states).await;
+        let status = client.residency(&states, false).await;
         let status = status.map_err(|error| args.server.explain(error))?;
         args.print(&status)?;
         let Some(interval) = args.watch else {

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use skep_placer::residency::{ModelFigures, ModelKey, ResidencyFigures, ResidencyState};
+use skep_store::Digest;
 use skep_types::{ModelName, ModelVersion, Time};
 
 use super::{
@@ -48,6 +49,8 @@ pub struct ModelReport {
     pub versions: Vec<ModelVersion>,
     /// Its state, sizes and use.
     pub figures: ModelFigures,
+    /// The tensors that it uses of the store, each with its bytes, if they were asked for and it is resident.
+    pub tensors: Vec<(Digest, u64)>,
     /// Active instances of all its versions, while it is resident.
     pub instances: u32,
     /// Instances that it has at least and at most while it is resident; `None` if their number is fixed.
@@ -82,9 +85,10 @@ pub struct DecisionReport {
 }
 
 impl Runtime {
-    /// Residency now. Lists the models in these states, or all models if `states` is empty.
+    /// Residency now. Lists the models in these states, or all models if `states` is empty; resident ones with their
+    /// tensors if `with_tensors`.
     #[must_use]
-    pub fn residency(&self, states: &[ResidencyState]) -> ResidencyReport {
+    pub fn residency(&self, states: &[ResidencyState], with_tensors: bool) -> ResidencyReport {
         let control = &self.residency;
         let mut report = {
             let state = control.state();
@@ -98,7 +102,7 @@ impl Runtime {
         // Not under the lock: instances have their own.
         for model in &mut report.models {
             if model.figures.state == ResidencyState::Resident {
-                self.add_instances(model);
+                self.add_instances(model, with_tensors);
             }
         }
         report.models.sort_by(|a, b| {
@@ -115,7 +119,7 @@ impl Runtime {
         self.residency.state().sums(budget)
     }
 
-    fn add_instances(&self, model: &mut ModelReport) {
+    fn add_instances(&self, model: &mut ModelReport, with_tensors: bool) {
         let id = ModelId {
             namespace: model.namespace.clone(),
             name: model.name.clone(),
@@ -124,7 +128,13 @@ impl Runtime {
         for loaded in serving.values() {
             model.instances += loaded.responder.active_instances();
             model.pending += loaded.pending();
+            if with_tensors {
+                model.tensors.extend(loaded.responder.stored_tensors());
+            }
         }
+        // Versions share some.
+        model.tensors.sort_unstable_by_key(|(digest, _)| digest.0);
+        model.tensors.dedup();
         if !serving.is_empty() {
             model.versions = serving.keys().copied().collect();
         }
@@ -188,6 +198,7 @@ impl KnownModel {
             namespace: self.id.namespace.clone(),
             versions: self.versions.clone(),
             figures,
+            tensors: Vec::new(),
             instances: 0,
             instance_bounds: self.settings.scales().then(|| self.settings.bounds(1)),
             waiting: self.waiters.len(),

@@ -1,6 +1,6 @@
 //! `skep infer MODEL [PICTURE...]`: asks a running server, and prints what it sees.
 
-mod input;
+pub(crate) mod input;
 mod picture;
 mod save;
 mod show;

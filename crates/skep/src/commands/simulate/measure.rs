@@ -20,13 +20,14 @@ use skep_runtime::{
 use skep_tensor::Tensor;
 use skep_types::{DeviceId, Shape};
 
-use super::{measured_model::MeasuredModel, saved::Saved};
+use super::saved::Saved;
 use crate::{
     axis::number,
     backends,
     colour::Colours,
     commands::sandbox,
     logging::{self, LogFormat, LogOptions},
+    measured_model::MeasuredModel,
     output,
     progress::Progress,
     table::TextTable,
@@ -140,7 +141,8 @@ impl MeasureArgs {
         let runtime = self.load(&model, max.unwrap_or(default_max))?;
         let loaded = runtime.start(Some(std::slice::from_ref(&model.name)));
         for (_, outcome) in loaded {
-            let error = |error: skep_runtime::RuntimeError| anyhow!(model.named(&error, path));
+            let error =
+                |error: skep_runtime::RuntimeError| anyhow!(model.named(&error.to_string(), path));
             outcome.map_err(error).with_context(flag)?;
         }
         let version = runtime

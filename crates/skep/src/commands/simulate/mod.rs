@@ -4,7 +4,6 @@ mod batching;
 mod chart;
 mod flags;
 mod measure;
-mod measured_model;
 mod residency;
 mod rows;
 mod saved;

@@ -39,7 +39,7 @@ pub(super) fn given(text: &str) -> Result<String, String> {
 }
 
 /// `name=1,3,224,224`; nothing behind the sign for a scalar. As far as it can be checked before the inputs are known.
-pub(super) fn given_shape(text: &str) -> Result<String, String> {
+pub(crate) fn given_shape(text: &str) -> Result<String, String> {
     let (name, dims) = text.rsplit_once('=').ok_or(SHAPE_EXPECTED)?;
     if name.is_empty() {
         return Err(SHAPE_EXPECTED.to_owned());
@@ -49,7 +49,7 @@ pub(super) fn given_shape(text: &str) -> Result<String, String> {
 
 /// Takes `name=rest` apart. Names may hold the sign themselves: the longest input's name with the sign behind it
 /// counts.
-pub(super) fn named<'a>(text: &'a str, inputs: &'a [TensorMetadata]) -> Option<(&'a str, &'a str)> {
+pub(crate) fn named<'a>(text: &'a str, inputs: &'a [TensorMetadata]) -> Option<(&'a str, &'a str)> {
     let fitting = inputs.iter().filter_map(|input| {
         let rest = text.strip_prefix(&input.name)?.strip_prefix('=')?;
         Some((input.name.as_str(), rest))
@@ -67,7 +67,7 @@ pub(super) fn data(text: &str) -> Result<InputData, String> {
 }
 
 /// `1,3,224,224`.
-pub(super) fn shape(dims: &str) -> Result<Shape, String> {
+pub(crate) fn shape(dims: &str) -> Result<Shape, String> {
     let dims = dims.trim_start_matches('[').trim_end_matches(']');
     let dims = if dims.trim().is_empty() {
         Vec::new()
@@ -80,7 +80,7 @@ pub(super) fn shape(dims: &str) -> Result<Shape, String> {
 }
 
 /// Zeros or empty strings; variable dimensions that are not given are 1.
-pub(super) fn zeros(input: &TensorMetadata, shape: Option<&Shape>) -> anyhow::Result<Tensor> {
+pub(crate) fn zeros(input: &TensorMetadata, shape: Option<&Shape>) -> anyhow::Result<Tensor> {
     let dims = input.shape.as_slice().iter();
     let dims: Vec<usize> = dims.map(|dim| usize::try_from(*dim).unwrap_or(1)).collect();
     let shape = shape.map_or_else(|| Shape::new(&dims), |shape| Ok(shape.clone()))?;

@@ -9,7 +9,6 @@ use std::{
 use anyhow::{Context, bail};
 use skep_backend::ModelFile;
 use skep_onnx::OnnxModel;
-use skep_runtime::RuntimeError;
 use skep_types::ModelName;
 
 /// The version of a file that is in no repository.
@@ -19,15 +18,15 @@ const VERSION: &str = "1";
 const LINK: &str = "model.onnx";
 
 /// Where the model lies.
-pub(super) struct MeasuredModel {
-    pub(super) repository: PathBuf,
-    pub(super) name: ModelName,
+pub(crate) struct MeasuredModel {
+    pub(crate) repository: PathBuf,
+    pub(crate) name: ModelName,
     /// The made one; removed with this.
     files: Option<tempfile::TempDir>,
 }
 
 impl MeasuredModel {
-    pub(super) fn of(path: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn of(path: &Path) -> anyhow::Result<Self> {
         let unreadable = || format!("cannot read `{}`", path.display());
         let mut absolute = path.canonicalize().with_context(unreadable)?;
         if !absolute.is_dir() {
@@ -57,13 +56,12 @@ impl MeasuredModel {
     }
 
     /// Whether it is a file's.
-    pub(super) const fn is_file(&self) -> bool {
+    pub(crate) const fn is_file(&self) -> bool {
         self.files.is_some()
     }
 
     /// What an error says, with the file's own path in place of the link's.
-    pub(super) fn named(&self, error: &RuntimeError, path: &Path) -> String {
-        let text = error.to_string();
+    pub(crate) fn named(&self, text: &str, path: &Path) -> String {
         let link = self.repository.join(self.name.as_str());
         let link = link.join(VERSION).join(LINK).display().to_string();
         text.replace(&link, &path.display().to_string())
@@ -77,9 +75,7 @@ impl MeasuredModel {
                 path.display()
             );
         }
-        let files = tempfile::Builder::new()
-            .prefix("skep-simulate-")
-            .tempdir()?;
+        let files = tempfile::Builder::new().prefix("skep-model-").tempdir()?;
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         let name = ModelName::new(&stem).or_else(|_| ModelName::new("model"))?;
         let version = files.path().join(name.as_str()).join(VERSION);
