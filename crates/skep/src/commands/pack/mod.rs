@@ -148,7 +148,7 @@ pub(crate) fn run(args: &PackArgs) -> anyhow::Result<ExitCode> {
     if args.json {
         let document = show::document(&models, &names, &devices, &placed);
         outln!("{}", serde_json::to_string_pretty(&document)?)?;
-    } else {
+    } else if !models.is_empty() {
         show::text(&models, &names, &devices, &placed)?;
     }
     for text in unplaced(&models, &devices, &placed) {
