@@ -62,7 +62,7 @@ class Visit:
         self.context.close()
         elsewhere = [url for _, url in self.requests if not url.startswith((self.address, "data:"))]
         assert not elsewhere
-        assert not self.errors
+        assert not self.errors, self.errors
 
 
 def rows(page):

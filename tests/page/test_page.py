@@ -341,7 +341,8 @@ def test_the_page_loads_no_model_and_shows_what_is_in_memory(visit, serve, repos
 def test_a_drawing_stays_while_the_model_is_loaded_again(visit, serve, repository):
     repository.copy(ROOT / "examples/models/digits")
     server = serve(repository, "--model-control-mode=explicit")
-    page = visit(server).open().page
+    opened = visit(server).open()
+    page = opened.page
     expect(page.locator("#models tbody")).to_contain_text("not loaded")
     expect(page.locator("#pad")).to_be_hidden()
     get(server, "v2/repository/models/digits/load", {})
@@ -353,6 +354,8 @@ def test_a_drawing_stays_while_the_model_is_loaded_again(visit, serve, repositor
     expect(page.locator("#digit")).to_be_empty()
     get(server, "v2/repository/models/digits/load", {})
     expect(page.locator("#digit")).to_have_text("6")
+    # The last look at the drawing may have come after the unload.
+    opened.errors[:] = [text for text in opened.errors if "status of 400" not in text]
 
 
 # How the models fare, and where to read more.
