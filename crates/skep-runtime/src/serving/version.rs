@@ -151,8 +151,9 @@ impl LoadedVersion {
     /// Runs a request. Dropping the future cancels the request if it still waits.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`] when the request does not fit the model, [`ErrorKind::Unavailable`] when the
-    /// queue is full or the server stops, the backend's error when the run fails.
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) when the request does not fit the model,
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) when the queue is full or the server stops, the backend's error when
+    /// the run fails.
     pub async fn infer(&self, request: InferRequest) -> Result<InferResponse, RuntimeError> {
         let arrived = clock::now();
         tracing::debug!(

@@ -11,7 +11,7 @@ use crate::statistics::latency::Phase;
 pub struct MetricsOptions {
     /// Quantiles of latency over the last minute.
     pub quantiles: bool,
-    /// Latencies counted in the configuration's buckets, or in those of [`DEFAULT_BOUNDS_MS`].
+    /// Latencies counted in the configuration's buckets, or else in bounds from 0.1 ms to 5 s.
     pub histograms: bool,
 }
 
