@@ -202,6 +202,8 @@ mod tests {
         assert_eq!(by(&nodes, PlacementPolicy::Theta), Some(2));
         assert_eq!(by(&nodes, PlacementPolicy::LeastLoaded), Some(0));
         assert_eq!(by(&nodes, PlacementPolicy::Random(7)), Some(1));
+        nodes[2].instances = 1;
+        assert_eq!(by(&nodes, PlacementPolicy::Theta), Some(2));
         // Two of four are half of them.
         nodes[2].instances = 2;
         assert_eq!(by(&nodes, PlacementPolicy::Theta), Some(1));

@@ -57,6 +57,11 @@ fn the_last_instance_is_the_lightest_that_covers_what_is_left() {
         assert_eq!(chosen(5.0, rule), (vec![(0, 1)], 110));
         assert_eq!(chosen(0.0, rule), (vec![], 0));
     }
+    let exact = select(&three(), &terms(100.0), SelectionRule::Exact).expect("a selection");
+    assert_eq!(
+        (exact.weight, exact.weight_bound),
+        ((180 * MIB) as f64, exact.weight)
+    );
 }
 
 #[test]
@@ -108,8 +113,12 @@ fn the_closest_configuration_is_named_if_none_keeps_the_objective() {
         failed(&three(), &short),
         SelectionError::Objective(Some(closest))
     );
+    let empty = Configuration {
+        batch: 0,
+        ..three()[0]
+    };
     assert_eq!(
-        failed(&[unsound], &terms(1.0)),
+        failed(&[unsound, empty], &terms(1.0)),
         SelectionError::Objective(None)
     );
     for rate in [-1.0, f64::INFINITY, f64::NAN] {
