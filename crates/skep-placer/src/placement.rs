@@ -49,7 +49,7 @@ pub enum PlacementPolicy {
 pub const NEAR: f64 = 0.05;
 
 impl NodeView<'_> {
-    /// The share of these tensors that is here; 0 if there are none.
+    /// The share of these tensors' bytes that the node already stores; 0 without tensors.
     #[must_use]
     pub fn theta(&self, tensors: &[(TensorKey, u64)]) -> f64 {
         let all = bytes(tensors.iter());

@@ -23,14 +23,7 @@ pub(super) fn first_fit(
     devices: &[Resources],
     order: &[usize],
 ) -> Vec<Option<usize>> {
-    let devices_by_size = by_size(devices, devices);
-    let mut room = devices.to_vec();
-    place(items, order, |item| {
-        let mut places = devices_by_size.iter().copied();
-        let found = places.find(|device| item.fits(room[*device]))?;
-        room[found] = room[found].less(item);
-        Some(found)
-    })
+    place(items, devices, order, |open, _, _| open.next())
 }
 
 /// Each item onto the device in use with the least room left after it; onto the largest unused one if none has room.
@@ -39,34 +32,53 @@ pub(super) fn best_fit(
     devices: &[Resources],
     order: &[usize],
 ) -> Vec<Option<usize>> {
-    let devices_by_size = by_size(devices, devices);
-    let mut room = devices.to_vec();
-    let mut is_used = vec![false; devices.len()];
-    place(items, order, |item| {
+    place(items, devices, order, |open, item, state| {
         let left = |device: usize| {
-            let [bytes, cores] = room[device].less(item).shares_of(devices[device]);
+            let room = state.room[device].less(item);
+            let [bytes, cores] = room.shares_of(devices[device]);
             bytes + cores
         };
-        let places = || devices_by_size.iter().copied();
-        let used = places().filter(|device| is_used[*device] && item.fits(room[*device]));
-        let tightest =
-            used.min_by(|a, b| left(*a).partial_cmp(&left(*b)).unwrap_or(Ordering::Equal));
-        let unused = || places().find(|device| !is_used[*device] && item.fits(room[*device]));
-        let found = tightest.or_else(unused)?;
-        is_used[found] = true;
-        room[found] = room[found].less(item);
-        Some(found)
+        let (used, unused): (Vec<usize>, Vec<usize>) =
+            open.partition(|device| state.is_used[*device]);
+        let tightest = used
+            .into_iter()
+            .min_by(|a, b| left(*a).partial_cmp(&left(*b)).unwrap_or(Ordering::Equal));
+        tightest.or_else(|| unused.first().copied())
     })
 }
 
+/// What is left of devices.
+struct FitState {
+    room: Vec<Resources>,
+    is_used: Vec<bool>,
+}
+
+/// Puts each item, in this order, onto the device that `choose` takes of those that have room for it, which come by
+/// decreasing size.
 fn place(
     items: &[Resources],
+    devices: &[Resources],
     order: &[usize],
-    mut find: impl FnMut(Resources) -> Option<usize>,
+    choose: impl Fn(&mut dyn Iterator<Item = usize>, Resources, &FitState) -> Option<usize>,
 ) -> Vec<Option<usize>> {
+    let by_size = by_size(devices, devices);
+    let mut state = FitState {
+        room: devices.to_vec(),
+        is_used: vec![false; devices.len()],
+    };
     let mut device_of = vec![None; items.len()];
     for index in order {
-        device_of[*index] = find(items[*index]);
+        let item = items[*index];
+        let mut open = by_size
+            .iter()
+            .copied()
+            .filter(|device| item.fits(state.room[*device]));
+        let Some(device) = choose(&mut open, item, &state) else {
+            continue;
+        };
+        state.is_used[device] = true;
+        state.room[device] = state.room[device].less(item);
+        device_of[*index] = Some(device);
     }
     device_of
 }

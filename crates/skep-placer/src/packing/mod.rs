@@ -3,7 +3,7 @@
 //! ```text
 //! fit.rs      first fit and best fit, in the order given or by decreasing size
 //! bound.rs    how many devices it takes at least
-//! search.rs   packings with fewer devices than those of the heuristics, up to a proof that there are none
+//! search.rs   looks for packings on fewer devices than the heuristics need, and can prove that none exists
 //! squishy.rs  models whose size depends on the batch and the duty cycle that they get
 //! ```
 //!
@@ -100,10 +100,7 @@ impl Packing {
     /// How many devices have an instance.
     #[must_use]
     pub fn devices_used(&self) -> usize {
-        let mut used: Vec<usize> = self.device_of.iter().copied().flatten().collect();
-        used.sort_unstable();
-        used.dedup();
-        used.len()
+        used(&self.device_of)
     }
 
     /// How many instances have no device.
@@ -113,18 +110,6 @@ impl Packing {
             .iter()
             .filter(|place| place.is_none())
             .count()
-    }
-
-    /// What is taken of each device.
-    #[must_use]
-    pub fn taken(&self, items: &[Resources], devices: usize) -> Vec<Resources> {
-        let mut taken = vec![Resources::default(); devices];
-        for (item, device) in items.iter().zip(&self.device_of) {
-            if let Some(device) = device {
-                taken[*device] = taken[*device].plus(*item);
-            }
-        }
-        taken
     }
 }
 
@@ -153,8 +138,17 @@ pub fn pack(items: &[Resources], devices: &[Resources], rule: PackingRule) -> Pa
     }
 }
 
+/// How many devices have an instance.
+fn used(device_of: &[Option<usize>]) -> usize {
+    let mut devices: Vec<usize> = device_of.iter().copied().flatten().collect();
+    devices.sort_unstable();
+    devices.dedup();
+    devices.len()
+}
+
 /// The largest of all devices in each dimension.
-fn largest(devices: &[Resources]) -> Resources {
+#[must_use]
+pub fn largest(devices: &[Resources]) -> Resources {
     let all = devices.iter();
     all.fold(Resources::default(), |largest, device| Resources {
         bytes: largest.bytes.max(device.bytes),

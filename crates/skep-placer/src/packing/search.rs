@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use super::{Resources, bound::least_devices, fit, largest};
+use super::{Resources, bound::least_devices, fit, largest, used};
 
 /// Items are bits of a set.
 const MOST_ITEMS: usize = 64;
@@ -74,13 +74,6 @@ fn heuristics(items: &[Resources], devices: &[Resources]) -> Vec<Option<usize>> 
         (unplaced, used(packing))
     };
     packings.min_by_key(rank).unwrap_or_default()
-}
-
-fn used(packing: &[Option<usize>]) -> usize {
-    let mut devices: Vec<usize> = packing.iter().copied().flatten().collect();
-    devices.sort_unstable();
-    devices.dedup();
-    devices.len()
 }
 
 enum Found {

@@ -108,7 +108,7 @@ pub fn pack(sessions: &[Session<'_>], device_bytes: u64) -> Result<Vec<DutyCycle
             devices.push(session.alone(index, latency, batch, latency, full));
             left -= full;
         }
-        // Less than a request in eleven days is none.
+        // A rate below one request in eleven days counts as zero.
         if left > 1e-6 {
             residues.push(session.residue(index, left, saturating));
         }

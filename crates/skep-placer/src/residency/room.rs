@@ -192,14 +192,16 @@ impl Room {
 
     /// What is in use until departures and loads are over.
     pub(super) fn used(&self) -> u64 {
-        [self.transient, self.kept, self.beyond, self.leaving]
-            .into_iter()
-            .fold(self.held, u64::saturating_add)
+        self.counted(self.beyond).saturating_add(self.leaving)
     }
 
     /// What is in use once those that have left are gone, and what the heap keeps for a moment.
     pub(super) fn planned(&self) -> u64 {
-        [self.transient, self.kept, self.beyond_for_long]
+        self.counted(self.beyond_for_long)
+    }
+
+    fn counted(&self, beyond: u64) -> u64 {
+        [self.transient, self.kept, beyond]
             .into_iter()
             .fold(self.held, u64::saturating_add)
     }

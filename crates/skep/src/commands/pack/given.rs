@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path, str::FromStr, time::Duration};
 use anyhow::{Context, bail};
 use skep_placer::packing::Resources;
 
-use crate::commands::profile::MAX_BYTES;
+use crate::{commands::profile::MAX_BYTES, flag_values::positive_millis};
 
 /// A device, or several equal ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,11 +154,7 @@ fn numbers(rate: &str, objective: Option<&str>) -> Result<Demand, String> {
 /// Milliseconds above 0.
 pub(super) fn millis(text: &str) -> Result<Duration, String> {
     let text = text.trim();
-    let number = text.parse::<f64>().ok();
-    let duration = number.and_then(|millis| Duration::try_from_secs_f64(millis / 1e3).ok());
-    duration
-        .filter(|duration| !duration.is_zero())
-        .ok_or_else(|| format!("objective `{text}`: expected milliseconds above 0"))
+    positive_millis(text).map_err(|_| format!("objective `{text}`: expected milliseconds above 0"))
 }
 
 /// A table of `MODEL,RATE` or `MODEL,RATE,OBJECTIVE_MS`, with or without a heading that begins with `model`.

@@ -16,7 +16,7 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use skep_perf::profile::{ModelProfile, ProfileFile};
 use skep_placer::{
-    packing::Resources,
+    packing::{Resources, largest},
     selection::{Configuration, Selection, SelectionError, SelectionRule, SelectionTerms, select},
 };
 
@@ -264,13 +264,7 @@ fn unplaced(
             .map(|one| one.alone)
             .collect();
         let Some(first) = left.first() else { continue };
-        let largest = devices
-            .iter()
-            .fold(Resources::default(), |largest, device| Resources {
-                bytes: largest.bytes.max(device.bytes),
-                millicores: largest.millicores.max(device.millicores),
-            });
-        let lacks = first.less(largest);
+        let lacks = first.less(largest(devices));
         let why = match (lacks.bytes, lacks.millicores) {
             (0, 0) => "the devices are full".to_owned(),
             (0, cores) => format!("the largest device has {} cores too few", cores / 1000),

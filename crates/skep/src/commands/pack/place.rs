@@ -56,7 +56,7 @@ pub(super) fn place(
     }
     let items: Vec<Resources> = instances.iter().map(|one| one.alone).collect();
     let device_of = match rule {
-        PlaceFlag::Theta => by_theta(models, &tensors, &instances, devices),
+        PlaceFlag::Theta => by_theta(&tensors, &instances, devices),
         PlaceFlag::BestFit => pack(&items, devices, PackingRule::BestFit).device_of,
         PlaceFlag::BestFitDecreasing => {
             pack(&items, devices, PackingRule::BestFitDecreasing).device_of
@@ -123,7 +123,6 @@ fn bytes(tensors: &[(TensorKey, u64)]) -> u64 {
 
 /// The largest first, onto devices in use where most of the tensors are, then onto the next unused one.
 fn by_theta(
-    models: &[SelectedModel<'_>],
     tensors: &[Vec<(TensorKey, u64)>],
     instances: &[PlacedInstance],
     devices: &[Resources],
@@ -151,7 +150,7 @@ fn by_theta(
                 millicores: instance.alone.millicores,
             },
             tensors: own,
-            instances: u32::try_from(models.len()).unwrap_or(u32::MAX),
+            instances: 1,
             // On the devices of one node nothing is gained by spreading.
             spread: f64::INFINITY,
         };

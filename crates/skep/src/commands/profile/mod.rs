@@ -25,6 +25,7 @@ use skep_types::Shape;
 use self::kept::KeptProfile;
 use crate::{
     commands::infer::input,
+    flag_values::positive_millis,
     measured_model::MeasuredModel,
     origin,
     output::{self, errln, outln},
@@ -74,16 +75,6 @@ pub(crate) struct ProfileArgs {
 
 /// Thousands of models have room.
 pub(crate) const MAX_BYTES: u64 = 256 << 20;
-
-fn positive_millis(text: &str) -> Result<Duration, String> {
-    let millis: f64 = text
-        .parse()
-        .map_err(|_| "expected a number of milliseconds")?;
-    let duration = Duration::try_from_secs_f64(millis / 1e3).ok();
-    duration
-        .filter(|duration| !duration.is_zero())
-        .ok_or_else(|| "expected a number of milliseconds above 0".to_owned())
-}
 
 /// Exits with 0 unless a model has no complete profile.
 pub(crate) fn run(args: &ProfileArgs) -> anyhow::Result<ExitCode> {
