@@ -22,6 +22,7 @@ FEW = ["--models", "20", "--hours", "0.1"]
 POINTS = ["--cpus", "1", "--max-batch", "1", "--point", "50"]
 PACKED = ["--profiles", "{profiles}", "--device", "name=d,cpus=0,memory=1G", "--rate", "m=10,100"]
 RECORDS = "id,lower,upper,size\na,0,2,64\nb,1,3,128\n"
+SHORT = ["--application", "SS", "--platform", "tetris,skep", "--minutes", "0.5", "--load", "0.1"]
 # No moment that a machine can name.
 BEYOND = "18446744073709551615"
 
@@ -41,6 +42,8 @@ COMMANDS = {
     "simulate --details": ["simulate", "batching", *SMALL, "--details"],
     "simulate residency": ["simulate", "residency", *FEW],
     "simulate residency --json": ["simulate", "residency", *FEW, "--json"],
+    "simulate cluster": ["simulate", "cluster", *SHORT],
+    "simulate cluster --json": ["simulate", "cluster", *SHORT, "--json"],
     "bake": ["bake", "--weight-cache", "{out}", "{models}/m"],
     "bake --json": ["bake", "--json", "--weight-cache", "{out}", "{models}/m"],
     "infer": ["infer", "--zeros", "--url", "{url}", "m"],
@@ -68,6 +71,9 @@ FILES = {
     "profile --html": ["profile", *POINTS, "{models}/m", "--html", "{file}"],
     "simulate batching --csv": ["simulate", "batching", *SMALL, "--csv", "{file}"],
     "simulate residency --csv": ["simulate", "residency", *FEW, "--csv", "{file}"],
+    "simulate cluster --csv": ["simulate", "cluster", *SHORT, "--csv", "{file}"],
+    "simulate cluster --svg": ["simulate", "cluster", *SHORT, "--svg", "{file}"],
+    "simulate cluster --save": ["simulate", "cluster", "--save", "{file}"],
     "simulate batching --svg": ["simulate", "batching", *SMALL, "--svg", "{file}"],
     "simulate batching --save-table": [
         "simulate", "batching", "--from-model", "{models}/m", "--slo-ms", "50", "--seeds", "1", "--requests", "20", "--load", "0.5",

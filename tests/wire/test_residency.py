@@ -186,7 +186,7 @@ def test_an_idle_model_leaves_after_its_keep_alive(repository):
     repository.onnx("m", plus(1))
     with lazy(repository, "--keep-alive-secs=1") as server:
         assert value(server, "m") == 1
-        server.wait_for("model `m` leaves: it was idle for `--keep-alive-secs`")
+        server.wait_for("model `m` leaves: it was idle for its keep-alive (`--keep-alive-secs`)")
         server.wait_for("unloaded model `m` version 1")
         assert value(server, "m") == 1
 

@@ -3,6 +3,10 @@
 //! A node that has tensors of the model already takes less memory for it. Theta is that share (Tetris, USENIX ATC'22, §5.3),
 //! here exact, by digest: the bytes of the model's tensors that the node's store has, over all of them. Theta alone would
 //! bring all instances to one node; [`PlacementTerms::spread`] bounds how many of them one node takes.
+//!
+//! Of nodes whose theta is about the same, most often 0, the one is chosen on which an instance brings the fewest bytes if
+//! others follow: the tensors that are missing there are divided by the instances for which there is room. So the last
+//! place of a full node does not get a copy of a model that needs four.
 
 use std::collections::BTreeSet;
 
@@ -15,6 +19,8 @@ pub struct NodeView<'a> {
     pub free: Resources,
     /// The tensors in its store.
     pub stored: &'a BTreeSet<TensorKey>,
+    /// What it takes there beside an instance, since the server does not run yet; 0 where it does.
+    pub server_bytes: u64,
     /// How busy it is, as a share of its cores.
     pub load: f64,
     /// Instances of this model that it has.
@@ -37,7 +43,8 @@ pub struct PlacementTerms<'a> {
 /// How a node is chosen among those that have room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PlacementPolicy {
-    /// The one with the largest theta; of those within [`NEAR`] of it, the least loaded.
+    /// The one with the largest theta; of those within [`NEAR`] of it, the one to which instances bring the fewest bytes,
+    /// and of those the least loaded.
     Theta,
     /// The least loaded.
     LeastLoaded,
@@ -45,7 +52,7 @@ pub enum PlacementPolicy {
     Random(u64),
 }
 
-/// Thetas that differ by less are as good as equal.
+/// Thetas that differ by less are as good as equal, and so are bytes that differ by such a share.
 pub const NEAR: f64 = 0.05;
 
 impl NodeView<'_> {
@@ -59,6 +66,19 @@ impl NodeView<'_> {
         }
     }
 
+    /// The bytes of tensors that each instance brings, if as many follow as there is room for.
+    fn bytes_brought(&self, terms: &PlacementTerms<'_>) -> f64 {
+        let missing = self.missing(terms.tensors);
+        let free = self.free.less(Resources {
+            bytes: missing.saturating_add(self.server_bytes),
+            millicores: 0,
+        });
+        let rooms = |free: u64, needed: u64| free.checked_div(needed).unwrap_or(u64::MAX);
+        let by_bytes = rooms(free.bytes, terms.needs.bytes);
+        let by_cores = rooms(free.millicores, terms.needs.millicores);
+        missing as f64 / by_bytes.min(by_cores).max(1) as f64
+    }
+
     /// The bytes of these tensors that are not here.
     #[must_use]
     pub fn missing(&self, tensors: &[(TensorKey, u64)]) -> u64 {
@@ -68,7 +88,7 @@ impl NodeView<'_> {
 
     fn has_room(&self, terms: &PlacementTerms<'_>) -> bool {
         let tensors = Resources {
-            bytes: self.missing(terms.tensors),
+            bytes: (self.missing(terms.tensors)).saturating_add(self.server_bytes),
             millicores: 0,
         };
         terms.needs.plus(tensors).fits(self.free)
@@ -111,8 +131,15 @@ pub fn place(
             let largest = thetas.iter().copied().fold(0.0, f64::max);
             let near = rooms.iter().zip(&thetas);
             let near = near.filter(|(_, theta)| largest - **theta < NEAR);
-            let near: Vec<usize> = near.map(|(node, _)| *node).collect();
-            least_loaded(&near)
+            let brought = near.map(|(node, _)| (*node, nodes[*node].bytes_brought(terms)));
+            let brought: Vec<(usize, f64)> = brought.collect();
+            let fewest = brought.iter().map(|(_, bytes)| *bytes);
+            let fewest = fewest.fold(f64::INFINITY, f64::min);
+            let few = brought
+                .iter()
+                .filter(|(_, bytes)| *bytes <= fewest * (1.0 + NEAR));
+            let few: Vec<usize> = few.map(|(node, _)| *node).collect();
+            least_loaded(&few)
         }
         PlacementPolicy::LeastLoaded => least_loaded(&rooms),
         PlacementPolicy::Random(number) => {
@@ -171,6 +198,7 @@ mod tests {
         NodeView {
             free,
             stored,
+            server_bytes: 0,
             load,
             instances,
         }
@@ -227,7 +255,7 @@ mod tests {
     #[test]
     fn of_near_thetas_the_load_decides() {
         let (some, more) = (BTreeSet::from([key(1)]), BTreeSet::from([key(1), key(2)]));
-        let tensors = [(key(1), 96), (key(2), 4)];
+        let tensors = [(key(1), 996), (key(2), 4), (key(3), 100)];
         let terms = PlacementTerms {
             needs: Resources::default(),
             tensors: &tensors,
@@ -235,10 +263,41 @@ mod tests {
             spread: 0.5,
         };
         let nodes = [
-            node(room(100, 0), &more, 0.8, 0),
-            node(room(100, 0), &some, 0.2, 0),
+            node(room(200, 0), &more, 0.8, 0),
+            node(room(200, 0), &some, 0.2, 0),
         ];
         assert_eq!(place(&nodes, &terms, PlacementPolicy::Theta), Some(1));
+    }
+
+    #[test]
+    fn instances_go_where_others_can_follow() {
+        let none = BTreeSet::new();
+        let tensors = [(key(1), 100)];
+        let terms = PlacementTerms {
+            needs: room(10, 1000),
+            tensors: &tensors,
+            instances: 1,
+            spread: 1.0,
+        };
+        let mut nodes = [
+            node(room(1000, 8000), &none, 0.7, 0),
+            node(room(1000, 1000), &none, 0.0, 0),
+        ];
+        let by_theta = |nodes: &[NodeView<'_>]| place(nodes, &terms, PlacementPolicy::Theta);
+        // The tensors are for eight there, and for one alone here.
+        assert_eq!(by_theta(&nodes), Some(0));
+        nodes[1].free = room(1000, 8000);
+        assert_eq!(by_theta(&nodes), Some(1), "the least loaded");
+        // There is memory for two after the tensors.
+        nodes[1].free = room(120, 8000);
+        assert_eq!(by_theta(&nodes), Some(0));
+        // 10, 100 and a server.
+        nodes[1].free = room(0, 0);
+        nodes[0].server_bytes = 50;
+        nodes[0].free = room(159, 8000);
+        assert_eq!(by_theta(&nodes), None);
+        nodes[0].free = room(160, 8000);
+        assert_eq!(by_theta(&nodes), Some(0));
     }
 
     #[test]

@@ -45,6 +45,7 @@ pub use serving::{
 };
 pub use skep_backend::RunMemory;
 pub use skep_config::LoadPolicy;
+pub use skep_placer::keep_alive::KeepAlive;
 pub use skep_placer::residency::{EvictionPolicy, ModelFigures, ResidencyFigures, ResidencyState};
 pub use skep_scheduler::PolicySnapshot;
 pub use skep_weights::Baked;

@@ -21,11 +21,15 @@
 //! [`residency`] drives [`skep_placer::residency::Residency`] in the same way: many models, requests for them, and a
 //! memory budget.
 //!
+//! [`cluster`] drives the placer and a scheduler for each instance: applications on many nodes, under the rules of several
+//! platforms.
+//!
 //! A policy of one's own is a [`BatchPolicy`]: [`simulate_own`] runs it, [`Contender::Own`] compares it with the
 //! others. A crate with such a policy depends on this one alone: what it needs of the scheduler's types is here too.
 
 mod arrivals;
 mod bound;
+pub mod cluster;
 mod contender;
 mod model;
 mod outcome;

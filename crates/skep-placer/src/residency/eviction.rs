@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use skep_types::Time;
 
-use crate::residency::usage::{IdleHistogram, UsePattern};
+use crate::{keep_alive::IdleHistogram, residency::usage::UsePattern};
 
 /// The order in which idle models leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::residency::EvictionPolicy;
+use crate::{keep_alive::KeepAlive, residency::EvictionPolicy};
 
 /// Options of a [`Residency`](crate::residency::Residency).
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -13,8 +13,8 @@ pub struct ResidencyOptions {
     pub policy: EvictionPolicy,
     /// How many models load at once; at least 1.
     pub loads_at_once: usize,
-    /// How long an idle model stays although nothing needs its room; `None` for ever.
-    pub keep_alive: Option<Duration>,
+    /// How long an idle model stays although nothing needs its room.
+    pub keep_alive: KeepAlive,
 }
 
 /// A model stays at least this long after its load, however short that was: the requests that waited for it have to get

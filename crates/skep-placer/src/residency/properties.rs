@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use skep_types::Time;
 
 use super::{tests::check, *};
+use crate::keep_alive::KeepAlive;
 
 /// What a node does with outputs: everything takes a while, some loads fail, some models are larger than expected.
 #[derive(Debug, Default)]
@@ -89,6 +90,15 @@ fn sized(bytes: u64, tensors: &[u8]) -> ModelSize {
     }
 }
 
+fn keep_alive() -> impl Strategy<Value = KeepAlive> {
+    let seconds = (1..20_u64).prop_map(Duration::from_secs);
+    prop_oneof![
+        Just(KeepAlive::Forever),
+        seconds.clone().prop_map(KeepAlive::Fixed),
+        seconds.prop_map(KeepAlive::IdleHistogram),
+    ]
+}
+
 proptest! {
     #[test]
     fn every_request_is_answered_within_the_budget(
@@ -96,7 +106,7 @@ proptest! {
         policy in prop::sample::select(&EvictionPolicy::ALL[..]),
         may_grow in any::<bool>(),
         loads_at_once in 1..4_usize,
-        keep_alive in prop::option::of((1..20_u64).prop_map(Duration::from_secs)),
+        keep_alive in keep_alive(),
     ) {
         let options = ResidencyOptions { budget: 100, policy, loads_at_once, keep_alive };
         let mut residency = Residency::new(options);

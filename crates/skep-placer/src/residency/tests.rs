@@ -9,6 +9,7 @@ use expect_test::{Expect, expect};
 use skep_types::Time;
 
 use super::*;
+use crate::keep_alive::KeepAlive;
 
 fn key(name: &str) -> ModelKey {
     ModelKey(u32::from(name.as_bytes()[0] - b'a'))
@@ -142,7 +143,7 @@ const LRU: ResidencyOptions = ResidencyOptions {
     budget: 100,
     policy: EvictionPolicy::Lru,
     loads_at_once: 2,
-    keep_alive: None,
+    keep_alive: KeepAlive::Forever,
 };
 
 #[test]
@@ -463,9 +464,44 @@ fn explicit_unloads_and_removals_hold_whatever_the_state() {
 }
 
 #[test]
+fn a_model_stays_as_long_as_its_own_pauses_last() {
+    let options = ResidencyOptions {
+        keep_alive: KeepAlive::IdleHistogram(Duration::from_secs(1000)),
+        ..LRU
+    };
+    play(
+        options,
+        "
+        0 add a 10
+        1 request a
+        2 loaded a 10
+        30 use a
+        60 use a
+        90 use a
+        120 use a
+        150 use a
+        170 tick
+        200 tick
+        ",
+        &expect![[r#"
+            0 add a 10
+            1 request a -> load a [10]
+            2 loaded a 10
+            30 use a
+            60 use a
+            90 use a
+            120 use a
+            150 use a
+            170 tick
+            200 tick -> unload a: Idle
+        "#]],
+    );
+}
+
+#[test]
 fn idle_models_leave_after_their_keep_alive() {
     let options = ResidencyOptions {
-        keep_alive: Some(Duration::from_secs(60)),
+        keep_alive: KeepAlive::Fixed(Duration::from_secs(60)),
         ..LRU
     };
     play(

@@ -4,71 +4,7 @@ use std::time::Duration;
 
 use skep_types::Time;
 
-/// Two buckets an octave from a millisecond on; the last one begins after three days.
-const BUCKETS: usize = 57;
-
-/// Where the first bucket ends.
-const FIRST_SECONDS: f64 = 1e-3;
-
-/// A histogram of idle times. Counts halve from time to time, so that it follows a pattern that changes.
-#[derive(Debug, Clone)]
-pub(super) struct IdleHistogram {
-    counts: [u16; BUCKETS],
-    total: u32,
-    /// Counts halve when they add up to this.
-    most: u32,
-}
-
-impl IdleHistogram {
-    pub(super) const fn new(most: u32) -> Self {
-        Self {
-            counts: [0; BUCKETS],
-            total: 0,
-            most,
-        }
-    }
-
-    pub(super) fn add(&mut self, idle: Duration) {
-        if self.total >= self.most {
-            for count in &mut self.counts {
-                *count /= 2;
-            }
-            self.total = self.counts.iter().map(|&count| u32::from(count)).sum();
-        }
-        let bucket = bucket(idle.as_secs_f64());
-        self.counts[bucket] = self.counts[bucket].saturating_add(1);
-        self.total += 1;
-    }
-
-    /// How many idle times were longer than this, in seconds. Within a bucket they lie evenly on the scale of octaves.
-    fn longer(&self, than: f64) -> f64 {
-        let place = place(than);
-        let (whole, part) = (bucket(than), place.fract());
-        let above: u32 = self.counts[whole + 1..]
-            .iter()
-            .map(|&count| u32::from(count))
-            .sum();
-        let inside = match place < 0.0 || whole == BUCKETS - 1 {
-            true => 1.0,
-            false => 1.0 - part,
-        };
-        f64::from(above) + f64::from(self.counts[whole]) * inside
-    }
-}
-
-/// Where an idle time lies on the scale of buckets.
-fn place(seconds: f64) -> f64 {
-    2.0 * (seconds.max(1e-9) / FIRST_SECONDS).log2() + 1.0
-}
-
-#[allow(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "clamped to the buckets"
-)]
-fn bucket(seconds: f64) -> usize {
-    place(seconds).clamp(0.0, (BUCKETS - 1) as f64) as usize
-}
+use crate::keep_alive::IdleHistogram;
 
 /// How the rate forgets: uses of this long ago count half.
 const HALF_LIFE_SECONDS: f64 = 600.0;
@@ -117,6 +53,11 @@ impl UsePattern {
         Some(idle)
     }
 
+    /// How long it was idle between its uses.
+    pub(super) const fn idle_times(&self) -> &IdleHistogram {
+        &self.idle
+    }
+
     /// Uses that count half after each half-life.
     pub(super) fn recent(&self, now: Time) -> f64 {
         let passed = now.since(self.last).as_secs_f64();
@@ -161,36 +102,6 @@ mod tests {
 
     fn at(seconds: f64) -> Time {
         Time::ZERO + Duration::from_secs_f64(seconds)
-    }
-
-    #[test]
-    fn idle_times_are_counted_on_a_scale_of_half_octaves() {
-        let mut histogram = IdleHistogram::new(1000);
-        for seconds in [0.0, 0.0005, 1.0, 1.0, 60.0, 3600.0, 1e9] {
-            histogram.add(Duration::from_secs_f64(seconds));
-        }
-        let longer = [0.0, 0.002, 2.0, 100.0, 100_000.0].map(|than| histogram.longer(than));
-        assert_eq!(longer[1..], [5.0, 3.0, 2.0, 1.0]);
-        assert!(longer[0] >= 5.0);
-        // Evenly within the bucket of 1 s.
-        let (low, high) = (histogram.longer(0.75), histogram.longer(0.95));
-        assert!(5.0 > low && low > high && high > 3.0, "{low} {high}");
-        // What lies behind the end counts as the end.
-        assert_eq!(histogram.longer(1e12), 1.0);
-    }
-
-    #[test]
-    fn old_idle_times_lose_their_weight() {
-        let mut histogram = IdleHistogram::new(100);
-        for _ in 0..100 {
-            histogram.add(Duration::from_secs(1));
-        }
-        for _ in 0..1000 {
-            histogram.add(Duration::from_secs(60));
-        }
-        let short = histogram.longer(0.1) - histogram.longer(30.0);
-        assert!(short <= 1.0, "{short} of {}", histogram.total);
-        assert!((50..=100).contains(&histogram.total));
     }
 
     #[test]

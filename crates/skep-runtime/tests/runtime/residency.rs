@@ -3,7 +3,7 @@
 use std::{future::Future, path::Path, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use skep_runtime::{
-    ErrorKind, EvictionPolicy, LoadPolicy, ResidencySettings, Runtime, RuntimeOptions,
+    ErrorKind, EvictionPolicy, KeepAlive, LoadPolicy, ResidencySettings, Runtime, RuntimeOptions,
 };
 use tempfile::TempDir;
 
@@ -17,7 +17,7 @@ fn lazy(root: &Path, budget: u64) -> Arc<Runtime> {
             load_policy: LoadPolicy::Lazy,
             budget: Some(budget),
             policy: EvictionPolicy::Lru,
-            keep_alive: None,
+            keep_alive: KeepAlive::Forever,
             max_load_wait: Duration::from_secs(600),
         },
         ..common::options(root)

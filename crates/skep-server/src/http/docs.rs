@@ -22,6 +22,7 @@ macro_rules! sources {
 const SOURCES: &[PageSource] = &sources![
     "backends.md",
     "batching.md",
+    "cluster.md",
     "command-line.md",
     "glossary.md",
     "memory-planning.md",

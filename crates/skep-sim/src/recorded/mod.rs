@@ -13,9 +13,12 @@
 //! Without a heading they have to ascend, since a list of rates or gaps looks like them. Rates have a form of their
 //! own, [`RecordedArrivals::rates`].
 
+use std::time::Duration;
+
+use skep_types::Time;
 use thiserror::Error;
 
-use crate::RandomStream;
+use crate::{RandomPurpose, RandomStream};
 
 /// The pattern of recorded arrivals; the rate is scaled to the load of a simulation.
 #[derive(Debug, Clone, PartialEq)]
@@ -210,6 +213,22 @@ impl RecordedArrivals {
                 (0..count).map(|_| one()).collect()
             }
         }
+    }
+
+    /// Requests over this span at this mean rate a second, in order: as the recording has them, whose whole time is
+    /// stretched over the span.
+    #[must_use]
+    pub fn stretched(&self, rate: f64, span: Duration, seed: u64) -> Vec<Time> {
+        let mut random = RandomStream::new(seed, RandomPurpose::Arrivals);
+        let seconds = span.as_secs_f64();
+        #[expect(clippy::cast_sign_loss, reason = "a number of requests")]
+        let count = (rate * seconds).round().max(0.0) as usize;
+        let shares = self.draw(count, &mut random).into_iter();
+        let mut moments: Vec<Time> = shares
+            .map(|share| Time::ZERO + span.mul_f64(share))
+            .collect();
+        moments.sort_unstable();
+        moments
     }
 
     /// `count` ascending moments in seconds, from anywhere in the recording on: so that seeds differ, and all of a long

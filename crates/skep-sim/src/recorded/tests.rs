@@ -1,7 +1,6 @@
 //! Tests of recorded arrivals.
 
 use super::*;
-use crate::RandomPurpose;
 
 fn moments(text: &str, count: usize) -> Vec<f64> {
     let recording = RecordedArrivals::parse(text).expect("valid");
@@ -190,4 +189,19 @@ fn invalid_recordings_are_refused() {
     for text in ["", "1", "1\n1\n", "nan\n1", "1e300\n-1e300"] {
         assert!(RecordedArrivals::parse(text).is_err(), "{text:?}");
     }
+}
+
+#[test]
+fn a_recording_is_stretched_over_a_span() {
+    // Nothing in the first half, all in the second.
+    let recording = RecordedArrivals::rates("0\n0\n3\n1\n", 1.0).expect("rates");
+    let span = Duration::from_secs(400);
+    let moments = recording.stretched(10.0, span, 1);
+    assert_eq!(moments.len(), 4000);
+    assert!(moments.is_sorted());
+    let seconds = |at: &Time| at.since(Time::ZERO).as_secs_f64();
+    assert!(moments.iter().all(|at| seconds(at) >= 200.0));
+    let third = moments.iter().filter(|at| seconds(at) < 300.0).count();
+    assert!((2900..=3100).contains(&third), "{third}");
+    assert_eq!(moments, recording.stretched(10.0, span, 1));
 }

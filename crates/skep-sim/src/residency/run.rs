@@ -6,9 +6,12 @@ use std::{
     time::Duration,
 };
 
-use skep_placer::residency::{
-    EvictionPolicy, ModelKey, ModelTerms, Residency, ResidencyInput, ResidencyOptions,
-    ResidencyOutput, ResidencyState,
+use skep_placer::{
+    keep_alive::KeepAlive,
+    residency::{
+        EvictionPolicy, ModelKey, ModelTerms, Residency, ResidencyInput, ResidencyOptions,
+        ResidencyOutput, ResidencyState,
+    },
 };
 use skep_types::Time;
 
@@ -93,7 +96,7 @@ pub fn simulate(fleet: &Fleet, budget: u64, policy: EvictionPolicy) -> Residency
             budget,
             policy,
             loads_at_once: LOADS_AT_ONCE,
-            keep_alive: None,
+            keep_alive: KeepAlive::Forever,
         }),
         now: Time::ZERO,
         endings: BinaryHeap::new(),

@@ -10,14 +10,17 @@ use std::{
 use skep_types::Time;
 
 pub use self::figures::{ModelFigures, ResidencyFigures};
-use crate::residency::{
-    DepartureReason, LoadRefusal, ModelKey, ModelSize, ModelTerms, ResidencyInput,
-    ResidencyOptions, ResidencyOutput,
-    beyond::{BeyondHistory, LASTS, STAYS},
-    eviction::{Candidate, FIRST_HORIZON, NodePattern},
-    options::{MIN_STAY, back_off},
-    room::{NumberedSize, Room},
-    usage::{IdleHistogram, NODE_IDLE_TIMES, UsePattern},
+use crate::{
+    keep_alive::{IdleHistogram, KeepAlive},
+    residency::{
+        DepartureReason, LoadRefusal, ModelKey, ModelSize, ModelTerms, ResidencyInput,
+        ResidencyOptions, ResidencyOutput,
+        beyond::{BeyondHistory, LASTS, STAYS},
+        eviction::{Candidate, FIRST_HORIZON, NodePattern},
+        options::{MIN_STAY, back_off},
+        room::{NumberedSize, Room},
+        usage::{NODE_IDLE_TIMES, UsePattern},
+    },
 };
 
 /// Which models are in memory. See the module's page.
@@ -119,10 +122,10 @@ impl Residency {
     /// When [`Self::handle_timeout`] is to be called: a moment after `now`.
     #[must_use]
     pub fn next_timeout(&self, now: Time) -> Option<Time> {
-        let keep_alive = self.options.keep_alive;
+        let is_kept = self.options.keep_alive == KeepAlive::Forever;
         // Something waits for models that may not leave yet.
         let is_short = !self.wanted.is_empty() || self.room.planned() > self.options.budget;
-        if keep_alive.is_none() && !is_short {
+        if is_kept && !is_short {
             return None;
         }
         let beyond = self.beyond.next_change(now);
@@ -131,7 +134,7 @@ impl Residency {
         self.residents()
             .filter(|(_, entry)| !entry.is_pinned)
             .flat_map(|(_, entry)| {
-                let idle = keep_alive.map(|keep_alive| entry.usage.last + keep_alive);
+                let idle = entry.idle_until(self.options.keep_alive);
                 let stays = entry.stays_until().filter(|_| is_short);
                 [idle, stays]
             })
@@ -634,13 +637,14 @@ impl Residency {
     }
 
     fn end_idle(&mut self, now: Time, outputs: &mut Vec<ResidencyOutput>) {
-        let Some(keep_alive) = self.options.keep_alive else {
+        let keep_alive = self.options.keep_alive;
+        if keep_alive == KeepAlive::Forever {
             return;
-        };
+        }
         let idle: Vec<ModelKey> = self
             .residents()
             .filter(|(_, entry)| !entry.is_pinned && !entry.is_busy)
-            .filter(|(_, entry)| now >= entry.usage.last + keep_alive)
+            .filter(|(_, entry)| entry.idle_until(keep_alive).is_some_and(|end| now >= end))
             .map(|(model, _)| model)
             .collect();
         for model in idle {
@@ -655,6 +659,12 @@ impl Residency {
 }
 
 impl ModelEntry {
+    /// When it has been idle for too long; `None` if it may be for ever.
+    fn idle_until(&self, keep_alive: KeepAlive) -> Option<Time> {
+        let window = keep_alive.window(self.usage.idle_times())?;
+        Some(self.usage.last + window)
+    }
+
     /// Until when a resident model stays, whatever else needs room.
     fn stays_until(&self) -> Option<Time> {
         match self.state {

@@ -46,8 +46,12 @@ use std::{
 use skep_config::{LoadPolicy, ModelResidency};
 use skep_heap::hurry_giving_back;
 use skep_host::lock;
-use skep_placer::residency::{
-    EvictionPolicy, Residency, ResidencyFigures, ResidencyInput, ResidencyOptions, ResidencyState,
+use skep_placer::{
+    keep_alive::KeepAlive,
+    residency::{
+        EvictionPolicy, Residency, ResidencyFigures, ResidencyInput, ResidencyOptions,
+        ResidencyState,
+    },
 };
 use skep_store::Store;
 use skep_types::ModelVersion;
@@ -76,8 +80,8 @@ pub struct ResidencySettings {
     pub budget: Option<u64>,
     /// Which model leaves first if another one needs room.
     pub policy: EvictionPolicy,
-    /// How long an idle model stays although nothing needs its room; `None` for ever.
-    pub keep_alive: Option<Duration>,
+    /// How long an idle model stays although nothing needs its room.
+    pub keep_alive: KeepAlive,
     /// How long a request waits for its model to load, if the model's configuration does not say.
     pub max_load_wait: Duration,
 }
@@ -89,7 +93,7 @@ impl Default for ResidencySettings {
             load_policy: LoadPolicy::Eager,
             budget: None,
             policy: EvictionPolicy::default(),
-            keep_alive: None,
+            keep_alive: KeepAlive::Forever,
             max_load_wait: Duration::from_secs(60),
         }
     }
@@ -107,7 +111,7 @@ impl ResidencySettings {
         self.leaves_to_requests(model)
             || self.load_policy == LoadPolicy::Lazy
             || self.budget.is_some()
-            || self.keep_alive.is_some()
+            || self.keep_alive != KeepAlive::Forever
     }
 }
 

@@ -245,7 +245,9 @@ impl ControlState {
                 )
             }
             DepartureReason::OverBudget => "models hold more than `--memory-budget`".to_owned(),
-            DepartureReason::Idle => "it was idle for `--keep-alive-secs`".to_owned(),
+            DepartureReason::Idle => {
+                "it was idle for its keep-alive (`--keep-alive-secs`)".to_owned()
+            }
             DepartureReason::Explicit => "it was unloaded".to_owned(),
         }
     }

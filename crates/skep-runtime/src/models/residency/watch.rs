@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use skep_placer::residency::{ModelKey, ResidencyInput};
+use skep_placer::{
+    keep_alive::KeepAlive,
+    residency::{ModelKey, ResidencyInput},
+};
 use skep_types::Time;
 
 use super::{ResidencyControl, memory, scaling::ModelScalers};
@@ -49,7 +52,7 @@ fn watch(runtime: &Weak<Runtime>, stop: &StopSignal) {
         let is_slow_look = looks.is_multiple_of(SLOW_LOOKS);
         let has_budget = control.settings.budget.is_some();
         // Where no model leaves by itself, only people want to know.
-        if has_budget || control.settings.keep_alive.is_some() || is_slow_look {
+        if has_budget || control.settings.keep_alive != KeepAlive::Forever || is_slow_look {
             control.look_at_uses(&runtime);
             control.look_at_weights(&runtime);
         }

@@ -155,6 +155,7 @@ fn by_theta(
             spread: f64::INFINITY,
         };
         let view = |device: usize| NodeView {
+            server_bytes: 0,
             free: free[device],
             stored: &stored[device],
             // Of equal thetas the fullest device, as in best fit.

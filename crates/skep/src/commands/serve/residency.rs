@@ -4,7 +4,7 @@ use std::{num::NonZeroU64, time::Duration};
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
-use skep_runtime::{EvictionPolicy, LoadPolicy, ResidencySettings, residency_slack};
+use skep_runtime::{EvictionPolicy, KeepAlive, LoadPolicy, ResidencySettings, residency_slack};
 
 use crate::units::human;
 
@@ -14,6 +14,14 @@ enum LoadPolicyFlag {
     Eager,
     /// At its first request
     Lazy,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum KeepAliveFlag {
+    /// All of --keep-alive-secs
+    Fixed,
+    /// As long as 99 of 100 of the model's own pauses last, once it has had a few of ten seconds or more
+    IdleHistogram,
 }
 
 #[derive(Debug, Args)]
@@ -35,6 +43,15 @@ pub(super) struct ResidencyArgs {
     /// How long an idle model stays although nothing needs its room, in seconds; for ever by default (Skep's own)
     #[arg(long, value_name = "SECONDS")]
     keep_alive_secs: Option<NonZeroU64>,
+    /// Whether an idle model stays for all of --keep-alive-secs, or, where its own pauses are usually shorter, only as long
+    /// as those last (Skep's own)
+    #[arg(
+        long,
+        value_name = "HOW",
+        default_value = "fixed",
+        requires = "keep_alive_secs"
+    )]
+    keep_alive_by: KeepAliveFlag,
     /// How long a request waits for its model to load, in milliseconds (Skep's own)
     #[arg(long, value_name = "MS", default_value = "60000")]
     max_load_wait_ms: NonZeroU64,
@@ -61,12 +78,19 @@ impl ResidencyArgs {
         if let Some(budget) = budget {
             tracing::info!("models may hold {} of memory", human(budget));
         }
-        let seconds = self.keep_alive_secs;
+        let longest = self
+            .keep_alive_secs
+            .map(|seconds| Duration::from_secs(seconds.get()));
+        let keep_alive = match (longest, self.keep_alive_by) {
+            (None, _) => KeepAlive::Forever,
+            (Some(longest), KeepAliveFlag::Fixed) => KeepAlive::Fixed(longest),
+            (Some(longest), KeepAliveFlag::IdleHistogram) => KeepAlive::IdleHistogram(longest),
+        };
         Ok(ResidencySettings {
             load_policy,
             budget,
             policy: self.eviction_policy,
-            keep_alive: seconds.map(|seconds| Duration::from_secs(seconds.get())),
+            keep_alive,
             max_load_wait: Duration::from_millis(self.max_load_wait_ms.get()),
         })
     }

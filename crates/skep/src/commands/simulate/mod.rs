@@ -2,6 +2,7 @@
 
 mod batching;
 mod chart;
+mod cluster;
 mod flags;
 mod measure;
 mod residency;
@@ -25,11 +26,14 @@ enum SimulateCommand {
     Batching(Box<batching::BatchingArgs>),
     /// Compare eviction policies for many models under a memory budget
     Residency(residency::ResidencyArgs),
+    /// Compare platforms that run applications on a cluster: memory, cores, late requests, cost
+    Cluster(Box<cluster::ClusterArgs>),
 }
 
 pub(crate) fn run(args: &SimulateArgs) -> anyhow::Result<ExitCode> {
     match &args.what {
         SimulateCommand::Batching(args) => batching::run(args),
         SimulateCommand::Residency(args) => residency::run(args),
+        SimulateCommand::Cluster(args) => cluster::run(args),
     }
 }

@@ -199,7 +199,7 @@ fn number(text: &str) -> Option<f64> {
 }
 
 /// A text file; bounded, since any path may be given, of a device too.
-fn read(path: &str) -> anyhow::Result<String> {
+pub(crate) fn read(path: &str) -> anyhow::Result<String> {
     const MAX_MIB: u64 = 256;
     match skep_host::read_named_text(path.as_ref(), MAX_MIB << 20) {
         Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
