@@ -3,6 +3,7 @@
 //! Layer 0: no logic, no I/O and no clock. Constructors keep the invariants, so that the layers above never check them
 //! again. The words are those of `docs/glossary.md`.
 
+mod cpus;
 mod datatype;
 mod device;
 mod name;
@@ -11,6 +12,7 @@ mod shape;
 mod signature;
 mod time;
 
+pub use cpus::{CpuSet, InvalidCpuSet};
 pub use datatype::{DataType, UnknownDataType};
 pub use device::{DeviceId, MemoryKind};
 pub use name::{InvalidModelName, InvalidModelVersion, ModelName, ModelVersion};

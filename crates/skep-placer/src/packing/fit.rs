@@ -33,11 +33,7 @@ pub(super) fn best_fit(
     order: &[usize],
 ) -> Vec<Option<usize>> {
     place(items, devices, order, |open, item, state| {
-        let left = |device: usize| {
-            let room = state.room[device].less(item);
-            let [bytes, cores] = room.shares_of(devices[device]);
-            bytes + cores
-        };
+        let left = |device: usize| state.room[device].left_after(item, devices[device]);
         let (used, unused): (Vec<usize>, Vec<usize>) =
             open.partition(|device| state.is_used[*device]);
         let tightest = used

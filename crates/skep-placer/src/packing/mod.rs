@@ -5,11 +5,13 @@
 //! bound.rs    how many devices it takes at least
 //! search.rs   looks for packings on fewer devices than the heuristics need, and can prove that none exists
 //! squishy.rs  models whose size depends on the batch and the duty cycle that they get
+//! arrival.rs  instances that come to devices which have others already
 //! ```
 //!
 //! A device has two dimensions, so that this is vector bin packing: [`Resources`] fit if both do. The size of an instance
 //! is the larger of its shares of the largest device.
 
+mod arrival;
 mod bound;
 mod fit;
 mod search;
@@ -17,7 +19,10 @@ pub mod squishy;
 #[cfg(test)]
 mod tests;
 
-pub use self::bound::least_devices;
+pub use self::{
+    arrival::{Arrival, DeviceShortage, NoDevice, OccupiedDevice, arrive},
+    bound::least_devices,
+};
 
 /// What an instance takes of a device, or what a device has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -51,6 +56,12 @@ impl Resources {
             bytes: self.bytes.saturating_sub(other.bytes),
             millicores: self.millicores.saturating_sub(other.millicores),
         }
+    }
+
+    /// How full a device with this room is once there is so much less of it: the smaller, the fuller.
+    fn left_after(self, item: Self, all: Self) -> f64 {
+        let [bytes, cores] = self.less(item).shares_of(all);
+        bytes + cores
     }
 
     /// Both as shares of these.
