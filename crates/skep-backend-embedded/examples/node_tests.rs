@@ -161,6 +161,7 @@ fn try_run(backend: &dyn Backend, test: &NodeTest) -> TestOutcome {
         threads: NonZeroUsize::MIN,
         weights: None,
         device: DeviceId::default(),
+        cpus: None,
         request_memory: None,
     });
     let mut instance = match model.and_then(|m| m.instance(DeviceId::default())) {

@@ -49,6 +49,7 @@ fn load(
         threads: NonZeroUsize::MIN,
         weights: None,
         device: DeviceId::default(),
+        cpus: None,
         request_memory: None,
     };
     backend.load(&request)?.instance(DeviceId::default())

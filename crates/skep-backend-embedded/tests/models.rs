@@ -22,6 +22,7 @@ fn load_at(path: &Path) -> Result<Arc<dyn Model>, BackendError> {
         threads: NonZeroUsize::MIN,
         weights: None,
         device: DeviceId::default(),
+        cpus: None,
         request_memory: None,
     })
 }
@@ -419,6 +420,7 @@ fn a_run_over_its_memory_bound_is_refused_before_it_begins() {
         threads: NonZeroUsize::MIN,
         weights: None,
         device: DeviceId::default(),
+        cpus: None,
         request_memory: None,
     });
     let mut instance = model
@@ -449,6 +451,7 @@ fn a_model_whose_sizes_only_a_run_determines_needs_a_process() {
             threads: NonZeroUsize::MIN,
             weights: None,
             device: DeviceId::default(),
+            cpus: None,
             request_memory: None,
         })
     };

@@ -34,6 +34,7 @@ fn load(text: &str) -> Result<Arc<dyn Model>, BackendError> {
         threads: NonZeroUsize::MIN,
         weights: None,
         device: DeviceId::default(),
+        cpus: None,
         request_memory: None,
     })
 }

@@ -81,6 +81,7 @@ impl<'a> OrtModelFile<'a> {
             setting: options::SessionSettings {
                 execution: request.config.execution(),
                 threads: request.threads,
+                cpus: request.cpus,
             },
         }
     }

@@ -158,12 +158,14 @@ impl Backend for OnnxRuntime {
             threads,
             weights,
             device,
+            cpus,
             ..
         } = *request;
         check_cpu(NAME, device)?;
         let setting = SessionSettings {
             execution: config.execution(),
             threads,
+            cpus,
         };
         let mut model = self.open(file, Some(config), setting, weights)?;
         model.bound = request.run_bound();
@@ -179,6 +181,7 @@ impl Backend for OnnxRuntime {
         let setting = SessionSettings {
             execution: &execution,
             threads: NonZeroUsize::MIN,
+            cpus: None,
         };
         let mut options = options::session_options(self.runtime, &setting).map_err(failed)?;
         // The session never runs, so weights need not be packed.
@@ -246,6 +249,7 @@ impl OnnxRuntime {
         let setting = SessionSettings {
             execution: &ExecutionOptions::default(),
             threads: NonZeroUsize::MIN,
+            cpus: None,
         };
         let mut model = self.open(file, None, setting, None)?;
         model.plans = None;
@@ -412,7 +416,9 @@ impl OnnxRuntime {
         session: SharedSession,
         setting: &SessionSettings<'_>,
     ) -> Result<OrtModel, BackendError> {
-        let SessionSettings { execution, threads } = *setting;
+        let SessionSettings {
+            execution, threads, ..
+        } = *setting;
         let input_names = tensor_names(path, &signature.inputs)?;
         let output_names = tensor_names(path, &signature.outputs)?;
         Ok(OrtModel {
@@ -426,6 +432,7 @@ impl OnnxRuntime {
             shapes: None,
             plans: planning::plans(execution.memory_planner, self.runtime.arenas()),
             threads: options::busy_threads(execution, threads),
+            starts_threads: setting.starts_threads(),
             bound: RunBound::default(),
             shapes_lie: AtomicBool::new(false),
         })

@@ -48,6 +48,8 @@ pub(crate) struct OrtModel {
     pub(crate) plans: Option<RunPlans>,
     /// Threads that a run keeps busy.
     pub(crate) threads: NonZeroUsize,
+    /// Whether the session has threads besides the callers', which run on the CPUs of the load.
+    pub(crate) starts_threads: bool,
     /// The bound on a run's memory.
     pub(crate) bound: RunBound,
     /// Set when an output had another shape than the file declares.
@@ -68,6 +70,10 @@ impl Model for OrtModel {
 
     fn cpu_threads(&self) -> Option<NonZeroUsize> {
         Some(self.threads)
+    }
+
+    fn is_bound_by_load(&self) -> bool {
+        self.starts_threads
     }
 
     fn is_baked(&self) -> bool {

@@ -4,9 +4,10 @@ use std::{num::NonZeroUsize, thread};
 
 use ort_sys::GraphOptimizationLevel;
 use skep_config::{ExecutionMode, ExecutionOptions, GraphOptimization, MemoryPlanner};
-use skep_host::with_niceness;
+use skep_host::{on_cpus, with_niceness};
+use skep_types::CpuSet;
 
-use crate::ffi::{ApiError, OrtRuntime, RunOptions, SessionOptions};
+use crate::ffi::{ApiError, ApiErrorCode, OrtRuntime, RunOptions, SessionOptions};
 
 /// How many threads a run keeps busy at most.
 pub(crate) fn busy_threads(execution: &ExecutionOptions, threads: NonZeroUsize) -> NonZeroUsize {
@@ -21,17 +22,22 @@ pub(crate) fn busy_threads(execution: &ExecutionOptions, threads: NonZeroUsize) 
 const LOAD_NICENESS: i32 = 10;
 
 /// Makes a session, which keeps a core busy for tens of milliseconds and more, on a thread that runs go before. If the
-/// library starts threads for the session, it is made on the calling thread: they would inherit the low priority.
-pub(crate) fn behind_runs<T: Send>(
+/// library starts threads for the session, they would inherit the low priority, and it is made at the usual one: on a
+/// thread that is bound to the setting's CPUs, which they inherit as well.
+pub(crate) fn behind_runs<T: Send, E: From<ApiError> + Send>(
     setting: &SessionSettings<'_>,
-    make: impl Fn() -> T + Sync,
-) -> T {
-    let starts_threads = busy_threads(setting.execution, setting.threads).get() > 1;
-    let made = match starts_threads {
-        true => None,
-        false => with_niceness("load", LOAD_NICENESS, &make).ok(),
-    };
-    made.unwrap_or_else(make)
+    make: impl Fn() -> Result<T, E> + Sync,
+) -> Result<T, E> {
+    match (setting.starts_threads(), setting.cpus) {
+        (false, _) => with_niceness("load", LOAD_NICENESS, &make).unwrap_or_else(|_| make()),
+        (true, None) => make(),
+        (true, Some(cpus)) => on_cpus("load", cpus.numbers(), &make).unwrap_or_else(|error| {
+            Err(E::from(ApiError {
+                code: ApiErrorCode::FAIL,
+                message: format!("its threads cannot run on CPUs {cpus}: {error}"),
+            }))
+        }),
+    }
 }
 
 /// A configured number of threads, `default` if none is configured.
@@ -53,6 +59,15 @@ pub(crate) struct SessionSettings<'a> {
     pub(crate) execution: &'a ExecutionOptions,
     /// Threads that a run may use if the options do not say.
     pub(crate) threads: NonZeroUsize,
+    /// The CPUs that the sessions' own threads may run on; `None` for those of the process.
+    pub(crate) cpus: Option<&'a CpuSet>,
+}
+
+impl SessionSettings<'_> {
+    /// Whether sessions have threads besides the callers'.
+    pub(crate) fn starts_threads(&self) -> bool {
+        busy_threads(self.execution, self.threads).get() > 1
+    }
 }
 
 /// The session options for these settings.

@@ -16,6 +16,7 @@ use arc_swap::{ArcSwap, Guard};
 use skep_cache::{Form, FormKey};
 use skep_config::ExecutionOptions;
 use skep_store::{Digest, Store, Tenant};
+use skep_types::CpuSet;
 use skep_weights::WeightSource;
 
 use crate::{ffi::Session, options::SessionSettings};
@@ -29,6 +30,8 @@ pub(crate) struct SessionIdentity {
     tenant: Tenant,
     execution: ExecutionOptions,
     threads: NonZeroUsize,
+    /// The CPUs of the session's own threads, if it has some.
+    cpus: Option<CpuSet>,
 }
 
 impl SessionIdentity {
@@ -39,6 +42,7 @@ impl SessionIdentity {
             tenant: shared.tenant.clone(),
             execution: setting.execution.clone(),
             threads: setting.threads,
+            cpus: setting.cpus.filter(|_| setting.starts_threads()).cloned(),
         }
     }
 }
@@ -50,6 +54,7 @@ impl PartialEq for SessionIdentity {
             && self.tenant == other.tenant
             && self.execution == other.execution
             && self.threads == other.threads
+            && self.cpus == other.cpus
     }
 }
 

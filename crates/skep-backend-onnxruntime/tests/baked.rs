@@ -57,6 +57,7 @@ fn with_request<T>(
         threads: NonZeroUsize::MIN,
         weights,
         device: DeviceId::default(),
+        cpus: None,
         request_memory: None,
     })
 }

@@ -49,7 +49,7 @@ use skep_cache::{Claim, FormKey, Found, Making};
 use skep_config::ModelConfig;
 use skep_store::Digest;
 use skep_tensor::{MemoryBudget, RunBound, TensorView};
-use skep_types::{DeviceId, ModelSignature, Shape};
+use skep_types::{CpuSet, DeviceId, ModelSignature, Shape};
 use skep_weights::{Baked, WeightSource, baking::FormPlan};
 pub use slot::OutputSlot;
 
@@ -77,6 +77,9 @@ pub struct LoadRequest<'a> {
     pub weights: Option<&'a WeightSource>,
     /// The device that the model is loaded for.
     pub device: DeviceId,
+    /// The CPUs of the threads and processes that the load starts for the model's runs; `None` for those of this process.
+    /// Instances run on the CPUs of the thread that makes them.
+    pub cpus: Option<&'a CpuSet>,
     /// The node's memory for requests, to which runs of the model are charged; `None` if it is not counted.
     pub request_memory: Option<&'a Arc<MemoryBudget>>,
 }
@@ -228,6 +231,12 @@ pub trait Model: Send + Sync {
     /// How many CPU threads of this machine a run keeps busy; the caller starts no more runs than there are cores.
     /// `None` if runs take place elsewhere.
     fn cpu_threads(&self) -> Option<NonZeroUsize>;
+
+    /// Whether its runs use threads or processes that are bound to the CPUs of its load. Instances on other CPUs then need
+    /// a load of their own.
+    fn is_bound_by_load(&self) -> bool {
+        false
+    }
 
     /// Whether it runs on its baked form, so that there is nothing left to bake.
     fn is_baked(&self) -> bool {

@@ -50,6 +50,7 @@ impl BareModel {
             threads: NonZeroUsize::MIN,
             weights: None,
             device: DeviceId::default(),
+            cpus: None,
             request_memory: None,
         })?;
         let shapes: Vec<&Shape> = inputs.iter().map(Tensor::shape).collect();

@@ -25,6 +25,7 @@ mod loading;
 mod models;
 mod repository;
 mod serving;
+mod size_text;
 mod statistics;
 mod timer;
 
@@ -40,8 +41,8 @@ pub use models::{
 };
 pub use repository::{LayoutFinding, LoadOverrides, Repository, is_model};
 pub use serving::{
-    ClassLabels, DEFAULT_MAX_WAITING, Device, InferRequest, InferResponse, LoadedVersion,
-    NamedTensor, Parameter, Timing, WaitingLimit, end_longest_run,
+    ClassLabels, CpuDevice, CpuDevices, DEFAULT_MAX_WAITING, Device, DeviceReport, InferRequest,
+    InferResponse, LoadedVersion, NamedTensor, Parameter, Timing, WaitingLimit, end_longest_run,
 };
 pub use skep_backend::RunMemory;
 pub use skep_config::LoadPolicy;

@@ -81,6 +81,10 @@ impl Model for SandboxedModel {
         NonZeroUsize::new(threads)
     }
 
+    fn is_bound_by_load(&self) -> bool {
+        true
+    }
+
     fn is_baked(&self) -> bool {
         self.loaded.is_baked
     }

@@ -23,6 +23,9 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
+use skep_host::bind_process;
+use skep_types::CpuSet;
+
 use crate::{
     log::{self, LogEntry},
     workers::CountedWorker,
@@ -48,13 +51,15 @@ pub(crate) struct Process {
 
 impl Process {
     /// Starts one for the model `model`. Its standard input is its end of the connection. It gets only the variables in
-    /// `environment`, and no descriptors except the connection and its log.
+    /// `environment`, and no descriptors except the connection and its log. It runs on `cpus` only, if there are some: it
+    /// starts threads once it is told what to load.
     ///
     /// # Errors
     /// Those of the system.
     pub(crate) fn start(
         model: &str,
         environment: &[(OsString, OsString)],
+        cpus: Option<&CpuSet>,
     ) -> io::Result<(Self, OwnedFd)> {
         let (ours, theirs) = socketpair(
             AddressFamily::UNIX,
@@ -79,7 +84,8 @@ impl Process {
         let opened = Pid::from_raw(number.cast_signed()).ok_or(io::ErrorKind::NotFound.into());
         let opened =
             opened.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).map_err(Into::into));
-        let handle = match opened {
+        let bound = cpus.map_or(Ok(()), |cpus| bind_process(number, cpus.numbers()));
+        let handle = match opened.and_then(|handle| bound.map(|()| handle)) {
             Ok(handle) => handle,
             Err(error) => {
                 child.kill()?;

@@ -21,7 +21,7 @@ use skep_cache::{Form, FormKey, Found};
 use skep_ipc::FrameError;
 use skep_store::{Digest, LoadOrder};
 use skep_tensor::RunBound;
-use skep_types::ModelSignature;
+use skep_types::{CpuSet, ModelSignature};
 use skep_weights::WeightSource;
 
 use crate::{
@@ -57,6 +57,8 @@ pub(crate) struct Starter {
     /// Held open, so that a worker that starts later loads the same file, even if another one has its name by then.
     file: Option<File>,
     environment: Vec<(OsString, OsString)>,
+    /// The CPUs of its processes; `None` for those of this process.
+    cpus: Option<CpuSet>,
     weights: Option<WeightSource>,
     /// The key of the model's form. The server computes it; a process that runs the model is not trusted to.
     pub(crate) key: Option<FormKey>,
@@ -95,6 +97,7 @@ impl Starter {
             ..starter.load
         };
         starter.weights = request.weights.cloned();
+        starter.cpus = request.cpus.cloned();
         starter.bound = request.run_bound();
         Ok(starter)
     }
@@ -133,6 +136,7 @@ impl Starter {
                     VARIABLES.iter().any(|known| name == known) || backend.is_library_setting(name)
                 })
                 .collect(),
+            cpus: None,
             weights: None,
             key: None,
             signature: None,
@@ -292,7 +296,8 @@ impl Starter {
             BeginError::alive(self.failed("cannot start a worker process", error))
         };
         let (mut process, socket) =
-            Process::start(self.model(), &self.environment).map_err(|error| cannot(&error))?;
+            Process::start(self.model(), &self.environment, self.cpus.as_ref())
+                .map_err(|error| cannot(&error))?;
         if !bakes {
             process.count();
         }
@@ -411,6 +416,7 @@ mod tests {
             },
             file: None,
             environment: Vec::new(),
+            cpus: None,
             weights: None,
             key: None,
             signature,

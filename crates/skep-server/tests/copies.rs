@@ -81,6 +81,7 @@ fn runtime(root: &Path) -> Arc<Runtime> {
             waiting_limit: Arc::default(),
             hold_until: 0,
             cpu: None,
+            devices: None,
             weights: None,
             request_memory: None,
             sandbox_load_limit: None,

@@ -64,6 +64,7 @@ pub(crate) fn load(
         threads: NonZeroUsize::MIN,
         weights: None,
         device: DeviceId::default(),
+        cpus: None,
         request_memory: None,
     })
 }

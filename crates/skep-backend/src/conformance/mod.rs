@@ -117,6 +117,7 @@ impl Case<'_> {
             weights: None,
             request_memory: None,
             device: DeviceId::default(),
+            cpus: None,
         })
     }
 

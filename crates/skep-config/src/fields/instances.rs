@@ -5,7 +5,7 @@ use skep_proto::inference::{self, model_instance_group::Kind};
 use super::review::{Review, TENSORRT_ONLY};
 use crate::{
     error::ConfigError,
-    vocabulary::{backends, notice::Notice},
+    vocabulary::{backends, context::ConfigContext, notice::Notice},
 };
 
 /// The most instances of a model. Each has a thread, so a larger number is a mistake.
@@ -15,6 +15,8 @@ const MAX_INSTANCES: i32 = 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InstanceKind {
+    /// On one of the server's devices, which it chooses.
+    Auto,
     /// On the CPU.
     Cpu,
     /// Where the backend decides. Today every backend chooses the CPU.
@@ -105,7 +107,7 @@ fn review_group(
 /// The default count depends on the backend, so `proto.name` and `proto.backend` must be set before.
 pub(crate) fn read(
     proto: &mut inference::ModelConfig,
-    gpu_as_cpu: bool,
+    context: &ConfigContext<'_>,
     notices: &mut Vec<Notice>,
 ) -> Result<Vec<InstanceGroup>, ConfigError> {
     let model = proto.name.clone();
@@ -121,8 +123,11 @@ pub(crate) fn read(
         if group.name.is_empty() {
             group.name = format!("{model}_{index}");
         }
-        if gpu_as_cpu {
+        if context.gpu_as_cpu {
             put_on_cpu(index, group, notices);
+        }
+        if group.kind == Kind::Auto as i32 && !context.has_devices {
+            group.set_kind(Kind::Cpu);
         }
         typed.push(read_group(&model, &proto.backend, index, group)?);
     }
@@ -161,7 +166,8 @@ fn read_group(
     group: &mut inference::ModelInstanceGroup,
 ) -> Result<InstanceGroup, ConfigError> {
     let (kind, proto_kind) = match Kind::try_from(group.kind) {
-        Ok(Kind::Auto | Kind::Cpu) => (InstanceKind::Cpu, Kind::Cpu),
+        Ok(Kind::Auto) => (InstanceKind::Auto, Kind::Auto),
+        Ok(Kind::Cpu) => (InstanceKind::Cpu, Kind::Cpu),
         Ok(Kind::Model) => (InstanceKind::Model, Kind::Model),
         Ok(Kind::Gpu) => {
             let text = format!(
@@ -191,7 +197,7 @@ fn read_group(
         return Err(refusal(model, index, group, "count", &text));
     }
     if group.count == 0 {
-        let runs_on_ort = kind == InstanceKind::Cpu && backend == backends::ONNXRUNTIME;
+        let runs_on_ort = kind != InstanceKind::Model && backend == backends::ONNXRUNTIME;
         group.count = if runs_on_ort { 2 } else { 1 };
     }
     group.set_kind(proto_kind);
@@ -232,13 +238,24 @@ fn on_cpu(edit: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::read;
-    use crate::parse_pbtxt;
+    use skep_types::ModelName;
+
+    use super::{InstanceKind, read};
+    use crate::{ConfigContext, parse_pbtxt};
+
+    fn model() -> ModelName {
+        ModelName::new("m").expect("a name")
+    }
+
+    const fn context(model: &ModelName) -> ConfigContext<'_> {
+        ConfigContext::new(model)
+    }
 
     fn groups(backend: &str, text: &str) -> Result<String, String> {
         let text = format!("name: 'm' backend: '{backend}' {text}");
         let mut config = parse_pbtxt(text.as_bytes(), "c").expect("parses");
-        let typed = read(&mut config, false, &mut Vec::new()).map_err(|error| error.to_string())?;
+        let typed = read(&mut config, &context(&model()), &mut Vec::new())
+            .map_err(|error| error.to_string())?;
         for (group, proto) in typed.iter().zip(&config.instance_group) {
             assert_eq!(
                 (&group.name, i64::from(group.count)),
@@ -270,6 +287,32 @@ mod tests {
                 Ok(expected),
                 "{backend} {text}"
             );
+        }
+    }
+
+    #[test]
+    fn groups_without_a_kind_are_placed_by_a_server_with_devices() {
+        let text = "name: 'm' backend: 'mock' instance_group [ { }, { kind: KIND_CPU }, { kind: KIND_AUTO } ]";
+        let none = "name: 'm' backend: 'mock'";
+        let (auto, cpu) = (InstanceKind::Auto, InstanceKind::Cpu);
+        for (text, has_devices, expected) in [
+            (text, true, vec![auto, cpu, auto]),
+            (none, true, vec![auto]),
+            (text, false, vec![cpu; 3]),
+            (none, false, vec![cpu]),
+        ] {
+            let mut config = parse_pbtxt(text.as_bytes(), "c").expect("parses");
+            let model = model();
+            let context = ConfigContext {
+                has_devices,
+                ..context(&model)
+            };
+            let groups = read(&mut config, &context, &mut Vec::new()).expect("valid");
+            let kinds: Vec<InstanceKind> = groups.iter().map(|group| group.kind).collect();
+            assert_eq!(kinds, expected, "{text}");
+            // A client that sends the configuration back changes nothing.
+            let again = read(&mut config, &context, &mut Vec::new()).expect("valid");
+            assert_eq!(again, groups);
         }
     }
 
@@ -318,7 +361,12 @@ mod tests {
             { kind: KIND_GPU gpus: [ 0, 1 ] }, { count: 3 kind: KIND_GPU }, { kind: KIND_MODEL gpus: 0 }, { gpus: 0 }, {} ]";
         let mut config = parse_pbtxt(text.as_bytes(), "c").expect("parses");
         let mut notices = Vec::new();
-        read(&mut config, true, &mut notices).expect("valid");
+        let model = model();
+        let context = ConfigContext {
+            gpu_as_cpu: true,
+            ..context(&model)
+        };
+        read(&mut config, &context, &mut notices).expect("valid");
         let groups = config.instance_group.iter();
         let groups: Vec<_> = groups
             .map(|g| (g.count, g.kind().as_str_name(), g.gpus.len()))

@@ -7,7 +7,7 @@ mod signature;
 mod tests;
 mod validate;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, num::NonZeroUsize, time::Duration};
 
 use skep_proto::inference;
 use skep_types::ModelName;
@@ -61,6 +61,15 @@ impl ModelConfig {
             version_policy: other.version_policy.clone(),
             ..self.clone()
         }
+    }
+
+    /// This configuration with this number of threads for an operator.
+    #[must_use]
+    pub fn with_intra_op_threads(&self, threads: NonZeroUsize) -> Self {
+        let mut config = self.clone();
+        let threads = u32::try_from(threads.get()).unwrap_or(u32::MAX);
+        config.execution.intra_op_threads = Some(threads);
+        config
     }
 
     /// The normalised message, which clients are shown.

@@ -188,6 +188,7 @@ fn server_defaults_give_way_to_the_model() {
         intra_op_threads: Some(2),
         inter_op_threads: Some(3),
         gpu_as_cpu: false,
+        has_devices: false,
     };
     let text = format!(
         "backend: 'mock' {IO} parameters {{ key: 'intra_op_thread_count' value {{ string_value: '7' }} }}"

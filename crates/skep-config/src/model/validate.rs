@@ -40,7 +40,7 @@ impl ModelConfig {
         let (version_policy, normal_policy) =
             version_policy::read(&proto.name, proto.version_policy.as_ref())?;
         proto.version_policy = Some(normal_policy);
-        let instance_groups = instances::read(&mut proto, context.gpu_as_cpu, &mut notices)?;
+        let instance_groups = instances::read(&mut proto, context, &mut notices)?;
         let warmups = warmup::read(&proto, &inputs, &mut notices)?;
         let histogram_bounds_ms = metrics::read(&proto, &mut notices)?;
         let parameters = parameter_texts(&proto);

@@ -13,6 +13,8 @@ pub struct ConfigContext<'a> {
     pub inter_op_threads: Option<u32>,
     /// Whether the CPU serves what is configured for GPUs and accelerators (`--gpu-as-cpu`).
     pub gpu_as_cpu: bool,
+    /// Whether the server has devices that it packs instances onto (`--device`). Without some, `KIND_AUTO` is `KIND_CPU`.
+    pub has_devices: bool,
 }
 
 impl<'a> ConfigContext<'a> {
@@ -24,6 +26,7 @@ impl<'a> ConfigContext<'a> {
             intra_op_threads: None,
             inter_op_threads: None,
             gpu_as_cpu: false,
+            has_devices: false,
         }
     }
 }

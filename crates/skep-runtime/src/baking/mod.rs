@@ -24,7 +24,7 @@ use skep_cache::{Begun, Claim, Found, Turn};
 use skep_config::ModelConfig;
 use skep_heap::give_back_freed_memory;
 use skep_sandbox::{BakeEnd, BakeLimits, Cancel};
-use skep_types::DeviceId;
+use skep_types::{CpuSet, DeviceId};
 use skep_weights::{
     BakingPolicy, WeightSource,
     baking::{BakeCost, FormPlan, NeededForm},
@@ -62,6 +62,7 @@ pub(crate) struct BakeOrder {
     pub(crate) config: Arc<ModelConfig>,
     pub(crate) threads: std::num::NonZeroUsize,
     pub(crate) device: DeviceId,
+    pub(crate) cpus: Option<CpuSet>,
     pub(crate) weights: WeightSource,
     pub(crate) model: Weak<dyn Model>,
 }
@@ -253,6 +254,7 @@ impl OpenOrder {
             threads: self.order.threads,
             weights: Some(&self.order.weights),
             device: self.order.device,
+            cpus: self.order.cpus.as_ref(),
             request_memory: None,
         }
     }

@@ -18,6 +18,7 @@ use crate::{
     Backends, LoadOptions, Repository, RuntimeError,
     loading::{Draft, draft, request},
     repository::{self, source::ModelSource},
+    serving::instances::CopyTerms,
 };
 
 /// The result for one version of a model, or for a file.
@@ -144,6 +145,12 @@ fn file(path: &Path, options: &LoadOptions, backends: &Backends) -> Result<Baked
     let config = ModelConfig::from_proto(proto, &options.context(&name))?;
     let weights = request::weights(&config, options)?;
     backend
-        .bake(&request::request(&file, &config, options, weights.as_ref()))
+        .bake(&request::request(
+            &file,
+            &config,
+            options,
+            weights.as_ref(),
+            CopyTerms::default(),
+        ))
         .map_err(Into::into)
 }

@@ -7,7 +7,7 @@ use skep_tensor::MemoryBudget;
 use skep_types::{DeviceId, ModelName};
 use skep_weights::WeightSource;
 
-use crate::{Device, MetricsOptions, WaitingLimit, repository::source::ConfigChoice};
+use crate::{CpuDevices, Device, MetricsOptions, WaitingLimit, repository::source::ConfigChoice};
 
 /// Triton's default of `--backend-config=default-max-batch-size`.
 const DEFAULT_MAX_BATCH_SIZE: u32 = 4;
@@ -35,6 +35,8 @@ pub struct LoadOptions {
     pub hold_until: usize,
     /// The CPU whose cores the models share; `None` if each starts whenever it can.
     pub cpu: Option<Arc<Device>>,
+    /// The devices that instances of groups of `KIND_AUTO` are packed onto; `None` if they run on all cores.
+    pub devices: Option<Arc<CpuDevices>>,
     /// Where weights are kept and shared, in the general store unless a model names its tenant; `None` if loads share
     /// nothing.
     pub weights: Option<WeightSource>,
@@ -82,6 +84,7 @@ impl LoadOptions {
     pub(crate) fn context<'a>(&self, model: &'a ModelName) -> ConfigContext<'a> {
         let mut context = ConfigContext::new(model);
         context.gpu_as_cpu = self.gpu_as_cpu;
+        context.has_devices = self.devices.is_some();
         for setting in &self.backend_settings {
             match setting {
                 BackendSetting::IntraOpThreads(threads) => {

@@ -3,26 +3,28 @@
 use std::{sync::Arc, time::Instant};
 
 use skep_backend::{Backend, InspectRequest, Inspection, Model, ModelFile};
-use skep_config::{Isolation, ModelConfig, Notice};
+use skep_config::{InstanceKind, ModelConfig, Notice};
 use skep_heap::give_back_freed_memory;
 use skep_proto::inference;
 use skep_tensor::RunBound;
-use skep_types::{ModelSignature, ModelVersion};
+use skep_types::ModelVersion;
 use skep_weights::Baked;
 
 use crate::{
     LoadedVersion, RuntimeError,
-    baking::{self, BakeOrder, PendingBake},
     loading::{
         LoadOptions,
+        copies::CopySource,
         file_interface::{InspectedFile, complete_tensors},
         model_file::find,
-        request::{request, weights},
+        request::{request, threads, weights},
     },
-    repository::source::ModelSource,
+    repository::{ModelId, source::ModelSource},
     serving::{
         driver::{DeviceTerms, Driver, scheduling::Scheduling},
-        instances::{ExecutionLimits, InstancePool, warmup},
+        instances::{
+            CopyTerms, ExecutionLimits, InstanceHome, InstancePool, LoadCopy, ModelCopies, warmup,
+        },
         interface::Interface,
         labels,
         origin::{OnGone, VersionLife, VersionOrigin},
@@ -115,16 +117,30 @@ impl LoadPlan {
             config,
             inspection,
         } = self.open_version(version)?;
-        let signature = inspection.signature.as_ref();
-        let model = self.load_weights(&file, &config, signature, options)?;
-        give_back_freed_memory();
-        let config = match signature {
-            // Only the loaded model knows its signature.
-            None if self.backend.needs_file() => {
-                Arc::new(ModelConfig::clone(&config).with_signature(model.signature())?)
-            }
-            _ => config,
+        let id = ModelId {
+            namespace: namespace.clone(),
+            name: self.config.name().clone(),
         };
+        let mut source = CopySource {
+            backend: Arc::clone(&self.backend),
+            file,
+            config,
+            signature: inspection.signature.clone(),
+            options: options.clone(),
+        };
+        let terms = CopyTerms {
+            device: first_device(&source.config, &id, options)?,
+            threads: None,
+        };
+        let model = source.load(terms)?;
+        give_back_freed_memory();
+        // Only the loaded model knows its signature.
+        if inspection.signature.is_none() && self.backend.needs_file() {
+            let config = ModelConfig::clone(&source.config).with_signature(model.signature())?;
+            source.config = Arc::new(config);
+        }
+        let config = Arc::clone(&source.config);
+        let source = Arc::new(source);
         let interface = Arc::new(Interface {
             echo_parameters: model.echoes_parameters(),
             ..Interface::new(&config, version, model.signature(), &inspection.defaults)
@@ -134,7 +150,7 @@ impl LoadPlan {
             Scheduling::new(&config, options.hold_until),
             statistics,
             Arc::clone(&options.waiting_limit),
-            terms(&config, &*model, options),
+            seat(&config, &*model, options),
         )?;
         let labels = labels::read(config.outputs(), self.source.directory())?;
         let life = VersionLife::new(on_gone);
@@ -146,16 +162,20 @@ impl LoadPlan {
             },
             time: config.run_limits().time,
         };
-        let pool = InstancePool::new(
-            driver,
-            Arc::clone(&interface),
-            model,
-            options.device(),
-            limits,
-            life,
-        );
+        let home = InstanceHome {
+            model: id,
+            device: options.device(),
+            devices: options.devices.clone(),
+        };
+        let needs_more = home.devices.is_some() && model.is_bound_by_load();
+        let load: Option<LoadCopy> = needs_more.then(|| {
+            let source = Arc::clone(&source);
+            Box::new(move |terms| source.further(terms)) as LoadCopy
+        });
+        let copies = ModelCopies::new(terms, Arc::clone(&model), load);
+        let pool = InstancePool::new(driver, Arc::clone(&interface), copies, home, limits, life);
         pool.reconfigure(&config, self.source.directory())?;
-        origin.keep(self.bake_in_background(&pool, file, &config, options)?);
+        origin.keep(source.bake_in_background(&model, terms)?);
         Ok(LoadedVersion {
             interface,
             config,
@@ -165,29 +185,6 @@ impl LoadPlan {
             responder: Arc::new(pool),
             origin,
         })
-    }
-
-    /// Orders the baking of a version that is ready, if the node bakes in the background.
-    fn bake_in_background(
-        &self,
-        pool: &InstancePool,
-        file: ModelFile,
-        config: &Arc<ModelConfig>,
-        options: &LoadOptions,
-    ) -> Result<Option<PendingBake>, RuntimeError> {
-        let Some(weights) = weights(config, options)? else {
-            return Ok(None);
-        };
-        let order = BakeOrder {
-            backend: Arc::clone(&self.backend),
-            threads: request(&file, config, options, None).threads,
-            device: options.device(),
-            file,
-            config: Arc::clone(config),
-            weights,
-            model: Arc::downgrade(&pool.model),
-        };
-        Ok(baking::order(order))
     }
 
     /// Opens the version's file and checks the configuration against it.
@@ -236,7 +233,8 @@ impl LoadPlan {
     ) -> Result<Baked, RuntimeError> {
         let OpenedVersion { file, config, .. } = self.open_version(version)?;
         let weights = weights(&config, options)?;
-        let request = request(&file, &config, options, weights.as_ref());
+        let terms = CopyTerms::default();
+        let request = request(&file, &config, options, weights.as_ref(), terms);
         self.backend.bake(&request).map_err(Into::into)
     }
 
@@ -260,45 +258,26 @@ impl LoadPlan {
     pub(crate) fn notices(&self) -> impl Iterator<Item = &Notice> {
         self.config.notices().iter().chain(&self.notices)
     }
+}
 
-    fn load_weights(
-        &self,
-        file: &ModelFile,
-        config: &ModelConfig,
-        signature: Option<&ModelSignature>,
-        options: &LoadOptions,
-    ) -> Result<Arc<dyn Model>, RuntimeError> {
-        let weights = weights(config, options)?;
-        let request = request(file, config, options, weights.as_ref());
-        let isolated = || {
-            let limit = options.sandbox_load_limit;
-            skep_sandbox::load(&*self.backend, &request, signature, limit)
-        };
-        let load = || match config.isolation() {
-            Isolation::Process => isolated(),
-            Isolation::Thread => match self.backend.needs_process(&request) {
-                None => self.backend.load(&request),
-                Some(why) => {
-                    let model = config.name();
-                    tracing::info!("model `{model}` runs in worker processes: {why}");
-                    isolated()
-                }
-            },
-        };
-        // A broken file must not end the server.
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(load))
-            .unwrap_or_else(|_| {
-                let text = format!(
-                    "backend `{}` panicked while loading the model",
-                    self.backend.name()
-                );
-                Err(skep_backend::BackendError::new(
-                    skep_backend::ErrorKind::Internal,
-                    text,
-                ))
-            })
-            .map_err(Into::into)
+/// The index of the device that the first instance goes to, if instances of the model are packed onto devices.
+fn first_device(
+    config: &ModelConfig,
+    id: &ModelId,
+    options: &LoadOptions,
+) -> Result<Option<usize>, RuntimeError> {
+    let Some(devices) = &options.devices else {
+        return Ok(None);
+    };
+    let groups = config.instance_groups();
+    if !groups.iter().any(|group| group.kind == InstanceKind::Auto) {
+        return Ok(None);
     }
+    let configured = config.execution().intra_op_threads;
+    let default = u32::try_from(threads(config, options).get()).unwrap_or(u32::MAX);
+    devices
+        .check(id, 1, configured.unwrap_or(default))
+        .map(Some)
 }
 
 /// A configuration without instances and version policy, which may change without a reload.
@@ -311,7 +290,7 @@ fn without_instances(config: &ModelConfig) -> inference::ModelConfig {
 }
 
 /// The device on which a model's executions take slots, if they need any.
-fn terms(config: &ModelConfig, model: &dyn Model, options: &LoadOptions) -> Option<DeviceTerms> {
+fn seat(config: &ModelConfig, model: &dyn Model, options: &LoadOptions) -> Option<DeviceTerms> {
     let (device, threads) = (options.cpu.as_ref()?, model.cpu_threads()?);
     let groups = config.instance_groups().iter();
     let priority = groups

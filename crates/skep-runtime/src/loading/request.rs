@@ -3,11 +3,11 @@
 use std::num::NonZeroUsize;
 
 use skep_backend::{LoadRequest, ModelFile};
-use skep_config::ModelConfig;
+use skep_config::{InstanceKind, ModelConfig};
 use skep_store::Tenant;
 use skep_weights::WeightSource;
 
-use crate::{LoadOptions, RuntimeError};
+use crate::{LoadOptions, RuntimeError, serving::instances::CopyTerms};
 
 /// The load request for a version.
 pub(crate) fn request<'a>(
@@ -15,20 +15,34 @@ pub(crate) fn request<'a>(
     config: &'a ModelConfig,
     options: &'a LoadOptions,
     weights: Option<&'a WeightSource>,
+    terms: CopyTerms,
 ) -> LoadRequest<'a> {
-    let groups = config.instance_groups().iter();
-    let instances: u32 = groups.map(|group| group.count).sum();
-    let instances = usize::try_from(instances).unwrap_or(usize::MAX).max(1);
-    // All instances together get as many threads as there are cores: more would only compete.
-    let threads = NonZeroUsize::new(options.cores.get() / instances);
+    let devices = options.devices.as_deref();
+    let cpus = devices.zip(terms.device);
     LoadRequest {
         file,
         config,
-        threads: threads.unwrap_or(NonZeroUsize::MIN),
+        threads: terms.threads.unwrap_or_else(|| threads(config, options)),
         weights,
         device: options.device(),
+        cpus: cpus.map(|(devices, index)| &devices.device(index).cpus),
         request_memory: options.request_memory.as_ref(),
     }
+}
+
+/// Threads of a run where the configuration does not say. All instances together get as many as there are cores, and one
+/// on a device as many as that has: more would only compete.
+pub(crate) fn threads(config: &ModelConfig, options: &LoadOptions) -> NonZeroUsize {
+    let groups = config.instance_groups();
+    let instances: u32 = groups.iter().map(|group| group.count).sum();
+    let instances = usize::try_from(instances).unwrap_or(usize::MAX).max(1);
+    let mut cores = options.cores.get() / instances;
+    if let Some(devices) = &options.devices
+        && groups.iter().any(|group| group.kind == InstanceKind::Auto)
+    {
+        cores = cores.min(devices.least_cpus());
+    }
+    NonZeroUsize::new(cores).unwrap_or(NonZeroUsize::MIN)
 }
 
 /// Where a model's weights are kept: in its tenant's part of the store and of the cache.

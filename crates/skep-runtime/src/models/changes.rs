@@ -22,10 +22,10 @@ use crate::{
         records::{ModelRecord, VersionState},
         routes::{RoutesByName, VersionMap},
         runtime::Runtime,
-        size_text::mebibytes,
     },
     repository::{LoadOverrides, ModelId, locate::ConfigText, not_polled, source::ModelSource},
     serving::{LoadedVersion, origin::OnGone},
+    size_text::mebibytes,
 };
 
 /// The state, in the log, of a version whose reload failed.

@@ -19,7 +19,6 @@ mod records;
 mod residency;
 mod routes;
 mod runtime;
-mod size_text;
 mod start;
 mod start_phase;
 mod stop;

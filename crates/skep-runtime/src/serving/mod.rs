@@ -9,6 +9,7 @@
 //! Further kinds of responder belong beside `instances/`, such as an ensemble, which submits requests to other versions,
 //! or a response cache in front of another responder.
 
+pub(crate) mod cpu_devices;
 pub(crate) mod device;
 pub(crate) mod driver;
 pub(crate) mod instances;
@@ -23,6 +24,7 @@ mod validate;
 mod version;
 mod waiting_limit;
 
+pub use cpu_devices::{CpuDevice, CpuDevices, DeviceReport};
 pub use device::Device;
 pub use instances::watch::end_longest_run;
 pub use labels::ClassLabels;

@@ -51,6 +51,9 @@ pub(crate) trait Responder: fmt::Debug + Send + Sync {
     /// Threads that an execution keeps busy on the CPU; `None` if it does not compute there.
     fn cpu_threads(&self) -> Option<NonZeroUsize>;
 
+    /// The instances on each device that has some, by the device's name. Empty if they run on all CPUs.
+    fn devices(&self) -> Vec<(String, u32)>;
+
     /// Counts and durations so far.
     fn statistics(&self) -> &Statistics;
 

@@ -24,6 +24,7 @@ pub(crate) fn options(root: &Path) -> RuntimeOptions {
             waiting_limit: Arc::new(WaitingLimit::new(10_000)),
             hold_until: 0,
             cpu: None,
+            devices: None,
             weights: None,
             request_memory: None,
             sandbox_load_limit: None,

@@ -245,6 +245,8 @@ fn with_request<T>(
         threads: NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN),
         weights: weights.as_ref(),
         device: DeviceId::default(),
+        // The process is bound as a whole.
+        cpus: None,
         request_memory: None,
     };
     then(&*backend, &request)

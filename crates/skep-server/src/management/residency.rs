@@ -1,10 +1,12 @@
 //! Which models are in memory, and why.
 
 use skep_runtime::{
-    DecisionReport, LoadPolicy, ModelReport, ResidencyReport, ResidencyState, Runtime,
+    DecisionReport, DeviceReport, LoadPolicy, ModelReport, ResidencyReport, ResidencyState, Runtime,
 };
 use skep_store::Digest;
-use skep_wire::documents::{DecisionRow, ModelStatus, ResidencyMemory, ResidencyStatus, TensorRow};
+use skep_wire::documents::{
+    DecisionRow, DeviceRow, ModelStatus, ResidencyMemory, ResidencyStatus, TensorRow,
+};
 
 use crate::error::ApiError;
 
@@ -56,6 +58,7 @@ fn document(report: ResidencyReport) -> ResidencyStatus {
         decision_counts: counts
             .map(|(kind, count)| (kind.name().to_owned(), count))
             .collect(),
+        devices: report.devices.into_iter().map(device).collect(),
         models: report.models.into_iter().map(model).collect(),
         decisions: report.decisions.into_iter().map(decision).collect(),
     }
@@ -70,6 +73,7 @@ fn model(report: ModelReport) -> ModelStatus {
         state: figures.state.name().to_owned(),
         versions: report.versions.iter().map(ToString::to_string).collect(),
         instances: report.instances,
+        devices: report.devices.into_iter().collect(),
         min_instances: least,
         max_instances: most,
         pinned: figures.is_pinned,
@@ -86,6 +90,24 @@ fn model(report: ModelReport) -> ModelStatus {
         pending: report.pending,
         failure: report.failure,
         decision: report.decision.map(decision),
+    }
+}
+
+fn device(report: DeviceReport) -> DeviceRow {
+    let DeviceReport {
+        device,
+        memory_used,
+        millicores_used,
+        instances,
+    } = report;
+    DeviceRow {
+        name: device.name,
+        cpus: device.cpus.to_string(),
+        memory: device.memory_bytes,
+        memory_used,
+        cores: device.cpus.count(),
+        cores_used: millicores_used as f64 / 1e3,
+        instances,
     }
 }
 

@@ -11,7 +11,9 @@ mod statistics;
 
 pub use index::IndexRow;
 pub use metadata::{MetadataError, ModelMetadata, ServerMetadata, TensorMetadata};
-pub use residency::{DecisionRow, ModelStatus, ResidencyMemory, ResidencyStatus, TensorRow};
+pub use residency::{
+    DecisionRow, DeviceRow, ModelStatus, ResidencyMemory, ResidencyStatus, TensorRow,
+};
 pub use statistics::{
     BatchSizeStatistics, CountedDuration, DeviceMemory, InferenceStatistics, ModelStatistics,
     ObjectiveStatistics, ResponseStatistics, StatisticsReport,

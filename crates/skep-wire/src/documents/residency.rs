@@ -18,6 +18,9 @@ pub struct ResidencyStatus {
     pub states: BTreeMap<String, usize>,
     /// How many decisions of each kind there were.
     pub decision_counts: BTreeMap<String, u64>,
+    /// The devices that instances are packed onto, in the order of their flags; absent if there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<DeviceRow>,
     /// The models, by name.
     pub models: Vec<ModelStatus>,
     /// The last decisions, the latest first.
@@ -60,6 +63,9 @@ pub struct ModelStatus {
     pub versions: Vec<String>,
     /// Instances that take requests.
     pub instances: u32,
+    /// Its instances on each device; absent if they run on all CPUs.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub devices: BTreeMap<String, u32>,
     /// Instances that it has at least while it is in memory; absent if their number is fixed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_instances: Option<u32>,
@@ -97,6 +103,26 @@ pub struct ModelStatus {
     /// The last decision about it, if it is among the last ones of the node.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decision: Option<DecisionRow>,
+}
+
+/// A device, and what its instances take of it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DeviceRow {
+    /// Its name.
+    pub name: String,
+    /// Its CPUs, as in `0-3,8`.
+    pub cpus: String,
+    /// What its models may hold, in bytes.
+    pub memory: u64,
+    /// What they take of it, in bytes: a model's weights count on each device that has an instance of it.
+    pub memory_used: u64,
+    /// Its cores.
+    pub cores: u32,
+    /// The cores that its instances keep busy if all compute at once, which may be more.
+    pub cores_used: f64,
+    /// Its instances.
+    pub instances: u32,
 }
 
 /// A tensor that models may share.

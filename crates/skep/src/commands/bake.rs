@@ -107,6 +107,7 @@ fn options(gpu_as_cpu: bool, weights: Option<WeightSource>) -> LoadOptions {
         waiting_limit: Arc::default(),
         hold_until: 0,
         cpu: None,
+        devices: None,
         weights,
         request_memory: None,
         sandbox_load_limit: Some(sandbox::DEFAULT_LOAD_LIMIT),

@@ -89,6 +89,7 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         waiting_limit: Arc::default(),
         hold_until: 0,
         cpu: None,
+        devices: None,
         // A check leaves nothing behind.
         weights: None,
         request_memory: None,

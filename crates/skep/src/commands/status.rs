@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::bail;
 use clap::Args;
-use skep_client::{Client, DecisionRow, ModelStatus, ResidencyStatus};
+use skep_client::{Client, DecisionRow, DeviceRow, ModelStatus, ResidencyStatus};
 
 use crate::{
     colour::{Colour, Colours},
@@ -109,6 +109,9 @@ impl StatusArgs {
         let colours = Colours::of_output();
         outln!("memory  {}", memory(status))?;
         outln!("models  {}", models(status))?;
+        for row in &status.devices {
+            outln!("device  {}", device(row))?;
+        }
         if !status.models.is_empty() {
             outln!()?;
             out!("{}", table(&status.models).lines(colours))?;
@@ -146,6 +149,23 @@ fn memory(status: &ResidencyStatus) -> String {
         }
     }
     text
+}
+
+/// What is taken of a device, in one line.
+fn device(row: &DeviceRow) -> String {
+    let instances = match row.instances {
+        1 => "1 instance".to_owned(),
+        count => format!("{count} instances"),
+    };
+    format!(
+        "{}: CPUs {}, {} of {} in use, {} of {} cores, {instances}",
+        row.name,
+        row.cpus,
+        human(row.memory_used),
+        human(row.memory),
+        row.cores_used,
+        row.cores
+    )
 }
 
 /// How many models there are in each state, in one line.
@@ -193,6 +213,13 @@ fn row(model: &ModelStatus) -> Vec<TextCell> {
     let mut instances = model.instances.to_string();
     if let Some(most) = model.max_instances {
         instances += &format!(" of {most}");
+    }
+    if !model.devices.is_empty() {
+        let places = model.devices.iter();
+        let places: Vec<String> = places
+            .map(|(device, count)| format!("{count} on {device}"))
+            .collect();
+        instances += &format!(": {}", places.join(", "));
     }
     // An estimate until the first load.
     let about = if model.measured { "" } else { "~" };

@@ -12,6 +12,7 @@ use super::{
     memory, stopping,
 };
 use crate::{
+    clock,
     error::RuntimeError,
     models::{changes::VersionLoad, runtime::Runtime},
     repository::{LoadOverrides, ModelId},
@@ -120,6 +121,7 @@ impl ResidencyControl {
             LoadTurn::Unasked => return runtime.try_load(id, overrides, true),
             LoadTurn::Later => return Ok(()),
         };
+        self.tell_devices(runtime, id);
         // The node is as ready without a model that a request loads.
         let is_wanted = load.cause != LoadCause::Request;
         let mut unreported = UnreportedLoad {
@@ -218,7 +220,31 @@ impl ResidencyControl {
             actions.extend(state.apply(ResidencyInput::Pin(key, is_pinned)));
             actions
         };
+        self.tell_devices(runtime, id);
         self.act(runtime, actions);
+    }
+
+    /// Tells the node's devices what a model takes, as far as it is known.
+    pub(super) fn tell_devices(&self, runtime: &Arc<Runtime>, id: &ModelId) {
+        let Some(devices) = &runtime.options.load.devices else {
+            return;
+        };
+        let serving = runtime.serving(id);
+        let instances = serving
+            .values()
+            .map(|loaded| loaded.responder.active_instances());
+        let instances: u32 = instances.sum();
+        let known = {
+            let state = self.state();
+            state.keys.get(id).and_then(|key| {
+                let figures = state.machine.model(clock::now(), *key)?;
+                let bytes = figures.private_bytes.saturating_add(figures.shared_bytes);
+                Some((bytes, state.models[key.0 as usize].instance_bytes))
+            })
+        };
+        if let Some((bytes, each)) = known {
+            devices.sized(id, bytes, instances, each);
+        }
     }
 
     /// Reports that a load failed, or was never begun.

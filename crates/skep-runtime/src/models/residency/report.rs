@@ -10,7 +10,7 @@ use super::{
     DecisionKind, ResidencySettings,
     state::{ControlState, KnownModel, model_key},
 };
-use crate::{clock, models::runtime::Runtime, repository::ModelId};
+use crate::{clock, models::runtime::Runtime, repository::ModelId, serving::DeviceReport};
 
 /// Residency at one moment.
 #[derive(Debug, Clone)]
@@ -19,6 +19,8 @@ pub struct ResidencyReport {
     pub settings: ResidencySettings,
     /// Sums over all models.
     pub sums: ResidencySums,
+    /// The node's devices, with what is taken of them; empty if it has none.
+    pub devices: Vec<DeviceReport>,
     /// The chosen models, by name.
     pub models: Vec<ModelReport>,
     /// The last decisions, the latest first.
@@ -53,6 +55,8 @@ pub struct ModelReport {
     pub tensors: Vec<(Digest, u64)>,
     /// Active instances of all its versions, while it is resident.
     pub instances: u32,
+    /// Its instances on each device that has some, by the device's name.
+    pub devices: Vec<(String, u32)>,
     /// Instances that it has at least and at most while it is resident; `None` if their number is fixed.
     pub instance_bounds: Option<(u32, u32)>,
     /// Requests that wait for it to load.
@@ -90,11 +94,13 @@ impl Runtime {
     #[must_use]
     pub fn residency(&self, states: &[ResidencyState], with_tensors: bool) -> ResidencyReport {
         let control = &self.residency;
+        let devices = self.device_reports();
         let mut report = {
             let state = control.state();
             ResidencyReport {
                 settings: control.settings,
                 sums: state.sums(control.settings.budget),
+                devices,
                 models: state.reports(states),
                 decisions: state.decision_reports(),
             }
@@ -119,6 +125,13 @@ impl Runtime {
         self.residency.state().sums(budget)
     }
 
+    /// The node's devices, with what is taken of them; empty if it has none.
+    #[must_use]
+    pub fn device_reports(&self) -> Vec<DeviceReport> {
+        let devices = self.options.load.devices.as_ref();
+        devices.map_or_else(Vec::new, |devices| devices.report())
+    }
+
     fn add_instances(&self, model: &mut ModelReport, with_tensors: bool) {
         let id = ModelId {
             namespace: model.namespace.clone(),
@@ -128,6 +141,12 @@ impl Runtime {
         for loaded in serving.values() {
             model.instances += loaded.responder.active_instances();
             model.pending += loaded.pending();
+            for (device, count) in loaded.responder.devices() {
+                match model.devices.iter_mut().find(|(name, _)| *name == device) {
+                    Some((_, sum)) => *sum += count,
+                    None => model.devices.push((device, count)),
+                }
+            }
             if with_tensors {
                 model.tensors.extend(loaded.responder.stored_tensors());
             }
@@ -200,6 +219,7 @@ impl KnownModel {
             figures,
             tensors: Vec::new(),
             instances: 0,
+            devices: Vec::new(),
             instance_bounds: self.settings.scales().then(|| self.settings.bounds(1)),
             waiting: self.waiters.len(),
             pending: 0,

@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    num::NonZeroUsize,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -22,14 +23,11 @@ use crate::{
     error::RuntimeError,
     models::{management::ManagementCall, runtime::Runtime},
     repository::ModelId,
-    serving::LoadedVersion,
+    serving::{LoadedVersion, cpu_devices::INSTANCE_BYTES},
 };
 
 /// The process counts as busy when it uses this part of the cores: more instances would only take time from each other.
 const BUSY_CORES: f64 = 0.95;
-
-/// A further instance is expected to take this much before one was measured: its thread, its buffers.
-const INSTANCE_BYTES: u64 = 1 << 20;
 
 /// How long a change of instances may take before it is asked for again.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
@@ -136,7 +134,7 @@ impl ModelScaler {
             return;
         };
         let obstacle = match need.instances > instances {
-            true => place.obstacle(need.instances - instances),
+            true => place.obstacle(loaded, need.instances - instances),
             false => None,
         };
         if let Some(what) = obstacle {
@@ -189,9 +187,12 @@ fn slack(loaded: &LoadedVersion) -> Option<Duration> {
 
 impl ScalePlace<'_> {
     /// What stands in the way of so many more instances.
-    fn obstacle(&self, more: u32) -> Option<&'static str> {
+    fn obstacle(&self, loaded: &LoadedVersion, more: u32) -> Option<&'static str> {
         if self.cores_are_busy {
             return Some("the cores are busy");
+        }
+        if !self.has_device(loaded, more) {
+            return Some("no device has memory for more");
         }
         let state = self.runtime.residency.state();
         let each = state.models[self.key.0 as usize].instance_bytes;
@@ -200,6 +201,18 @@ impl ScalePlace<'_> {
         let needed = each.saturating_mul(u64::from(more));
         (figures.used.saturating_add(needed) > figures.budget)
             .then_some("`--memory-budget` has no room for more")
+    }
+
+    /// Whether so many more instances fit on the devices, if they are packed onto some.
+    fn has_device(&self, loaded: &LoadedVersion, more: u32) -> bool {
+        let devices = self.runtime.options.load.devices.as_ref();
+        let Some(devices) = devices.filter(|_| !loaded.responder.devices().is_empty()) else {
+            return true;
+        };
+        let threads = loaded.responder.cpu_threads().map_or(0, NonZeroUsize::get);
+        let threads = u32::try_from(threads).unwrap_or(u32::MAX);
+        let more = usize::try_from(more).unwrap_or(usize::MAX);
+        devices.check(self.id, more, threads).is_ok()
     }
 
     fn note(&self, why: &str) {
@@ -281,5 +294,6 @@ impl ResidencyControl {
             }
         };
         self.apply(runtime, input);
+        self.tell_devices(runtime, id);
     }
 }

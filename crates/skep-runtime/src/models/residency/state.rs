@@ -20,8 +20,9 @@ use super::{
 use crate::{
     clock,
     error::{ErrorKind, RuntimeError},
-    models::{changes::VersionLoad, size_text::mebibytes},
+    models::changes::VersionLoad,
     repository::ModelId,
+    size_text::mebibytes,
 };
 
 #[derive(Debug)]

@@ -2,24 +2,47 @@
 
 use std::{
     collections::HashMap,
+    num::NonZeroUsize,
     sync::{Mutex, MutexGuard},
 };
 
-use skep_config::InstanceGroup;
+use skep_config::{InstanceGroup, InstanceKind};
 use skep_host::lock;
 use skep_scheduler::InstanceId;
+
+use super::copies::CopyTerms;
 
 /// A running instance.
 #[derive(Debug, Clone)]
 pub(super) struct InstanceHandle {
-    /// Triton's name for it, `<group>_<index>`.
-    pub(super) name: String,
+    /// What it was started as.
+    pub(super) wanted: WantedInstance,
     pub(super) id: InstanceId,
-    pub(super) passive: bool,
+    /// The index of the device that it runs on; `None` for all CPUs.
+    pub(super) device: Option<usize>,
 }
 
-/// What a configuration asks for: an instance's name, and whether it is passive.
-pub(super) type WantedInstance = (String, bool);
+/// An instance that a configuration asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct WantedInstance {
+    /// Triton's name for it, `<group>_<index>`.
+    pub(super) name: String,
+    pub(super) passive: bool,
+    /// Whether it is packed onto a device, if the node has some.
+    pub(super) is_auto: bool,
+    /// Threads of a run; `None` for what the configuration says, or its default.
+    pub(super) threads: Option<NonZeroUsize>,
+}
+
+impl InstanceHandle {
+    /// What the copy of the model that it runs on was loaded for.
+    pub(super) const fn terms(&self) -> CopyTerms {
+        CopyTerms {
+            device: self.device,
+            threads: self.wanted.threads,
+        }
+    }
+}
 
 /// The instances whose threads have not ended.
 #[derive(Default)]
@@ -39,7 +62,11 @@ pub(super) fn active_count(groups: &[InstanceGroup]) -> u32 {
 
 /// The instances of these groups, with so many active ones: the last groups have fewer than configured, or the first one
 /// has more. A model whose groups are all passive has no other instances.
-pub(super) fn wanted_instances(groups: &[InstanceGroup], active: u32) -> Vec<WantedInstance> {
+pub(super) fn wanted_instances(
+    groups: &[InstanceGroup],
+    active: u32,
+    threads: Option<NonZeroUsize>,
+) -> Vec<WantedInstance> {
     let mut more = active.saturating_sub(active_count(groups));
     let mut left = active;
     let mut wanted = Vec::new();
@@ -52,8 +79,12 @@ pub(super) fn wanted_instances(groups: &[InstanceGroup], active: u32) -> Vec<Wan
                 count
             }
         };
-        let indices = 0..count;
-        wanted.extend(indices.map(|index| (format!("{}_{index}", group.name), group.passive)));
+        wanted.extend((0..count).map(|index| WantedInstance {
+            name: format!("{}_{index}", group.name),
+            passive: group.passive,
+            is_auto: group.kind == InstanceKind::Auto,
+            threads,
+        }));
     }
     wanted
 }
@@ -63,10 +94,9 @@ pub(super) fn difference(
     members: &[InstanceHandle],
     wanted: Vec<WantedInstance>,
 ) -> (Vec<WantedInstance>, Vec<InstanceHandle>) {
-    let mut there: HashMap<WantedInstance, Vec<&InstanceHandle>> = HashMap::new();
+    let mut there: HashMap<&WantedInstance, Vec<&InstanceHandle>> = HashMap::new();
     for member in members {
-        let key = (member.name.clone(), member.passive);
-        there.entry(key).or_default().push(member);
+        there.entry(&member.wanted).or_default().push(member);
     }
     let missing = wanted
         .into_iter()
@@ -80,17 +110,25 @@ pub(super) fn difference(
 mod tests {
     use super::*;
 
+    fn one(name: &str, passive: bool) -> WantedInstance {
+        WantedInstance {
+            name: name.to_owned(),
+            passive,
+            is_auto: false,
+            threads: None,
+        }
+    }
+
     fn member(number: u32, name: &str, passive: bool) -> InstanceHandle {
         InstanceHandle {
-            name: name.to_owned(),
+            wanted: one(name, passive),
             id: InstanceId(number),
-            passive,
+            device: None,
         }
     }
 
     fn wanted(names: &[&str]) -> Vec<WantedInstance> {
-        let names = names.iter();
-        names.map(|name| ((*name).to_owned(), false)).collect()
+        names.iter().map(|name| one(name, false)).collect()
     }
 
     #[test]
@@ -98,7 +136,7 @@ mod tests {
         let group = |name: &str, count, passive| InstanceGroup {
             name: name.to_owned(),
             count,
-            kind: skep_config::InstanceKind::Cpu,
+            kind: InstanceKind::Cpu,
             passive,
             priority: 1,
         };
@@ -109,8 +147,8 @@ mod tests {
         ];
         assert_eq!(active_count(&groups), 3);
         let names = |active| {
-            let wanted = wanted_instances(&groups, active);
-            let names: Vec<String> = wanted.into_iter().map(|(name, _)| name).collect();
+            let wanted = wanted_instances(&groups, active, None);
+            let names: Vec<String> = wanted.into_iter().map(|one| one.name).collect();
             names.join(" ")
         };
         assert_eq!(names(3), "a_0 a_1 p_0 b_0");
@@ -138,5 +176,13 @@ mod tests {
         check(&["g_0", "g_0"], &["g_0"], &[1, 2]);
         // A passive instance does not count for an active one.
         check(&["p_0"], &["p_0"], &[0, 1, 2]);
+        // Another number of threads is another instance.
+        let threads = NonZeroUsize::new(2);
+        let changed = WantedInstance {
+            threads,
+            ..one("g_0", false)
+        };
+        let (missing, leaving) = difference(&there[..1], vec![changed.clone()]);
+        assert_eq!((missing, leaving.len()), (vec![changed], 1));
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! pool      the responder: adds and removes instances as the configuration asks
+//!   members   which there are, and which are wanted
+//!   copies    the loaded copies of the model that they run on
 //!   start     an instance's thread from its beginning: executable copy, warm-up, profile, then
 //!   thread    batch -> answer, again and again; recreates a copy that panicked or was lost
 //!     runner    the executable copy: inputs gathered, model run, outputs split
@@ -12,6 +14,7 @@
 //! finishes its batch.
 
 mod back_off;
+mod copies;
 mod inputs;
 mod members;
 mod outputs;
@@ -23,4 +26,5 @@ mod thread;
 pub(crate) mod warmup;
 pub(crate) mod watch;
 
-pub(crate) use pool::{ExecutionLimits, InstancePool};
+pub(crate) use copies::{CopyTerms, LoadCopy, LoadedCopy, ModelCopies};
+pub(crate) use pool::{ExecutionLimits, InstanceHome, InstancePool};

@@ -1,6 +1,7 @@
 //! The instances of a loaded version as one responder.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     num::NonZeroUsize,
     path::Path,
@@ -17,9 +18,12 @@ use skep_types::DeviceId;
 
 use crate::{
     error::RuntimeError,
+    repository::ModelId,
     serving::{
+        cpu_devices::{CpuDevices, DeviceClaim},
         driver::Driver,
         instances::{
+            copies::{CopyTerms, ModelCopies},
             members::{
                 InstanceHandle, InstanceList, WantedInstance, active_count, difference,
                 wanted_instances,
@@ -42,11 +46,27 @@ use crate::{
 pub(crate) struct InstancePool {
     driver: Arc<Driver>,
     interface: Arc<Interface>,
-    pub(crate) model: Arc<dyn Model>,
-    device: DeviceId,
+    copies: ModelCopies,
+    home: InstanceHome,
     limits: ExecutionLimits,
     members: Arc<InstanceList>,
     life: Arc<VersionLife>,
+}
+
+/// Where a version's instances run.
+pub(crate) struct InstanceHome {
+    /// The model, as the devices know it.
+    pub(crate) model: ModelId,
+    pub(crate) device: DeviceId,
+    /// The devices that its instances are packed onto; `None` if they run on all CPUs.
+    pub(crate) devices: Option<Arc<CpuDevices>>,
+}
+
+/// An instance that is about to start: the copy that it runs on, and its place on a device.
+struct PlacedInstance {
+    wanted: WantedInstance,
+    model: Arc<dyn Model>,
+    place: Option<DeviceClaim>,
 }
 
 /// How much memory and time one execution of a version may take.
@@ -61,16 +81,16 @@ impl InstancePool {
     pub(crate) fn new(
         driver: Arc<Driver>,
         interface: Arc<Interface>,
-        model: Arc<dyn Model>,
-        device: DeviceId,
+        copies: ModelCopies,
+        home: InstanceHome,
         limits: ExecutionLimits,
         life: Arc<VersionLife>,
     ) -> Self {
         Self {
             driver,
             interface,
-            model,
-            device,
+            copies,
+            home,
             limits,
             members: Arc::default(),
             life,
@@ -89,19 +109,58 @@ impl InstancePool {
         // Locked throughout: an instance that ends meanwhile keeps its number until the list is complete.
         let mut members = self.members.lock();
         let (missing, leaving) = difference(&members, wanted);
-        let started = self.start(missing, &Arc::new(warmups))?;
+        let placed = self.place(missing);
+        let started = placed.and_then(|placed| self.start(placed, &Arc::new(warmups)));
+        let started = started.inspect_err(|_| self.drop_unused_copies(&members))?;
         for member in &leaving {
             self.driver.retire(member.id);
         }
         members.retain(|member| !leaving.iter().any(|leaving| leaving.id == member.id));
         members.extend(started);
+        self.drop_unused_copies(&members);
         Ok(())
+    }
+
+    fn drop_unused_copies(&self, members: &[InstanceHandle]) {
+        let terms: Vec<CopyTerms> = members.iter().map(InstanceHandle::terms).collect();
+        self.copies.keep(&terms);
+    }
+
+    /// Finds each instance a device, where they are packed onto some, and the copy of the model that it runs on.
+    fn place(&self, wanted: Vec<WantedInstance>) -> Result<Vec<PlacedInstance>, RuntimeError> {
+        let mut places = self.claim(&wanted)?.into_iter();
+        let placed = wanted.into_iter().map(|wanted| {
+            let place = wanted.is_auto.then(|| places.next()).flatten();
+            let model = self.copies.get(CopyTerms {
+                device: place.as_ref().map(|place| place.device),
+                threads: wanted.threads,
+            })?;
+            Ok(PlacedInstance {
+                wanted,
+                model,
+                place,
+            })
+        });
+        placed.collect()
+    }
+
+    /// Places on devices for those that are packed onto some. All have the same number of threads.
+    fn claim(&self, wanted: &[WantedInstance]) -> Result<Vec<DeviceClaim>, RuntimeError> {
+        let packed = wanted.iter().filter(|wanted| wanted.is_auto);
+        let (Some(devices), Some(first)) = (&self.home.devices, packed.clone().next()) else {
+            return Ok(Vec::new());
+        };
+        let threads = first.threads.or_else(|| self.cpu_threads());
+        let threads = threads.map_or(0, |threads| {
+            u32::try_from(threads.get()).unwrap_or(u32::MAX)
+        });
+        devices.claim(&self.home.model, packed.count(), threads)
     }
 
     /// Starts a thread for each instance, and waits until each has warmed up or failed.
     fn start(
         &self,
-        wanted: Vec<WantedInstance>,
+        wanted: Vec<PlacedInstance>,
         warmups: &Arc<Vec<WarmupRequest>>,
     ) -> Result<Vec<InstanceHandle>, RuntimeError> {
         let total = wanted.len();
@@ -135,12 +194,18 @@ impl InstancePool {
 
     fn spawn(
         &self,
-        (name, passive): WantedInstance,
+        placed: PlacedInstance,
         warmups: &Arc<Vec<WarmupRequest>>,
         report: mpsc::SyncSender<StartOutcome>,
     ) -> Result<(), RuntimeError> {
+        let PlacedInstance {
+            wanted,
+            model,
+            place,
+        } = placed;
+        let name = wanted.name.clone();
         let (sender, mailbox) = mpsc::sync_channel(1);
-        let id = self.driver.connect(sender, passive);
+        let id = self.driver.connect(sender, wanted.passive);
         let recorder = self.driver.statistics().recorder(&name);
         let overdue = Arc::new(OverdueInstance {
             id,
@@ -155,8 +220,8 @@ impl InstancePool {
             .inspect_err(|_| self.driver.abandon(id))?;
         let runner = InstanceRunner {
             name,
-            model: Arc::clone(&self.model),
-            device: self.device,
+            model,
+            device: self.home.device,
             interface: Arc::clone(&self.interface),
             driver: Arc::clone(&self.driver),
             recorder,
@@ -165,7 +230,8 @@ impl InstancePool {
         };
         let starting = StartingInstance {
             thread: InstanceThread { id, runner },
-            passive,
+            wanted,
+            place,
             mailbox,
             overdue,
             members: Arc::clone(&self.members),
@@ -199,18 +265,37 @@ impl Responder for InstancePool {
         active: u32,
     ) -> Result<(), RuntimeError> {
         let warmups = warmup::prepare(config, &self.interface, directory)?;
-        let wanted = wanted_instances(config.instance_groups(), active);
+        let wanted = wanted_instances(config.instance_groups(), active, None);
         self.set_instances(wanted, warmups)
     }
 
     fn active_instances(&self) -> u32 {
         let members = self.members.lock();
-        let active = members.iter().filter(|member| !member.passive).count();
+        let active = members
+            .iter()
+            .filter(|member| !member.wanted.passive)
+            .count();
         u32::try_from(active).unwrap_or(u32::MAX)
     }
 
     fn cpu_threads(&self) -> Option<NonZeroUsize> {
-        self.model.cpu_threads()
+        self.copies.any().cpu_threads()
+    }
+
+    fn devices(&self) -> Vec<(String, u32)> {
+        let Some(devices) = &self.home.devices else {
+            return Vec::new();
+        };
+        let mut counts: BTreeMap<usize, u32> = BTreeMap::new();
+        for member in self.members.lock().iter() {
+            if let Some(device) = member.device {
+                *counts.entry(device).or_default() += 1;
+            }
+        }
+        let named = counts.into_iter();
+        named
+            .map(|(device, count)| (devices.device(device).name.clone(), count))
+            .collect()
     }
 
     fn statistics(&self) -> &Statistics {
@@ -226,11 +311,11 @@ impl Responder for InstancePool {
     }
 
     fn stored_tensors(&self) -> Vec<(Digest, u64)> {
-        self.model.stored_tensors()
+        self.copies.any().stored_tensors()
     }
 
     fn is_baked(&self) -> bool {
-        self.model.is_baked()
+        self.copies.any().is_baked()
     }
 
     fn is_healthy(&self) -> bool {

@@ -6,16 +6,17 @@ use std::{
 };
 
 use skep_backend::Instance;
-use skep_host::lock;
+use skep_host::{bind_thread, lock};
 use skep_scheduler::InstanceId;
 
 use crate::{
     clock,
     error::RuntimeError,
     serving::{
+        cpu_devices::DeviceClaim,
         driver::{Driver, JobBatch},
         instances::{
-            members::{InstanceHandle, InstanceList},
+            members::{InstanceHandle, InstanceList, WantedInstance},
             profile,
             thread::InstanceThread,
             warmup::{self, WarmupRequest},
@@ -80,7 +81,9 @@ impl OverdueListener for OverdueInstance {
 /// An instance whose thread has not started. Fields are dropped in this order.
 pub(super) struct StartingInstance {
     pub(super) thread: InstanceThread,
-    pub(super) passive: bool,
+    pub(super) wanted: WantedInstance,
+    /// Its place on a device, if it has one.
+    pub(super) place: Option<DeviceClaim>,
     pub(super) mailbox: mpsc::Receiver<JobBatch>,
     /// The watch holds it weakly.
     pub(super) overdue: Arc<OverdueInstance>,
@@ -108,7 +111,7 @@ impl StartingInstance {
 
     fn run(self, warmups: Arc<Vec<WarmupRequest>>) {
         let (id, runner) = (self.thread.id, &self.thread.runner);
-        let ready = self.make_ready(&warmups);
+        let ready = self.bind().and_then(|()| self.make_ready(&warmups));
         drop(warmups);
         let instance = match ready {
             Ok(instance) => instance,
@@ -120,20 +123,33 @@ impl StartingInstance {
             }
         };
         // Before the report: a loaded model takes its first request at once.
-        let first = if self.passive {
+        let first = if self.wanted.passive {
             None
         } else {
             runner.driver.ready(id)
         };
         self.overdue.report.tell(Ok(InstanceHandle {
-            name: runner.name.clone(),
+            wanted: self.wanted.clone(),
             id,
-            passive: self.passive,
+            device: self.place.as_ref().map(|place| place.device),
         }));
         self.thread.serve(instance, first, &self.mailbox);
         self.members.lock().retain(|member| member.id != id);
         runner.recorder.end();
         runner.driver.vacate(id);
+    }
+
+    /// Binds the thread to the CPUs of its device, if it has one. Threads that it starts are bound as well.
+    fn bind(&self) -> Result<(), RuntimeError> {
+        let Some(place) = &self.place else {
+            return Ok(());
+        };
+        bind_thread(place.cpus().numbers()).map_err(|error| {
+            let (name, device, cpus) = (&self.wanted.name, place.name(), place.cpus());
+            RuntimeError::internal(format!(
+                "instance `{name}` cannot run on device `{device}`, CPUs {cpus}: {error}"
+            ))
+        })
     }
 
     /// Makes the executable copy, warms it up, and measures it if the driver asks for that.

@@ -35,7 +35,43 @@ pub(super) fn render(text: &mut MetricsText, runtime: &Runtime, left_out: usize)
     for (kind, count) in sums.counts {
         family.line(&none.with("kind", kind.name()), count);
     }
+    devices(text, runtime);
     let help = "Loaded models without series of their own, by --metrics-models";
     text.family("skep_metrics_models_left_out", help, "gauge")
         .line(&none, left_out);
+}
+
+/// The node's devices, if it has some.
+fn devices(text: &mut MetricsText, runtime: &Runtime) {
+    let reports = runtime.device_reports();
+    if reports.is_empty() {
+        return;
+    }
+    let labels: Vec<MetricLabels> = reports
+        .iter()
+        .map(|report| MetricLabels::default().with("device", &report.device.name))
+        .collect();
+    let help =
+        "Memory of a device, in bytes: total, what its models may hold; used, what they take";
+    let mut family = text.family("skep_device_memory_bytes", help, "gauge");
+    for (report, labels) in reports.iter().zip(&labels) {
+        let total = report.device.memory_bytes;
+        for (kind, bytes) in [("total", total), ("used", report.memory_used)] {
+            family.line(&labels.with("kind", kind), bytes);
+        }
+    }
+    let help = "Cores of a device: total; used, if all of its instances compute at once";
+    let mut family = text.family("skep_device_cores", help, "gauge");
+    for (report, labels) in reports.iter().zip(&labels) {
+        let total = f64::from(report.device.cpus.count());
+        let used = report.millicores_used as f64 / 1e3;
+        for (kind, cores) in [("total", total), ("used", used)] {
+            family.line(&labels.with("kind", kind), cores);
+        }
+    }
+    let help = "Instances on a device";
+    let mut family = text.family("skep_device_instances", help, "gauge");
+    for (report, labels) in reports.iter().zip(&labels) {
+        family.line(labels, report.instances);
+    }
 }

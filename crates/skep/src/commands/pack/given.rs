@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, path::Path, str::FromStr, time::Duration};
 use anyhow::{Context, bail};
 use skep_placer::packing::Resources;
 
-use crate::{commands::profile::MAX_BYTES, flag_values::positive_millis};
+use crate::{
+    commands::profile::MAX_BYTES,
+    flag_values::{cpus, members, positive_millis, size},
+};
 
 /// A device, or several equal ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,19 +29,10 @@ impl FromStr for DeviceFlag {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (mut name, mut cores, mut bytes, mut count) = (None, None, None, 1);
-        // A list of cores has commas itself: what has no `=` continues the value before it.
-        let mut members: Vec<(&str, String)> = Vec::new();
-        for part in text.split(',') {
-            match (part.split_once('='), members.last_mut()) {
-                (Some((key, value)), _) => members.push((key.trim(), value.trim().to_owned())),
-                (None, Some((_, value))) => *value += &format!(",{}", part.trim()),
-                (None, None) => return Err(EXPECTED.to_owned()),
-            }
-        }
-        for (key, value) in members {
+        for (key, value) in members(text).ok_or(EXPECTED)? {
             match key {
                 "name" if !value.is_empty() => name = Some(value),
-                "cpus" => cores = Some(core_count(&value)?),
+                "cpus" => cores = Some(cpus(&value)?.count().into()),
                 "memory" => bytes = Some(size(&value)?),
                 "count" => {
                     let number = value.parse().ok();
@@ -59,42 +53,6 @@ impl FromStr for DeviceFlag {
             _ => Err(EXPECTED.to_owned()),
         }
     }
-}
-
-/// How many cores a list names: `0-3`, `0,2,4-7`.
-fn core_count(text: &str) -> Result<u64, String> {
-    let wrong = || format!("cpus={text}: expected numbers of cores as in 0-3 or 0,2,4-7");
-    let mut cores: Vec<(u32, u32)> = Vec::new();
-    for part in text.split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let first: u32 = first.trim().parse().map_err(|_| wrong())?;
-        let last: u32 = last.trim().parse().map_err(|_| wrong())?;
-        if last < first || cores.iter().any(|(a, b)| first <= *b && *a <= last) {
-            return Err(wrong());
-        }
-        cores.push((first, last));
-    }
-    Ok(cores
-        .iter()
-        .map(|(first, last)| u64::from(last - first) + 1)
-        .sum())
-}
-
-/// Bytes, with `K`, `M`, `G` or `T` for powers of 1024.
-fn size(text: &str) -> Result<u64, String> {
-    let wrong = || format!("memory={text}: expected bytes above 0 as in 8G, 512M or 1073741824");
-    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let power = match &*text[digits.len()..].to_ascii_uppercase() {
-        "" => 0,
-        "K" | "KIB" => 1,
-        "M" | "MIB" => 2,
-        "G" | "GIB" => 3,
-        "T" | "TIB" => 4,
-        _ => return Err(wrong()),
-    };
-    let number: u64 = digits.parse().map_err(|_| wrong())?;
-    let bytes = number.checked_mul(1 << (10 * power));
-    bytes.filter(|bytes| *bytes > 0).ok_or_else(wrong)
 }
 
 /// Devices with their names.

@@ -14,6 +14,7 @@ use skep_types::ModelName;
 
 use super::{
     access_log::{AccessLogArgs, AccessLogFile},
+    devices::DeviceArgs,
     forms::FormArgs,
     limits::LimitArgs,
     metrics::MetricsArgs,
@@ -116,6 +117,8 @@ pub(crate) struct ServeArgs {
     limits: LimitArgs,
     #[command(flatten)]
     residency: ResidencyArgs,
+    #[command(flatten)]
+    devices: DeviceArgs,
     #[command(flatten)]
     weight_cache: CacheArgs,
     #[command(flatten)]
@@ -227,6 +230,7 @@ impl ServeArgs {
                 backend_settings: self.backend_config.clone(),
                 cores,
                 cpu: self.limits.cpu(cores),
+                devices: self.devices.declared(residency.budget)?,
                 metrics,
                 config_name: self.model_config_name.clone(),
                 gpu_as_cpu: self.gpu_as_cpu,

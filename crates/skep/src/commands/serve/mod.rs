@@ -2,6 +2,7 @@
 
 mod access_log;
 mod arguments;
+mod devices;
 mod forms;
 mod limits;
 mod metrics;

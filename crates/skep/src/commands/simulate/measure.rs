@@ -182,6 +182,7 @@ impl MeasureArgs {
                 metrics: MetricsOptions::default(),
                 waiting_limit: Arc::default(),
                 hold_until: 0,
+                devices: None,
                 cpu: Some(Device::new(
                     DeviceId::default(),
                     u32::try_from(cores.get()).unwrap_or(u32::MAX),
