@@ -151,7 +151,7 @@ fn needed(offered: f64, service: Option<f64>, slack: Option<Duration>, most: u32
 }
 
 /// The probability that a request waits for longer than `services` service times, at this offered load.
-fn waits_longer(instances: u32, offered: f64, services: f64) -> f64 {
+pub(crate) fn waits_longer(instances: u32, offered: f64, services: f64) -> f64 {
     let count = f64::from(instances);
     if offered >= count {
         return 1.0;

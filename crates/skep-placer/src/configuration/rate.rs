@@ -1,0 +1,99 @@
+//! The rate to plan for: growth counts at once, decline after a while.
+
+use std::{collections::VecDeque, time::Duration};
+
+use skep_types::Time;
+
+/// The rate is measured over this time: shorter, and chance would change it.
+const WINDOW: Duration = Duration::from_secs(4);
+
+/// A shorter time says nothing about the rate.
+const SHORTEST_WINDOW: Duration = Duration::from_secs(1);
+
+/// How long a rate has to be lower before it counts.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Watches the inferences of a model.
+#[derive(Debug, Default)]
+pub struct RateWatch {
+    /// The last [`WINDOW`]: inferences so far, at a moment.
+    counts: VecDeque<(Time, u64)>,
+    /// The rates of the last [`PATIENCE`]; each is larger than those after it.
+    rates: VecDeque<(Time, f64)>,
+}
+
+impl RateWatch {
+    /// Notes how many inferences a model has been asked for by `now`, and says for how many a second to plan: the largest
+    /// rate of the last half minute. `None` if too little is known yet.
+    pub fn observe(&mut self, now: Time, arrived: u64) -> Option<f64> {
+        if self.counts.back().is_some_and(|(_, last)| arrived < *last) {
+            // The model was loaded again and has begun to count again.
+            self.counts.clear();
+        }
+        self.counts.push_back((now, arrived));
+        while self.counts.len() > 2 && now.since(self.counts[1].0) >= WINDOW {
+            self.counts.pop_front();
+        }
+        let (began, before) = *self.counts.front()?;
+        let passed = now.since(began);
+        if passed < SHORTEST_WINDOW {
+            return self.rates.front().map(|(_, rate)| *rate);
+        }
+        let rate = (arrived - before) as f64 / passed.as_secs_f64();
+        while self.rates.back().is_some_and(|(_, last)| *last <= rate) {
+            self.rates.pop_back();
+        }
+        self.rates.push_back((now, rate));
+        while self
+            .rates
+            .front()
+            .is_some_and(|(at, _)| now.since(*at) > PATIENCE)
+        {
+            self.rates.pop_front();
+        }
+        self.rates.front().map(|(_, rate)| *rate)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Arrivals {
+        watch: RateWatch,
+        millis: u64,
+        arrived: u64,
+    }
+
+    impl Arrivals {
+        /// So many inferences a second for some seconds, looked at twice a second.
+        fn come(&mut self, rate: u64, seconds: u64) -> Option<f64> {
+            let mut planned = None;
+            for _ in 0..2 * seconds {
+                self.millis += 500;
+                self.arrived += rate / 2;
+                let now = Time::ZERO + Duration::from_millis(self.millis);
+                planned = self.watch.observe(now, self.arrived);
+            }
+            planned
+        }
+    }
+
+    #[test]
+    fn growth_counts_at_once_and_decline_after_half_a_minute() {
+        let mut arrivals = Arrivals {
+            watch: RateWatch::default(),
+            millis: 0,
+            arrived: 0,
+        };
+        assert_eq!(arrivals.come(10, 1), None, "too little is known");
+        assert_eq!(arrivals.come(10, 8), Some(10.0));
+        assert_eq!(arrivals.come(100, 1), Some(32.5), "a quarter of the window");
+        assert_eq!(arrivals.come(100, 3), Some(100.0));
+        assert_eq!(arrivals.come(20, 29), Some(100.0));
+        assert_eq!(arrivals.come(20, 6), Some(20.0));
+        // It was loaded again.
+        arrivals.arrived = 0;
+        assert_eq!(arrivals.come(0, 1), Some(20.0));
+    }
+}
