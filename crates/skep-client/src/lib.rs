@@ -38,9 +38,9 @@ pub use headers::Headers;
 pub use http::HttpClient;
 pub use infer::{Encoding, InferRequest, InferResponse, ParameterValue, WantedOutput};
 pub use skep_wire::documents::{
-    BatchSizeStatistics, CountedDuration, DecisionRow, DeviceMemory, DeviceRow, IndexRow,
-    InferenceStatistics, ModelMetadata, ModelStatistics, ModelStatus, ObjectiveStatistics,
-    ResidencyMemory, ResidencyStatus, ResponseStatistics, ServerMetadata, TensorMetadata,
-    TensorRow,
+    BatchSizeStatistics, ConfigurationRow, CountedDuration, DecisionRow, DeviceMemory, DeviceRow,
+    IndexRow, InferenceStatistics, ModelMetadata, ModelStatistics, ModelStatus,
+    ObjectiveStatistics, ResidencyMemory, ResidencyStatus, ResponseStatistics, ServerMetadata,
+    TensorMetadata, TensorRow,
 };
 pub use tls::ClientTls;

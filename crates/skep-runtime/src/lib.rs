@@ -31,15 +31,17 @@ mod timer;
 
 pub use error::{ErrorKind, RuntimeError};
 pub use loading::{
-    BackendEntry, Backends, BakeOutcome, Bakeable, CheckFinding, LoadOptions, ModelCheck, bake,
-    bakeable, check,
+    BackendEntry, Backends, BakeOutcome, Bakeable, CheckFinding, LoadOptions, ModelCheck,
+    ModelProfiles, ProfiledModel, bake, bakeable, check,
 };
 pub use models::{
     Control, DecisionKind, DecisionReport, IndexEntry, ModelReport, ResidencyReport,
-    ResidencySettings, ResidencySums, Runtime, RuntimeOptions, StartReport, VersionState,
-    residency_slack,
+    ResidencySettings, ResidencySums, RunReport, Runtime, RuntimeOptions, StartReport,
+    VersionState, residency_slack,
 };
-pub use repository::{LayoutFinding, LoadOverrides, Repository, is_model};
+pub use repository::{
+    DigestedFiles, LayoutFinding, LoadOverrides, Repository, files_digest, is_model,
+};
 pub use serving::{
     ClassLabels, CpuDevice, CpuDevices, DEFAULT_MAX_WAITING, Device, DeviceReport, InferRequest,
     InferResponse, LoadedVersion, NamedTensor, Parameter, Timing, WaitingLimit, end_longest_run,

@@ -66,6 +66,9 @@ pub enum Input<P> {
     InstanceGone(InstanceId),
     /// No instance can run, and it is unknown when one can: rejects all waiting requests. New ones are still accepted.
     RejectWaiting,
+    /// Batches formed from now on have so many inferences at most, within the maximum of the options; at least 1. Without
+    /// effect on a policy with an objective, which chooses sizes itself.
+    BatchCap(usize),
     /// Grants the compute slot that the scheduler asked for.
     SlotGranted,
     /// Stops waiting for more requests to fill batches; new ones are still accepted.

@@ -17,6 +17,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Scheduler<P> {
     options: SchedulerOptions,
+    /// The most inferences of a batch that the options allow; their present maximum may be less.
+    largest_batch: usize,
     waiting: WaitQueue<P>,
     prefix: Prefix,
     instances: Instances,
@@ -60,6 +62,7 @@ impl<P: Payload> Scheduler<P> {
         Self {
             engine,
             waiting: WaitQueue::new(options.levels.len()),
+            largest_batch: options.max_batch_size,
             options,
             prefix: Prefix::default(),
             instances: Instances::default(),
@@ -190,6 +193,12 @@ impl<P: Payload> Scheduler<P> {
             Input::RejectWaiting => {
                 while let Some(position) = self.waiting.first() {
                     self.reject(position, RejectReason::NoInstance, outputs);
+                }
+            }
+            Input::BatchCap(cap) => {
+                if self.engine.is_none() {
+                    self.options.max_batch_size = cap.clamp(1, self.largest_batch);
+                    self.prefix.clear();
                 }
             }
             Input::SlotGranted => self.slot = SlotState::Granted,

@@ -38,6 +38,8 @@ enum Step {
     /// The busy instance with the lowest number finishes.
     Finish,
     Grant,
+    /// Batches have fewer inferences from now on, or more again.
+    Cap(usize),
     Drain,
 }
 
@@ -62,6 +64,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => (0u64..200).prop_map(Step::Cancel),
         4 => (0u32..4).prop_map(Step::Join),
         2 => (0u32..4).prop_map(Step::Leave),
+        2 => (0usize..12).prop_map(Step::Cap),
         1 => Just(Step::Drain),
     ];
     prop::collection::vec(step, 1..300)
@@ -151,6 +154,8 @@ struct Known {
 /// The scheduler and what is known about it from outside.
 struct World {
     options: SchedulerOptions,
+    /// The most inferences of a batch now.
+    cap: usize,
     scheduler: Scheduler<Shape>,
     now: Time,
     next: u64,
@@ -169,6 +174,7 @@ impl World {
     fn new(options: SchedulerOptions) -> Self {
         Self {
             scheduler: Scheduler::new(options.clone()),
+            cap: options.max_batch_size,
             options,
             now: Time::ZERO,
             next: 0,
@@ -242,6 +248,13 @@ impl World {
                 Input::SlotGranted
             }
             Step::Grant => return Ok(()),
+            Step::Cap(cap) => {
+                // A policy with an objective chooses sizes itself.
+                if !matches!(self.options.policy, Policy::Objective(_)) {
+                    self.cap = cap.clamp(1, self.options.max_batch_size);
+                }
+                Input::BatchCap(cap)
+            }
             Step::Drain => {
                 self.draining = true;
                 Input::Drain
@@ -290,9 +303,10 @@ impl World {
                     self.busy.insert(instance.0, self.now);
                     prop_assert!(!batch.requests.is_empty());
                     prop_assert!(
-                        batch.size() <= self.options.max_batch_size,
+                        batch.size() <= self.cap || batch.requests.len() == 1,
                         "no larger than allowed"
                     );
+                    prop_assert!(batch.size() <= self.options.max_batch_size);
                     prop_assert!(
                         batch.requests.len() == 1 || self.options.policy != Policy::OneByOne,
                         "never merged"

@@ -687,6 +687,30 @@ fn letters(number: usize) -> String {
 }
 
 #[test]
+fn a_cap_below_the_maximum_holds_from_the_next_batch_on() {
+    check(&[
+        (
+            "requests that wait already are in smaller batches, and in larger ones again",
+            "max=8 on=1 run=5",
+            "0 a 1 b c d e f cap:2 5 6 g h i j cap:8 end",
+            "0 a:queue_empty 5 b+c:max_batch_size 10 d+e+f+g+h+i+j:queue_empty",
+        ),
+        (
+            "a batch that waits for more leaves if it is full now",
+            "max=8 delay=50",
+            "0 a 1 b 2 cap:2",
+            "2 a+b:max_batch_size",
+        ),
+        (
+            "a larger request still runs, alone; no cap is above the maximum, and none is 0",
+            "max=4 on=1 run=5",
+            "0 cap:1 A3 1 b c cap:0 6 cap:100 d e f g h end",
+            "0 A:max_batch_size 5 b:max_batch_size 10 c+d+e+f:max_batch_size 15 g+h:queue_empty",
+        ),
+    ]);
+}
+
+#[test]
 fn a_batch_of_a_preferred_size_below_the_maximum_says_so() {
     check(&[
         (

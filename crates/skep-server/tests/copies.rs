@@ -82,6 +82,7 @@ fn runtime(root: &Path) -> Arc<Runtime> {
             hold_until: 0,
             cpu: None,
             devices: None,
+            profiles: None,
             weights: None,
             request_memory: None,
             sandbox_load_limit: None,

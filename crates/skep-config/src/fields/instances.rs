@@ -2,7 +2,10 @@
 
 use skep_proto::inference::{self, model_instance_group::Kind};
 
-use super::review::{Review, TENSORRT_ONLY};
+use super::{
+    live,
+    review::{Review, TENSORRT_ONLY},
+};
 use crate::{
     error::ConfigError,
     vocabulary::{backends, context::ConfigContext, notice::Notice},
@@ -118,6 +121,8 @@ pub(crate) fn read(
         };
         proto.instance_group.push(group);
     }
+    // The number of instances is nobody's to configure then, and a client that sends the configuration back does not.
+    let is_live = live::is_wanted(proto);
     let mut typed = Vec::with_capacity(proto.instance_group.len());
     for (index, group) in proto.instance_group.iter_mut().enumerate() {
         if group.name.is_empty() {
@@ -129,7 +134,8 @@ pub(crate) fn read(
         if group.kind == Kind::Auto as i32 && !context.has_devices {
             group.set_kind(Kind::Cpu);
         }
-        typed.push(read_group(&model, &proto.backend, index, group)?);
+        let place = (index, is_live);
+        typed.push(read_group(&model, &proto.backend, place, group)?);
     }
     let instances: u64 = typed.iter().map(|group| u64::from(group.count)).sum();
     if instances > u64::from(MAX_INSTANCES.unsigned_abs()) {
@@ -162,7 +168,7 @@ fn put_on_cpu(index: usize, group: &mut inference::ModelInstanceGroup, notices: 
 fn read_group(
     model: &str,
     backend: &str,
-    index: usize,
+    (index, is_live): (usize, bool),
     group: &mut inference::ModelInstanceGroup,
 ) -> Result<InstanceGroup, ConfigError> {
     let (kind, proto_kind) = match Kind::try_from(group.kind) {
@@ -196,14 +202,19 @@ fn read_group(
         );
         return Err(refusal(model, index, group, "count", &text));
     }
-    if group.count == 0 {
-        let runs_on_ort = kind != InstanceKind::Model && backend == backends::ONNXRUNTIME;
-        group.count = if runs_on_ort { 2 } else { 1 };
+    let runs_on_ort = kind != InstanceKind::Model && backend == backends::ONNXRUNTIME;
+    let count = match group.count {
+        0 if runs_on_ort => 2,
+        0 => 1,
+        count => count,
+    };
+    if !is_live {
+        group.count = count;
     }
     group.set_kind(proto_kind);
     Ok(InstanceGroup {
         name: group.name.clone(),
-        count: group.count.unsigned_abs(),
+        count: count.unsigned_abs(),
         kind,
         passive: group.passive,
         // As in Triton, 0 means 1.

@@ -8,6 +8,7 @@
 
 pub(crate) mod identity;
 pub(crate) mod instances;
+pub(crate) mod live;
 pub(crate) mod metrics;
 pub(crate) mod optimization;
 pub(crate) mod options;

@@ -27,6 +27,8 @@ pub struct ModelResidency {
     pub min_instances: Option<u32>,
     /// Instances that it has at most under load (`max_instances`).
     pub max_instances: Option<u32>,
+    /// Whether the server chooses its instances, threads and batches (`live_configuration`).
+    pub is_live: bool,
     /// How long a request waits for it to load (`max_load_wait_ms`).
     pub max_load_wait: Option<Duration>,
 }
@@ -54,6 +56,12 @@ impl ModelResidency {
     #[must_use]
     pub const fn scales(&self) -> bool {
         self.max_instances.is_some()
+    }
+
+    /// Whether the number of its instances changes while it serves.
+    #[must_use]
+    pub const fn is_watched(&self) -> bool {
+        self.scales() || self.is_live
     }
 
     /// How many active instances it may have while it is in memory, where the configuration asks for `configured`.
@@ -103,6 +111,7 @@ impl ParameterValues<'_> {
             }),
             min_instances: count("min_instances"),
             max_instances: count("max_instances"),
+            is_live: self.bool("live_configuration"),
             max_load_wait: self
                 .0
                 .contains_key("max_load_wait_ms")
@@ -141,12 +150,14 @@ mod tests {
             ("load_policy", " lazy "),
             ("min_instances", "0"),
             ("max_instances", "4"),
+            ("live_configuration", "true"),
             ("max_load_wait_ms", "250"),
         ]);
         let expected = ModelResidency {
             load_policy: Some(LoadPolicy::Lazy),
             min_instances: Some(0),
             max_instances: Some(4),
+            is_live: true,
             max_load_wait: Some(Duration::from_millis(250)),
         };
         assert_eq!(all, expected);

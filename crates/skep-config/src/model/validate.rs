@@ -8,7 +8,7 @@ use super::ModelConfig;
 use crate::{
     error::ConfigError,
     fields::{
-        self, identity, instances, metrics, optimization,
+        self, identity, instances, live, metrics, optimization,
         parameters::Parameters,
         ragged,
         scheduling::{self, objective},
@@ -40,6 +40,7 @@ impl ModelConfig {
         let (version_policy, normal_policy) =
             version_policy::read(&proto.name, proto.version_policy.as_ref())?;
         proto.version_policy = Some(normal_policy);
+        live::check(&proto)?;
         let instance_groups = instances::read(&mut proto, context, &mut notices)?;
         let warmups = warmup::read(&proto, &inputs, &mut notices)?;
         let histogram_bounds_ms = metrics::read(&proto, &mut notices)?;

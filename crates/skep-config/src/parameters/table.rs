@@ -68,6 +68,8 @@ pub const PARAMETERS: &[ParameterSpec] = parameters! {
         "instances that the model always has. With 1 or more it is loaded at the start and leaves memory only when a client unloads it; see [residency.md](residency.md). When absent, the model may leave, and has the instances of `instance_group` while it is loaded";
     "max_instances", ParameterType::Integer { min: 1, max: 1024 }, "", ParameterEffect::Honoured,
         "instances that the model has at most: their number follows the load. When absent, `instance_group` fixes the number; see [residency.md](residency.md)";
+    "live_configuration", ParameterType::Bool, "0", ParameterEffect::Honoured,
+        "whether the server chooses the model's instances, their threads and the cap on its batches while it serves, from its profile (`--profiles`) and its request rate; see [live-configuration.md](live-configuration.md)";
     "max_load_wait_ms", ParameterType::Integer { min: 1, max: MAX_EXECUTION_MS }, "", ParameterEffect::Honoured,
         "how long a request waits for the model to load, in milliseconds. When absent, as `--max-load-wait-ms` says";
     "tenant", ParameterType::Name, "", THREADED,

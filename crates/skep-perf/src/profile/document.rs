@@ -35,6 +35,10 @@ pub struct ModelProfile {
     pub name: String,
     /// BLAKE3 over its files, in hexadecimal: a profile of other files is not continued.
     pub files: String,
+    /// BLAKE3 over its files without its configuration: a server uses the profile for these files alone. Empty in older
+    /// files, which no server uses.
+    #[serde(default)]
+    pub model_files: String,
     /// Inputs and the shapes of one request, as in `x[1,3,224,224]`.
     pub request: String,
     /// From nothing to the first answer.
@@ -154,10 +158,11 @@ impl ProfileFile {
 impl ModelProfile {
     /// Nothing measured yet.
     #[must_use]
-    pub fn new(name: &str, files: &str) -> Self {
+    pub fn new(name: &str, files: &str, model_files: &str) -> Self {
         Self {
             name: name.to_owned(),
             files: files.to_owned(),
+            model_files: model_files.to_owned(),
             request: String::new(),
             start: None,
             tensors: Vec::new(),
@@ -233,6 +238,7 @@ mod tests {
             models: vec![ModelProfile {
                 name: "m".to_owned(),
                 files: "00".to_owned(),
+                model_files: "01".to_owned(),
                 request: "x[1,4]".to_owned(),
                 start: Some(StartTimes::default()),
                 tensors: vec![TensorRow {

@@ -314,6 +314,7 @@ impl ProfiledServer {
                 "batching_policy",
                 "min_instances",
                 "max_instances",
+                "live_configuration",
             ] {
                 parameters.remove(key);
             }

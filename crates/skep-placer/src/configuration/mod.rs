@@ -344,19 +344,19 @@ fn outcome(prediction: &Prediction, terms: &RunTerms) -> String {
             prediction.throughput
         );
     }
-    let late = millis(prediction.late);
+    let when = match terms.rate {
+        0.0 => "at rest".to_owned(),
+        _ => format!("at {rate} requests/s"),
+    };
+    let late = format!("p95 {} {when}", millis(prediction.late));
     match terms.objective {
+        None => late,
         Some(objective) if prediction.late <= objective => {
-            format!(
-                "p95 {late} at {rate} requests/s, within {}",
-                millis(objective)
-            )
+            format!("{late}, within {}", millis(objective))
         }
-        Some(objective) => format!(
-            "p95 {late} at {rate} requests/s, more than the objective of {}",
-            millis(objective)
-        ),
-        None => format!("p95 {late} at {rate} requests/s"),
+        Some(objective) => {
+            format!("{late}, more than the objective of {}", millis(objective))
+        }
     }
 }
 

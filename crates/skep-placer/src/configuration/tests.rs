@@ -84,7 +84,7 @@ fn one_instance_with_all_cores_is_soonest_and_several_serve_more() {
     let rates = [0.0, 50.0, 150.0, 400.0, 900.0, 2000.0];
     let choices = rates.map(|rate| format!("{rate}: {}\n", chosen(&terms(4, rate)).why));
     expect![[r#"
-        0: 1 instance x 4 threads, batches of up to 2: predicted p95 3.00 ms at 0.0 requests/s; 1 instance x 3 threads would take 3.50 ms
+        0: 1 instance x 4 threads, batches of up to 2: predicted p95 3.00 ms at rest; 1 instance x 3 threads would take 3.50 ms
         50: 1 instance x 4 threads, batches of up to 2: predicted p95 4.40 ms at 50 requests/s; 2 instances x 2 threads would take 4.50 ms
         150: 2 instances x 2 threads, batches of up to 2: predicted p95 5.71 ms at 150 requests/s; 1 instance x 4 threads would take 6.65 ms
         400: 2 instances x 2 threads, batches of up to 3: predicted p95 10.3 ms at 400 requests/s; 4 instances x 1 thread would take 11.4 ms

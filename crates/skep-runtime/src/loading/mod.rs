@@ -9,7 +9,7 @@
 //! `skep check` ([`check`]) and `skep bake` ([`bake`]) take the same steps and stop earlier.
 //!
 //! `model_file.rs` finds a version's file, `file_interface.rs` inspects it, `backends.rs` chooses the backend,
-//! `request.rs` makes its load request, `copies.rs` loads its model, `options.rs` has the options for all loads, `bake_ahead.rs` is `skep bake`,
+//! `request.rs` makes its load request, `copies.rs` loads its model, `live.rs` finds its profile, `options.rs` has the options for all loads, `bake_ahead.rs` is `skep bake`,
 //! `check.rs` `skep check`.
 
 mod backends;
@@ -18,6 +18,7 @@ mod check;
 mod copies;
 mod draft;
 mod file_interface;
+mod live;
 mod model_file;
 mod options;
 mod plan;
@@ -27,5 +28,7 @@ pub use backends::{BackendEntry, Backends};
 pub use bake_ahead::{BakeOutcome, Bakeable, bake, bakeable};
 pub use check::{CheckFinding, ModelCheck, check};
 pub(crate) use draft::Draft;
+pub(crate) use live::run_terms;
+pub use live::{ModelProfiles, ProfiledModel};
 pub use options::LoadOptions;
 pub(crate) use plan::LoadPlan;

@@ -7,7 +7,10 @@ use skep_tensor::MemoryBudget;
 use skep_types::{DeviceId, ModelName};
 use skep_weights::WeightSource;
 
-use crate::{CpuDevices, Device, MetricsOptions, WaitingLimit, repository::source::ConfigChoice};
+use crate::{
+    CpuDevices, Device, MetricsOptions, ModelProfiles, WaitingLimit,
+    repository::source::ConfigChoice,
+};
 
 /// Triton's default of `--backend-config=default-max-batch-size`.
 const DEFAULT_MAX_BATCH_SIZE: u32 = 4;
@@ -37,6 +40,8 @@ pub struct LoadOptions {
     pub cpu: Option<Arc<Device>>,
     /// The devices that instances of groups of `KIND_AUTO` are packed onto; `None` if they run on all cores.
     pub devices: Option<Arc<CpuDevices>>,
+    /// Profiles of models, by which those with `live_configuration` are configured while they serve.
+    pub profiles: Option<Arc<ModelProfiles>>,
     /// Where weights are kept and shared, in the general store unless a model names its tenant; `None` if loads share
     /// nothing.
     pub weights: Option<WeightSource>,

@@ -1,21 +1,23 @@
 //! From a plan to versions that are ready for requests: the second half of a load.
 
-use std::{sync::Arc, time::Instant};
+use std::{num::NonZeroUsize, sync::Arc, time::Instant};
 
 use skep_backend::{Backend, InspectRequest, Inspection, Model, ModelFile};
 use skep_config::{InstanceKind, ModelConfig, Notice};
 use skep_heap::give_back_freed_memory;
+use skep_placer::configuration::{LatencyProfile, decide};
 use skep_proto::inference;
 use skep_tensor::RunBound;
 use skep_types::ModelVersion;
 use skep_weights::Baked;
 
 use crate::{
-    LoadedVersion, RuntimeError,
+    LoadedVersion, RuntimeError, clock,
     loading::{
         LoadOptions,
         copies::CopySource,
         file_interface::{InspectedFile, complete_tensors},
+        live::{self, run_terms},
         model_file::find,
         request::{request, threads, weights},
     },
@@ -28,7 +30,7 @@ use crate::{
         interface::Interface,
         labels,
         origin::{OnGone, VersionLife, VersionOrigin},
-        responder::Responder,
+        responder::{Responder, RunShape},
     },
     statistics::{RecorderOptions, recorder::Statistics},
 };
@@ -43,6 +45,16 @@ struct OpenedVersion {
     config: Arc<ModelConfig>,
     /// Kept until the load is over, because the load uses the decoded file.
     inspection: Inspection,
+}
+
+/// A version's model, loaded for its first instances.
+struct FirstCopy {
+    source: Arc<CopySource>,
+    model: Arc<dyn Model>,
+    terms: CopyTerms,
+    /// How it begins, and what that was chosen from, if its configuration is live.
+    shape: Option<RunShape>,
+    profile: Option<Arc<LatencyProfile>>,
 }
 
 /// A model whose configuration is complete and valid, before its versions are loaded.
@@ -112,38 +124,28 @@ impl LoadPlan {
         on_gone: OnGone,
     ) -> VersionResult {
         let began = Instant::now();
-        let OpenedVersion {
-            file,
-            config,
-            inspection,
-        } = self.open_version(version)?;
+        let opened = self.open_version(version)?;
         let id = ModelId {
             namespace: namespace.clone(),
             name: self.config.name().clone(),
         };
-        let mut source = CopySource {
-            backend: Arc::clone(&self.backend),
-            file,
-            config,
-            signature: inspection.signature.clone(),
-            options: options.clone(),
-        };
-        let terms = CopyTerms {
-            device: first_device(&source.config, &id, options)?,
-            threads: None,
-        };
-        let model = source.load(terms)?;
-        give_back_freed_memory();
-        // Only the loaded model knows its signature.
-        if inspection.signature.is_none() && self.backend.needs_file() {
-            let config = ModelConfig::clone(&source.config).with_signature(model.signature())?;
-            source.config = Arc::new(config);
-        }
+        let first = self.load_first(&opened, &id, options)?;
+        let FirstCopy {
+            source,
+            model,
+            terms,
+            shape,
+            profile,
+        } = first;
         let config = Arc::clone(&source.config);
-        let source = Arc::new(source);
         let interface = Arc::new(Interface {
             echo_parameters: model.echoes_parameters(),
-            ..Interface::new(&config, version, model.signature(), &inspection.defaults)
+            ..Interface::new(
+                &config,
+                version,
+                model.signature(),
+                &opened.inspection.defaults,
+            )
         });
         let statistics = Statistics::new(RecorderOptions::new(options.metrics, &config));
         let driver = Driver::new(
@@ -167,14 +169,17 @@ impl LoadPlan {
             device: options.device(),
             devices: options.devices.clone(),
         };
-        let needs_more = home.devices.is_some() && model.is_bound_by_load();
+        let needs_more = shape.is_some() || home.devices.is_some() && model.is_bound_by_load();
         let load: Option<LoadCopy> = needs_more.then(|| {
             let source = Arc::clone(&source);
             Box::new(move |terms| source.further(terms)) as LoadCopy
         });
         let copies = ModelCopies::new(terms, Arc::clone(&model), load);
         let pool = InstancePool::new(driver, Arc::clone(&interface), copies, home, limits, life);
-        pool.reconfigure(&config, self.source.directory())?;
+        match shape {
+            Some(shape) => pool.scale(&config, self.source.directory(), shape)?,
+            None => pool.reconfigure(&config, self.source.directory())?,
+        }
         origin.keep(source.bake_in_background(&model, terms)?);
         Ok(LoadedVersion {
             interface,
@@ -182,8 +187,56 @@ impl LoadPlan {
             labels,
             backend: self.backend.name(),
             load_duration: began.elapsed(),
+            profile,
             responder: Arc::new(pool),
             origin,
+        })
+    }
+
+    /// Loads the model for the instances that it begins with.
+    fn load_first(
+        &self,
+        opened: &OpenedVersion,
+        id: &ModelId,
+        options: &LoadOptions,
+    ) -> Result<FirstCopy, RuntimeError> {
+        let OpenedVersion {
+            file,
+            config,
+            inspection,
+        } = opened;
+        let mut source = CopySource {
+            backend: Arc::clone(&self.backend),
+            file: file.clone(),
+            config: Arc::clone(config),
+            signature: inspection.signature.clone(),
+            options: options.clone(),
+        };
+        let profile = live::profile(config, self.source.directory(), options);
+        let shape = profile.as_ref().and_then(|profile| {
+            // Until requests come.
+            let terms = run_terms(config, options, 0.0, 1);
+            let first = decide(profile, &terms, None, clock::now())?;
+            Some(RunShape::from(first.configuration))
+        });
+        let threads = shape.and_then(|shape| shape.threads);
+        let terms = CopyTerms {
+            device: first_device(config, threads, id, options)?,
+            threads,
+        };
+        let model = source.load(terms)?;
+        give_back_freed_memory();
+        if inspection.signature.is_none() && self.backend.needs_file() {
+            // Only the loaded model knows its signature.
+            let config = ModelConfig::clone(config).with_signature(model.signature())?;
+            source.config = Arc::new(config);
+        }
+        Ok(FirstCopy {
+            source: Arc::new(source),
+            model,
+            terms,
+            profile: shape.and(profile),
+            shape,
         })
     }
 
@@ -263,6 +316,7 @@ impl LoadPlan {
 /// The index of the device that the first instance goes to, if instances of the model are packed onto devices.
 fn first_device(
     config: &ModelConfig,
+    own_threads: Option<NonZeroUsize>,
     id: &ModelId,
     options: &LoadOptions,
 ) -> Result<Option<usize>, RuntimeError> {
@@ -274,10 +328,10 @@ fn first_device(
         return Ok(None);
     }
     let configured = config.execution().intra_op_threads;
-    let default = u32::try_from(threads(config, options).get()).unwrap_or(u32::MAX);
-    devices
-        .check(id, 1, configured.unwrap_or(default))
-        .map(Some)
+    let default = own_threads.unwrap_or_else(|| threads(config, options));
+    let default = u32::try_from(default.get()).unwrap_or(u32::MAX);
+    let threads = configured.filter(|_| own_threads.is_none());
+    devices.check(id, 1, threads.unwrap_or(default)).map(Some)
 }
 
 /// A configuration without instances and version policy, which may change without a reload.

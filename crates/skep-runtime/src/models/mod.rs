@@ -27,7 +27,7 @@ mod stop_signal;
 pub use records::{IndexEntry, VersionState};
 pub use residency::{
     DecisionKind, DecisionReport, ModelReport, ResidencyReport, ResidencySettings, ResidencySums,
-    slack as residency_slack,
+    RunReport, slack as residency_slack,
 };
 pub use runtime::{Control, Runtime, RuntimeOptions};
 pub use start::StartReport;

@@ -8,6 +8,7 @@
 //!
 //! Source: Triton, user guide, "Model Repository".
 
+pub(crate) mod digest;
 mod entries;
 mod layout;
 pub(crate) mod locate;
@@ -16,6 +17,7 @@ mod roots;
 pub(crate) mod scan;
 pub(crate) mod source;
 
+pub use digest::{DigestedFiles, files_digest};
 pub use entries::is_model;
 pub(crate) use entries::versions;
 pub use layout::LayoutFinding;

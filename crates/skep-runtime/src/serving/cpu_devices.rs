@@ -112,6 +112,12 @@ impl CpuDevices {
         usize::try_from(counts.min().unwrap_or(1)).unwrap_or(1)
     }
 
+    /// The CPUs of all devices together.
+    pub(crate) fn cores(&self) -> usize {
+        let counts = self.devices.iter().map(|device| device.cpus.count());
+        usize::try_from(counts.sum::<u32>()).unwrap_or(usize::MAX)
+    }
+
     fn books(&self) -> MutexGuard<'_, BTreeMap<ModelId, ModelBook>> {
         lock(&self.books)
     }

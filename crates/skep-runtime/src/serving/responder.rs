@@ -3,6 +3,7 @@
 use std::{fmt, num::NonZeroUsize, path::Path, time::Duration};
 
 use skep_config::ModelConfig;
+use skep_placer::configuration::RunConfiguration;
 use skep_scheduler::{PolicySnapshot, RequestId};
 use skep_store::Digest;
 use tokio::sync::oneshot;
@@ -34,7 +35,8 @@ pub(crate) trait Responder: fmt::Debug + Send + Sync {
     /// Why it failed; nothing has then changed.
     fn reconfigure(&self, config: &ModelConfig, directory: &Path) -> Result<(), RuntimeError>;
 
-    /// Changes how many active instances there are, as [`Self::reconfigure`] does. Blocks until new ones are ready.
+    /// Changes how many active instances there are, and maybe their threads and the cap on batches. Blocks until new
+    /// instances are ready; others leave after that.
     ///
     /// # Errors
     /// Why it failed; nothing has then changed.
@@ -42,8 +44,11 @@ pub(crate) trait Responder: fmt::Debug + Send + Sync {
         &self,
         config: &ModelConfig,
         directory: &Path,
-        active: u32,
+        shape: RunShape,
     ) -> Result<(), RuntimeError>;
+
+    /// How it runs now; `None` if its threads and batches are those of its configuration.
+    fn run(&self) -> Option<RunConfiguration>;
 
     /// How many instances take requests.
     fn active_instances(&self) -> u32;
@@ -80,6 +85,52 @@ pub(crate) trait Responder: fmt::Debug + Send + Sync {
 
     /// Takes no new requests. Those that wait are still answered.
     fn drain(&self);
+}
+
+/// How a version is to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RunShape {
+    /// Active instances.
+    pub(crate) instances: u32,
+    /// Threads of each; `None` for what the configuration says, or its default.
+    pub(crate) threads: Option<NonZeroUsize>,
+    /// The most inferences of a batch; `None` for as many as the configuration allows.
+    pub(crate) batch: Option<usize>,
+}
+
+impl RunShape {
+    /// So many instances of the usual kind.
+    pub(crate) const fn of(instances: u32) -> Self {
+        Self {
+            instances,
+            threads: None,
+            batch: None,
+        }
+    }
+}
+
+impl From<RunConfiguration> for RunShape {
+    fn from(run: RunConfiguration) -> Self {
+        let size = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
+        Self {
+            instances: run.instances,
+            threads: NonZeroUsize::new(size(run.threads)),
+            batch: Some(size(run.batch)),
+        }
+    }
+}
+
+impl fmt::Display for RunShape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} instances", self.instances)?;
+        if let Some(threads) = self.threads {
+            write!(f, " with {threads} threads each")?;
+        }
+        match self.batch {
+            Some(batch) => write!(f, ", batches of up to {batch}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// A request that a responder has taken in. Dropping it cancels the request if that still waits.

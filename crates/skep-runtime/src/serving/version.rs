@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use skep_config::ModelConfig;
+use skep_placer::configuration::LatencyProfile;
 use skep_scheduler::PolicySnapshot;
 use skep_types::{ModelName, ModelVersion};
 use tokio::sync::oneshot;
@@ -34,6 +35,8 @@ pub struct LoadedVersion {
     pub(crate) labels: Vec<(String, ClassLabels)>,
     pub(crate) backend: &'static str,
     pub(crate) load_duration: Duration,
+    /// What its configuration is chosen from while it serves; `None` if it is not.
+    pub(crate) profile: Option<Arc<LatencyProfile>>,
     /// Answers the requests. Dropped before the origin.
     pub(crate) responder: Arc<dyn Responder>,
     pub(crate) origin: Arc<VersionOrigin>,
@@ -48,6 +51,7 @@ impl LoadedVersion {
             labels: self.labels.clone(),
             backend: self.backend,
             load_duration: self.load_duration,
+            profile: self.profile.clone(),
             responder: Arc::clone(&self.responder),
             origin: Arc::clone(&self.origin),
         }

@@ -25,6 +25,7 @@ pub(crate) fn options(root: &Path) -> RuntimeOptions {
             hold_until: 0,
             cpu: None,
             devices: None,
+            profiles: None,
             weights: None,
             request_memory: None,
             sandbox_load_limit: None,

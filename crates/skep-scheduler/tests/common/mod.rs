@@ -225,6 +225,9 @@ impl Paper {
             "drain" => return Input::Drain,
             _ => {}
         }
+        if let Some(cap) = word.strip_prefix("cap:") {
+            return Input::BatchCap(cap.parse().expect("a size"));
+        }
         if let Some(name) = word.strip_prefix("x:") {
             return Input::Cancel(self.ids[name]);
         }

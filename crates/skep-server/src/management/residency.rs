@@ -1,11 +1,13 @@
 //! Which models are in memory, and why.
 
 use skep_runtime::{
-    DecisionReport, DeviceReport, LoadPolicy, ModelReport, ResidencyReport, ResidencyState, Runtime,
+    DecisionReport, DeviceReport, LoadPolicy, ModelReport, ResidencyReport, ResidencyState,
+    RunReport, Runtime,
 };
 use skep_store::Digest;
 use skep_wire::documents::{
-    DecisionRow, DeviceRow, ModelStatus, ResidencyMemory, ResidencyStatus, TensorRow,
+    ConfigurationRow, DecisionRow, DeviceRow, ModelStatus, ResidencyMemory, ResidencyStatus,
+    TensorRow,
 };
 
 use crate::error::ApiError;
@@ -76,6 +78,7 @@ fn model(report: ModelReport) -> ModelStatus {
         devices: report.devices.into_iter().collect(),
         min_instances: least,
         max_instances: most,
+        configuration: report.run.as_ref().map(configuration),
         pinned: figures.is_pinned,
         private_bytes: figures.private_bytes,
         shared_bytes: figures.shared_bytes,
@@ -90,6 +93,22 @@ fn model(report: ModelReport) -> ModelStatus {
         pending: report.pending,
         failure: report.failure,
         decision: report.decision.map(decision),
+    }
+}
+
+fn configuration(report: &RunReport) -> ConfigurationRow {
+    let decision = &report.decision;
+    let prediction = decision.prediction;
+    let late = rounded(prediction.late.as_secs_f64() * 1e3);
+    ConfigurationRow {
+        instances: report.configuration.instances,
+        threads: report.configuration.threads,
+        batch: report.configuration.batch,
+        seconds: rounded(report.age.as_secs_f64()),
+        rate: rounded(report.rate),
+        predicted_p95_ms: prediction.serves.then_some(late),
+        predicted_rate: rounded(prediction.throughput),
+        why: decision.why.clone(),
     }
 }
 

@@ -12,7 +12,8 @@ mod statistics;
 pub use index::IndexRow;
 pub use metadata::{MetadataError, ModelMetadata, ServerMetadata, TensorMetadata};
 pub use residency::{
-    DecisionRow, DeviceRow, ModelStatus, ResidencyMemory, ResidencyStatus, TensorRow,
+    ConfigurationRow, DecisionRow, DeviceRow, ModelStatus, ResidencyMemory, ResidencyStatus,
+    TensorRow,
 };
 pub use statistics::{
     BatchSizeStatistics, CountedDuration, DeviceMemory, InferenceStatistics, ModelStatistics,

@@ -72,6 +72,9 @@ pub struct ModelStatus {
     /// Instances that it has at most; absent if their number is fixed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_instances: Option<u32>,
+    /// How it runs, if the server chooses that while it serves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<ConfigurationRow>,
     /// Whether it never leaves by itself.
     pub pinned: bool,
     /// Bytes that no other model shares.
@@ -125,6 +128,29 @@ pub struct DeviceRow {
     pub instances: u32,
 }
 
+/// How a model runs, and why.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConfigurationRow {
+    /// Its instances.
+    pub instances: u32,
+    /// Threads of each.
+    pub threads: u32,
+    /// Inferences of a batch at most.
+    pub batch: u32,
+    /// For how long it has been so, in seconds.
+    pub seconds: f64,
+    /// The inferences a second that it is chosen for: the largest rate of the last half minute.
+    pub rate: f64,
+    /// What 95 of 100 requests are predicted to take at most, in milliseconds; absent if the rate is not served.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub predicted_p95_ms: Option<f64>,
+    /// The predicted inferences a second at most.
+    pub predicted_rate: f64,
+    /// Why it is so, or is about to change.
+    pub why: String,
+}
+
 /// A tensor that models may share.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TensorRow {
@@ -140,7 +166,7 @@ pub struct TensorRow {
 pub struct DecisionRow {
     /// The model.
     pub model: String,
-    /// `load`, `evict`, `expire`, `refuse`, `fail` or `scale`.
+    /// `load`, `evict`, `expire`, `refuse`, `fail`, `scale` or `configure`.
     pub what: String,
     /// Why.
     pub why: String,

@@ -108,6 +108,7 @@ fn options(gpu_as_cpu: bool, weights: Option<WeightSource>) -> LoadOptions {
         hold_until: 0,
         cpu: None,
         devices: None,
+        profiles: None,
         weights,
         request_memory: None,
         sandbox_load_limit: Some(sandbox::DEFAULT_LOAD_LIMIT),

@@ -90,6 +90,7 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         hold_until: 0,
         cpu: None,
         devices: None,
+        profiles: None,
         // A check leaves nothing behind.
         weights: None,
         request_memory: None,

@@ -116,6 +116,18 @@ impl StatusArgs {
             outln!()?;
             out!("{}", table(&status.models).lines(colours))?;
         }
+        let live = status.models.iter().filter_map(|model| {
+            let why = &model.configuration.as_ref()?.why;
+            Some(format!("  {}: {why}", model.name))
+        });
+        let live: Vec<String> = live.collect();
+        if !live.is_empty() {
+            outln!()?;
+            outln!("live configurations")?;
+            for line in live {
+                outln!("{line}")?;
+            }
+        }
         let decisions = &status.decisions[..status.decisions.len().min(self.decisions)];
         if !decisions.is_empty() {
             outln!()?;

@@ -22,17 +22,20 @@ pub enum DecisionKind {
     Fail,
     /// The number of its instances changes.
     Scale,
+    /// Its instances, their threads or the cap on its batches change.
+    Configure,
 }
 
 impl DecisionKind {
     /// Every kind.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Load,
         Self::Evict,
         Self::Expire,
         Self::Refuse,
         Self::Fail,
         Self::Scale,
+        Self::Configure,
     ];
 
     /// The word for people, for JSON and for metrics.
@@ -45,6 +48,7 @@ impl DecisionKind {
             Self::Refuse => "refuse",
             Self::Fail => "fail",
             Self::Scale => "scale",
+            Self::Configure => "configure",
         }
     }
 }
@@ -115,6 +119,6 @@ mod tests {
         assert_eq!(last[99].model, ModelKey(51));
         assert_eq!(last[1].why.len(), MAX_WHY_BYTES);
         let counts = DecisionKind::ALL.map(|kind| log.count(kind));
-        assert_eq!(counts, [150, 0, 0, 0, 1, 0]);
+        assert_eq!(counts, [150, 0, 0, 0, 1, 0, 0]);
     }
 }

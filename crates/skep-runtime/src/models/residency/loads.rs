@@ -211,6 +211,7 @@ impl ResidencyControl {
             model.settings = settings.unwrap_or_default();
             let is_pinned = model.is_sent || model.settings.is_pinned();
             (model.failure, model.has_stored) = (None, has_stored);
+            model.run = None;
             model.has_private_weights = load_bytes > 0;
             if load.cause != LoadCause::Reload {
                 model.ended_before += std::mem::take(&mut model.ended);

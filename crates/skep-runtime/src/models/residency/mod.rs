@@ -9,6 +9,7 @@
 //! watch.rs      a thread: what resident models are used for, memory, what has become due
 //! memory.rs     what models hold
 //! scaling.rs    the number of instances of resident models follows their load
+//! live.rs       instances, threads and batches of models with live configurations follow their rate
 //! state.rs      what the lock guards: the machine, the models, actions that follow from its outputs
 //! decisions.rs  the last decisions, and why
 //! report.rs     all of it, for people
@@ -21,6 +22,7 @@
 //! *Locks.* The lock here is taken last: nothing else is locked under it, and actions follow after it.
 
 mod decisions;
+mod live;
 mod loads;
 mod memory;
 mod report;
@@ -31,6 +33,7 @@ mod terms;
 mod watch;
 
 pub use decisions::DecisionKind;
+pub use live::RunReport;
 pub use report::{DecisionReport, ModelReport, ResidencyReport, ResidencySums};
 pub(super) use scaling::ScaleOrder;
 pub(super) use terms::KnownTerms;

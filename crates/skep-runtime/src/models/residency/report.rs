@@ -7,7 +7,7 @@ use skep_store::Digest;
 use skep_types::{ModelName, ModelVersion, Time};
 
 use super::{
-    DecisionKind, ResidencySettings,
+    DecisionKind, ResidencySettings, RunReport,
     state::{ControlState, KnownModel, model_key},
 };
 use crate::{clock, models::runtime::Runtime, repository::ModelId, serving::DeviceReport};
@@ -59,6 +59,8 @@ pub struct ModelReport {
     pub devices: Vec<(String, u32)>,
     /// Instances that it has at least and at most while it is resident; `None` if their number is fixed.
     pub instance_bounds: Option<(u32, u32)>,
+    /// How it runs and why, if that follows its rate and it is resident.
+    pub run: Option<RunReport>,
     /// Requests that wait for it to load.
     pub waiting: usize,
     /// Requests that wait for an instance.
@@ -221,6 +223,10 @@ impl KnownModel {
             instances: 0,
             devices: Vec::new(),
             instance_bounds: self.settings.scales().then(|| self.settings.bounds(1)),
+            run: match figures.state {
+                ResidencyState::Resident => self.run.clone(),
+                _ => None,
+            },
             waiting: self.waiters.len(),
             pending: 0,
             requests: self.ended_before + self.ended,

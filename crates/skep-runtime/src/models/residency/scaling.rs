@@ -17,13 +17,16 @@ use skep_placer::{
 };
 use skep_types::{ModelVersion, Time};
 
-use super::{DecisionKind, ResidencyControl};
+use super::{
+    DecisionKind, ResidencyControl,
+    live::{LiveWatch, RunReport},
+};
 use crate::{
     clock,
     error::RuntimeError,
     models::{management::ManagementCall, runtime::Runtime},
     repository::ModelId,
-    serving::{LoadedVersion, cpu_devices::INSTANCE_BYTES},
+    serving::{LoadedVersion, cpu_devices::INSTANCE_BYTES, responder::RunShape},
 };
 
 /// The process counts as busy when it uses this part of the cores: more instances would only take time from each other.
@@ -43,6 +46,7 @@ pub(super) struct ModelScalers {
 #[derive(Debug, Default)]
 struct ModelScaler {
     scaler: InstanceScaler,
+    live: LiveWatch,
     /// The number that was asked for, and when.
     asked: Option<(u32, Time)>,
     /// What stood in the way of more instances at the last look.
@@ -53,8 +57,8 @@ struct ModelScaler {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::models) struct ScaleOrder {
     pub(in crate::models) id: ModelId,
-    version: ModelVersion,
-    instances: u32,
+    pub(super) version: ModelVersion,
+    pub(super) shape: RunShape,
 }
 
 impl ModelScalers {
@@ -67,10 +71,12 @@ impl ModelScalers {
             let keys = state.machine.resident();
             let models = keys.map(|key| (key, &state.models[key.0 as usize]));
             models
-                .filter(|(_, model)| model.settings.scales())
+                .filter(|(_, model)| model.settings.is_watched())
                 .map(|(key, model)| (key, model.id.clone()))
                 .collect()
         };
+        let active = self.models.values().filter(|model| model.live.is_active);
+        let active = active.count();
         let mut seen = Vec::new();
         for (key, id) in scaling {
             for (version, loaded) in runtime.serving(&id) {
@@ -82,7 +88,19 @@ impl ModelScalers {
                     id: &id,
                     cores_are_busy,
                 };
-                scaler.look(&place, version, &loaded);
+                match &loaded.profile {
+                    Some(profile) => {
+                        let others = active - usize::from(scaler.live.is_active);
+                        scaler
+                            .live
+                            .look(&place, version, &loaded, profile, others + 1);
+                    }
+                    None if loaded.config().residency().scales() => {
+                        scaler.look(&place, version, &loaded);
+                    }
+                    // It was to have a live configuration, and has no profile.
+                    None => {}
+                }
             }
         }
         self.models.retain(|key, _| seen.contains(key));
@@ -102,10 +120,10 @@ impl ModelScalers {
 }
 
 /// Where a model is looked at.
-struct ScalePlace<'a> {
-    runtime: &'a Arc<Runtime>,
+pub(super) struct ScalePlace<'a> {
+    pub(super) runtime: &'a Arc<Runtime>,
     key: ModelKey,
-    id: &'a ModelId,
+    pub(super) id: &'a ModelId,
     cores_are_busy: bool,
 }
 
@@ -139,18 +157,23 @@ impl ModelScaler {
         };
         if let Some(what) = obstacle {
             if self.obstacle != obstacle {
-                place.note(&format!("{}, and has {instances}: {what}", needs(need)));
+                let kind = DecisionKind::Scale;
+                place.note(
+                    kind,
+                    &format!("{}, and has {instances}: {what}", needs(need)),
+                );
             }
             self.obstacle = obstacle;
             return;
         }
         self.obstacle = None;
         if need.instances != instances {
-            place.note(&format!("{} instead of {instances}", needs(need)));
+            let kind = DecisionKind::Scale;
+            place.note(kind, &format!("{} instead of {instances}", needs(need)));
             let order = ScaleOrder {
                 id: place.id.clone(),
                 version,
-                instances: need.instances,
+                shape: RunShape::of(need.instances),
             };
             self.asked = Some((need.instances, now));
             // Refused only by a stop.
@@ -194,13 +217,17 @@ impl ScalePlace<'_> {
         if !self.has_device(loaded, more) {
             return Some("no device has memory for more");
         }
+        (!self.has_budget(more)).then_some("`--memory-budget` has no room for more")
+    }
+
+    /// Whether the budget has room for so many more instances.
+    pub(super) fn has_budget(&self, more: u32) -> bool {
         let state = self.runtime.residency.state();
         let each = state.models[self.key.0 as usize].instance_bytes;
         let each = each.unwrap_or(INSTANCE_BYTES);
         let figures = state.machine.figures();
         let needed = each.saturating_mul(u64::from(more));
-        (figures.used.saturating_add(needed) > figures.budget)
-            .then_some("`--memory-budget` has no room for more")
+        figures.used.saturating_add(needed) <= figures.budget
     }
 
     /// Whether so many more instances fit on the devices, if they are packed onto some.
@@ -215,11 +242,19 @@ impl ScalePlace<'_> {
         devices.check(self.id, more, threads).is_ok()
     }
 
-    fn note(&self, why: &str) {
-        tracing::info!("model `{}` scales: {why}", self.id);
+    pub(super) fn note(&self, kind: DecisionKind, why: &str) {
+        let changes = match kind {
+            DecisionKind::Scale => "scales",
+            _ => "runs otherwise",
+        };
+        tracing::info!("model `{}` {changes}: {why}", self.id);
         let mut state = self.runtime.residency.state();
-        let kind = DecisionKind::Scale;
         state.decisions.note(self.key, kind, why.to_owned());
+    }
+
+    /// Shows how a model runs, and why.
+    pub(super) fn show(&self, run: RunReport) {
+        self.runtime.residency.state().model(self.key).run = Some(run);
     }
 }
 
@@ -229,11 +264,8 @@ impl Runtime {
         self: &Arc<Self>,
         order: &ScaleOrder,
     ) -> Result<(), RuntimeError> {
-        let ScaleOrder {
-            id,
-            version,
-            instances,
-        } = order;
+        let ScaleOrder { id, version, shape } = order;
+        let instances = shape.instances;
         let Some(turn) = self.with_record(id, |record| Arc::clone(&record.turn)) else {
             return Ok(());
         };
@@ -246,17 +278,15 @@ impl Runtime {
         let control = &self.residency;
         let measure = control.memory.begin();
         let directory = loaded.origin.source.directory();
-        let outcome = loaded
-            .responder
-            .scale(loaded.config(), directory, *instances);
+        let outcome = loaded.responder.scale(loaded.config(), directory, *shape);
         let taken = control.memory.end(&measure);
         match &outcome {
             Ok(()) => {
-                tracing::info!("model `{id}` version {version} has {instances} instances");
-                control.scaled(self, id, before, *instances, taken);
+                tracing::info!("model `{id}` version {version} has {shape}");
+                control.scaled(self, id, before, instances, taken);
             }
             Err(error) => tracing::error!(
-                "model `{id}` version {version} keeps {before} instances, {instances} were needed: {}",
+                "model `{id}` version {version} keeps {before} instances, {shape} were needed: {}",
                 error.for_log()
             ),
         }

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use super::{
     LoadAdmission, LoadOutcome, ResidencySettings,
     decisions::{DecisionKind, DecisionLog},
+    live::RunReport,
     terms::KnownTerms,
 };
 use crate::{
@@ -80,6 +81,8 @@ pub(super) struct KnownModel {
     pub(super) has_stored: bool,
     /// Its private bytes include weights: it was loaded from its own files.
     pub(super) has_private_weights: bool,
+    /// How it runs, if that follows its rate.
+    pub(super) run: Option<RunReport>,
     /// What a further instance took when one was last added.
     pub(super) instance_bytes: Option<u64>,
 }
@@ -153,6 +156,7 @@ impl ControlState {
             rate: RecentRate::default(),
             has_stored: false,
             has_private_weights: false,
+            run: None,
             instance_bytes: None,
         });
         self.keys.insert(id.clone(), key);

@@ -62,6 +62,16 @@ impl Parallelism {
         }
     }
 
+    /// Executions have so many threads from now on. What was measured before says nothing about them.
+    pub(crate) fn assume(&self, threads: u32) {
+        let mut average = lock(&self.average);
+        *average = Average {
+            said: threads,
+            ..Average::default()
+        };
+        self.news.store(threads, Ordering::Relaxed);
+    }
+
     /// The slots to charge for further executions, if they have changed. Clears the news.
     pub(crate) fn news(&self) -> Option<u32> {
         // Read at each change of slots; mostly there is no news.
@@ -109,5 +119,9 @@ mod tests {
         );
         parallelism.measured(MS, Duration::ZERO);
         assert_eq!(parallelism.news(), None, "too short to tell");
+        parallelism.assume(2);
+        assert_eq!(parallelism.news(), Some(2));
+        assert_eq!(measure(&parallelism, 1.0, 3), None, "too few again");
+        assert_eq!(measure(&parallelism, 1.0, 1), Some(1));
     }
 }

@@ -4,6 +4,7 @@
 //! batch that is already on its way still reaches it and is answered.
 
 use std::{
+    num::NonZeroUsize,
     sync::{atomic::Ordering, mpsc::SyncSender},
     time::Duration,
 };
@@ -53,6 +54,20 @@ impl Driver {
         if self.seat.is_some() {
             self.parallelism.measured(cpu, duration);
         }
+    }
+
+    /// Executions keep so many threads busy from now on, as far as is known before some were measured.
+    pub(crate) fn assume_threads(&self, threads: NonZeroUsize) {
+        if self.seat.is_some() {
+            let threads = u32::try_from(threads.get()).unwrap_or(u32::MAX);
+            self.parallelism.assume(threads);
+        }
+    }
+
+    /// Batches formed from now on have so many inferences at most.
+    pub(crate) fn cap_batches(&self, inferences: usize) {
+        let input = Input::BatchCap(inferences);
+        self.apply(clock::now(), self.lock(), input, None, None);
     }
 
     /// An instance is ready for its first batch.

@@ -5,12 +5,14 @@ use std::{
     fmt,
     num::NonZeroUsize,
     path::Path,
-    sync::{Arc, Weak, mpsc},
+    sync::{Arc, Mutex, Weak, mpsc},
     time::Duration,
 };
 
 use skep_backend::Model;
 use skep_config::ModelConfig;
+use skep_host::lock;
+use skep_placer::configuration::RunConfiguration;
 use skep_scheduler::{PolicySnapshot, RequestId};
 use skep_store::Digest;
 use skep_tensor::RunBound;
@@ -37,7 +39,7 @@ use crate::{
         interface::Interface,
         job::Job,
         origin::VersionLife,
-        responder::{Responder, Submission},
+        responder::{Responder, RunShape, Submission},
     },
     statistics::recorder::Statistics,
 };
@@ -50,6 +52,8 @@ pub(crate) struct InstancePool {
     home: InstanceHome,
     limits: ExecutionLimits,
     members: Arc<InstanceList>,
+    /// How the instances were last started.
+    shape: Mutex<RunShape>,
     life: Arc<VersionLife>,
 }
 
@@ -93,6 +97,7 @@ impl InstancePool {
             home,
             limits,
             members: Arc::default(),
+            shape: Mutex::new(RunShape::of(0)),
             life,
         }
     }
@@ -112,6 +117,9 @@ impl InstancePool {
         let placed = self.place(missing);
         let started = placed.and_then(|placed| self.start(placed, &Arc::new(warmups)));
         let started = started.inspect_err(|_| self.drop_unused_copies(&members))?;
+        if let Some(threads) = started.first().and_then(|member| member.wanted.threads) {
+            self.driver.assume_threads(threads);
+        }
         for member in &leaving {
             self.driver.retire(member.id);
         }
@@ -252,21 +260,42 @@ impl Responder for InstancePool {
     }
 
     fn reconfigure(&self, config: &ModelConfig, directory: &Path) -> Result<(), RuntimeError> {
-        let groups = config.instance_groups();
-        let configured = active_count(groups);
+        let shape = *lock(&self.shape);
+        if self.run().is_some() {
+            // What the server has chosen stays.
+            return self.scale(config, directory, shape);
+        }
+        let configured = active_count(config.instance_groups());
         let (least, most) = config.residency().bounds(configured);
-        self.scale(config, directory, configured.clamp(least, most))
+        let shape = RunShape::of(configured.clamp(least, most));
+        self.scale(config, directory, shape)
     }
 
     fn scale(
         &self,
         config: &ModelConfig,
         directory: &Path,
-        active: u32,
+        shape: RunShape,
     ) -> Result<(), RuntimeError> {
         let warmups = warmup::prepare(config, &self.interface, directory)?;
-        let wanted = wanted_instances(config.instance_groups(), active, None);
-        self.set_instances(wanted, warmups)
+        let groups = config.instance_groups();
+        let wanted = wanted_instances(groups, shape.instances, shape.threads);
+        self.set_instances(wanted, warmups)?;
+        if let Some(batch) = shape.batch {
+            self.driver.cap_batches(batch);
+        }
+        *lock(&self.shape) = shape;
+        Ok(())
+    }
+
+    fn run(&self) -> Option<RunConfiguration> {
+        let shape = *lock(&self.shape);
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        Some(RunConfiguration {
+            instances: shape.instances,
+            threads: count(shape.threads?.get()),
+            batch: count(shape.batch?),
+        })
     }
 
     fn active_instances(&self) -> u32 {

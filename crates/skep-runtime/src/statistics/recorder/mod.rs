@@ -88,6 +88,16 @@ impl Statistics {
         (ended, last)
     }
 
+    /// How many inferences have ended well, and requests that have failed; cheaper than a snapshot.
+    pub(crate) fn inferences(&self) -> u64 {
+        let failed = lock(&self.failed).requests.count;
+        let recorders = lock(&self.recorders);
+        let inferences = recorders
+            .iter()
+            .map(|recorder| recorder.figures().inference_count);
+        failed + inferences.sum::<u64>()
+    }
+
     /// For how long instances have held batches, over all of them, the ended ones included.
     pub(crate) fn busy(&self) -> Duration {
         let recorders = lock(&self.recorders);

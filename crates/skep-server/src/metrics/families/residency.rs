@@ -30,7 +30,7 @@ pub(super) fn render(text: &mut MetricsText, runtime: &Runtime, left_out: usize)
     for (state, count) in sums.states {
         family.line(&none.with("state", state.name()), count);
     }
-    let help = "Decisions about models: loads, departures for others (evict) and of idle models (expire), refusals, failed loads, changes of instances (scale)";
+    let help = "Decisions about models: loads, departures for others (evict) and of idle models (expire), refusals, failed loads, changes of instances (scale), of live configurations (configure)";
     let mut family = text.family("skep_residency_decisions_total", help, "counter");
     for (kind, count) in sums.counts {
         family.line(&none.with("kind", kind.name()), count);

@@ -1,10 +1,10 @@
 //! The profile while it is made: kept in the output file after every point, so that nothing measured is lost.
 
 use std::{
-    fs::{self, File, Permissions},
+    fs::{self, Permissions},
     io::{self, Write as _},
     os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use anyhow::Context;
@@ -32,7 +32,7 @@ impl<'a> KeptProfile<'a> {
         file: &'a mut ProfileFile,
         output: Option<&'a Path>,
         name: &str,
-        files: &str,
+        (files, model_files): (&str, &str),
         progress: &'a Progress,
         request: MakeRequest<'a>,
     ) -> Self {
@@ -40,9 +40,12 @@ impl<'a> KeptProfile<'a> {
             .retain(|model| model.name != name || model.files == files);
         let earlier = file.models.iter().position(|model| model.name == name);
         let model = earlier.unwrap_or_else(|| {
-            file.models.push(ModelProfile::new(name, files));
+            file.models
+                .push(ModelProfile::new(name, files, model_files));
             file.models.len() - 1
         });
+        // A file of an earlier version has none.
+        file.models[model].model_files = model_files.to_owned();
         Self {
             file,
             model,
@@ -131,35 +134,4 @@ impl ProfileObserver for KeptProfile<'_> {
         self.profile().finished.push(direction);
         self.keep()
     }
-}
-
-/// BLAKE3 over the files of a model's directory, by their paths.
-pub(super) fn fingerprint(directory: &Path) -> anyhow::Result<String> {
-    let mut files = Vec::new();
-    collect(directory, &mut files)
-        .with_context(|| format!("cannot read `{}`", directory.display()))?;
-    files.sort();
-    let mut hasher = blake3::Hasher::new();
-    for path in files {
-        let name = path.strip_prefix(directory).unwrap_or(&path);
-        hasher.update(name.as_os_str().as_encoded_bytes());
-        hasher.update(&[0]);
-        let mut file =
-            File::open(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
-        hasher
-            .update_reader(&mut file)
-            .with_context(|| format!("cannot read `{}`", path.display()))?;
-    }
-    Ok(hasher.finalize().to_hex().to_string())
-}
-
-fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
-    for entry in fs::read_dir(directory)? {
-        let path = entry?.path();
-        match fs::metadata(&path)?.is_dir() {
-            true => collect(&path, files)?,
-            false => files.push(path),
-        }
-    }
-    Ok(())
 }

@@ -20,6 +20,7 @@ use skep_client::{InferRequest, ModelMetadata};
 use skep_perf::profile::{
     Machine, ProfileFailure, ProfileFile, ProfileTask, powers_of_two, profile,
 };
+use skep_runtime::{DigestedFiles, files_digest};
 use skep_types::Shape;
 
 use self::kept::KeptProfile;
@@ -172,7 +173,12 @@ impl ProfileArgs {
         let model = MeasuredModel::of(path)?;
         let name = model.name.as_str().to_owned();
         let directory = model.repository.join(&name);
-        let files = kept::fingerprint(&directory)?;
+        let digest = |which| {
+            let digest = files_digest(&directory, which);
+            digest.with_context(|| format!("cannot read `{}`", directory.display()))
+        };
+        let files = digest(DigestedFiles::All)?;
+        let model_files = digest(DigestedFiles::WithoutConfiguration)?;
         let binary = std::env::current_exe().context("where this program lies")?;
         // Baked weights of a measurement are of no use later.
         let cache = tempfile::Builder::new().prefix("skep-profile-").tempdir()?;
@@ -213,7 +219,7 @@ impl ProfileArgs {
             file,
             self.output.as_deref(),
             &name,
-            &files,
+            (&files, &model_files),
             &progress,
             &request,
         );
@@ -304,7 +310,7 @@ fn bake(binary: &Path, directory: &Path, flags: &[String]) -> anyhow::Result<()>
     Ok(())
 }
 
-fn this_machine() -> Machine {
+pub(crate) fn this_machine() -> Machine {
     let cores = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let mut names = text.lines().filter_map(|line| {
@@ -320,7 +326,7 @@ fn this_machine() -> Machine {
     }
 }
 
-fn described(machine: &Machine) -> String {
+pub(crate) fn described(machine: &Machine) -> String {
     let Machine {
         processor,
         cores,

@@ -19,6 +19,7 @@ use super::{
     limits::LimitArgs,
     metrics::MetricsArgs,
     ports::PortArgs,
+    profiles::ProfileFlag,
     residency::ResidencyArgs,
     restrict::{RestrictArgs, Restricted},
     start::StartModels,
@@ -119,6 +120,8 @@ pub(crate) struct ServeArgs {
     residency: ResidencyArgs,
     #[command(flatten)]
     devices: DeviceArgs,
+    #[command(flatten)]
+    profiles: ProfileFlag,
     #[command(flatten)]
     weight_cache: CacheArgs,
     #[command(flatten)]
@@ -231,6 +234,7 @@ impl ServeArgs {
                 cores,
                 cpu: self.limits.cpu(cores),
                 devices: self.devices.declared(residency.budget)?,
+                profiles: self.profiles.read()?,
                 metrics,
                 config_name: self.model_config_name.clone(),
                 gpu_as_cpu: self.gpu_as_cpu,

@@ -7,6 +7,7 @@ mod forms;
 mod limits;
 mod metrics;
 mod ports;
+mod profiles;
 mod reload;
 mod residency;
 mod restrict;

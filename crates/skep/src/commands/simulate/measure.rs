@@ -183,6 +183,7 @@ impl MeasureArgs {
                 waiting_limit: Arc::default(),
                 hold_until: 0,
                 devices: None,
+                profiles: None,
                 cpu: Some(Device::new(
                     DeviceId::default(),
                     u32::try_from(cores.get()).unwrap_or(u32::MAX),
