@@ -2,9 +2,9 @@
 
 Three generated models are profiled. Then each answers the same Poisson arrivals, at several rates, with every number of
 instances and threads that the cores allow and several caps on batches, and with live configuration. Latencies count from a
-request's moment. Rounds are interleaved: one after the other, every configuration once.
+request's moment. Rounds are interleaved: one after the other, every configuration once. CLIENT is the example `open_loop` of skep-perf, built with --release.
 
-    python benchmarks/live-configuration/measure.py SKEP OUT [--seconds 5] [--rounds 2]
+    python benchmarks/live-configuration/measure.py SKEP CLIENT OUT [--seconds 5] [--rounds 2]
 
 OUT/raw.jsonl has a line for each run, OUT/profiles.json the profiles, OUT/summary.md the table.
 """
@@ -18,23 +18,18 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 
-import numpy as np
-import tritonclient.http as triton
-
-# Name, what `skep generate` makes, inputs.
+# Name, and what `skep generate` makes.
 MODELS = [
-    ("mobilenet", "mobilenetv2", [("input", [1, 3, 224, 224])]),
-    ("resnet", "resnet50", [("input", [1, 3, 224, 224])]),
-    ("mlp", "mlp:layers=4096x4096x4096x1024", [("input", [1, 4096])]),
+    ("mobilenet", "mobilenetv2"),
+    ("resnet", "resnet50"),
+    ("mlp", "mlp:layers=4096x4096x4096x1024"),
 ]
 MAX_BATCH = 8
 CAPS = [1, 4, 8]
 # Of the highest throughput that the profile has.
 LOADS = [0.2, 0.6]
-WORKERS = 96
 LIVE = 'dynamic_batching { }\nparameters { key: "live_configuration" value { string_value: "1" } }'
 
 
@@ -82,52 +77,14 @@ class Server:
         return next(row for row in models if row["name"] == name).get("configuration")
 
 
-def request(inputs):
-    made = []
-    for name, shape in inputs:
-        one = triton.InferInput(name, shape, "FP32")
-        one.set_data_from_numpy(np.zeros(shape, np.float32))
-        made.append(one)
-    return triton.InferenceServerClient.generate_request_body(made)
-
-
-def inputs_of(server, name):
-    metadata = server.get(f"/v2/models/{name}")
-    return [(one["name"], [max(1, int(dim)) for dim in one["shape"]]) for one in metadata["inputs"]]
-
-
-def play(server, name, body, moments):
+def play(client, server, name, moments):
     """Latencies in milliseconds, from each request's moment; failures end the run."""
-    content, header = body
-    path = f"/v2/models/{name}/infer"
-    headers = {"Inference-Header-Content-Length": str(header)} if header is not None else {}
-    latencies, failures, lock, following = [], [], threading.Lock(), iter(moments)
-    began = time.monotonic() + 0.2
-
-    def work():
-        connection = http.client.HTTPConnection(server.address.removeprefix("http://"))
-        while True:
-            with lock:
-                moment = next(following, None)
-            if moment is None:
-                return
-            due = began + moment
-            time.sleep(max(0, due - time.monotonic()))
-            connection.request("POST", path, content, headers)
-            answer = connection.getresponse()
-            answer.read()
-            took = (time.monotonic() - due) * 1e3
-            with lock:
-                (latencies if answer.status == 200 else failures).append(took)
-
-    workers = [threading.Thread(target=work) for _ in range(WORKERS)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    if failures:
-        raise SystemExit(f"{len(failures)} requests failed")
-    return sorted(latencies)
+    lines = "".join(f"{moment:.6f}\n" for moment in moments)
+    command = [client, f"http://{server.address}", name]
+    outcome = subprocess.run(command, input=lines, capture_output=True, text=True)
+    if outcome.returncode:
+        raise SystemExit(f"requests failed: {outcome.stderr}")
+    return sorted(float(line) for line in outcome.stdout.split())
 
 
 def arrivals(rate, seconds, seed):
@@ -172,6 +129,7 @@ def summary(rows):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("binary")
+    parser.add_argument("client")
     parser.add_argument("out", type=Path)
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--rounds", type=int, default=2)
@@ -183,7 +141,7 @@ def main():
     root.mkdir()
     profiles = args.out / "profiles.json"
     flags = [f"--weight-cache={cache}/cache"]
-    for name, kind, _ in MODELS:
+    for name, kind in MODELS:
         subprocess.run([args.binary, "generate", kind, root / "all", "--repository", name], check=True)
         (root / "all" / name / "config.pbtxt").write_text(f"max_batch_size: {MAX_BATCH}\n{LIVE}")
         command = [args.binary, "profile", root / "all" / name, "--max-batch", str(MAX_BATCH), "--output", profiles]
@@ -196,7 +154,7 @@ def main():
     rows = []
     with open(args.out / "raw.jsonl", "w") as raw:
         for round_number in range(args.rounds):
-            for name, _, _ in MODELS:
+            for name, _ in MODELS:
                 directory = root / "all" / name
                 for choice in [*configurations(cores), None]:
                     cap = choice[2] if choice else MAX_BATCH
@@ -205,16 +163,15 @@ def main():
                     more = [] if choice else [f"--profiles={profiles}"]
                     only = ["--model-control-mode=explicit", f"--load-model={name}"]
                     with Server(args.binary, root / "all", *only, *flags, *more) as server:
-                        body = request(inputs_of(server, name))
                         for load in LOADS:
                             rate = load * most[name]
                             if choice is None:
                                 # Until the configuration has followed the rate: the last one may stay for 20 s.
-                                play(server, name, body, arrivals(rate, 24, 7))
+                                play(args.client, server, name, arrivals(rate, 24, 7))
                             else:
-                                play(server, name, body, arrivals(rate, 1, 7))
+                                play(args.client, server, name, arrivals(rate, 1, 7))
                             moments = arrivals(rate, args.seconds, 1000 * round_number + int(100 * load))
-                            latencies = play(server, name, body, moments)
+                            latencies = play(args.client, server, name, moments)
                             row = {
                                 "round": round_number,
                                 "model": name,

@@ -1,11 +1,21 @@
 //! The rate to plan for: growth counts at once, decline after a while.
+//!
+//! The rate is that of ten seconds. That of the last four counts instead if chance alone would hardly make it as large: of a
+//! Poisson process, the count lies more than three standard deviations above the mean once in a thousand times. A shorter
+//! window alone would not do, since the largest of many chance rates is far above the rate.
 
 use std::{collections::VecDeque, time::Duration};
 
 use skep_types::Time;
 
 /// The rate is measured over this time: shorter, and chance would change it.
-const WINDOW: Duration = Duration::from_secs(4);
+const WINDOW: Duration = Duration::from_secs(10);
+
+/// Growth is noticed over this time.
+const SHORT_WINDOW: Duration = Duration::from_secs(4);
+
+/// Growth is a count of so many standard deviations more than the mean.
+const DEVIATIONS: f64 = 3.0;
 
 /// A shorter time says nothing about the rate.
 const SHORTEST_WINDOW: Duration = Duration::from_secs(1);
@@ -40,6 +50,7 @@ impl RateWatch {
             return self.rates.front().map(|(_, rate)| *rate);
         }
         let rate = (arrived - before) as f64 / passed.as_secs_f64();
+        let rate = self.grown(now, arrived, rate).unwrap_or(rate);
         while self.rates.back().is_some_and(|(_, last)| *last <= rate) {
             self.rates.pop_back();
         }
@@ -52,6 +63,15 @@ impl RateWatch {
             self.rates.pop_front();
         }
         self.rates.front().map(|(_, rate)| *rate)
+    }
+
+    /// The rate of the last few seconds, if it is larger than this one by more than chance.
+    fn grown(&self, now: Time, arrived: u64, rate: f64) -> Option<f64> {
+        let mut counts = self.counts.iter().rev();
+        let (began, before) = counts.find(|(at, _)| now.since(*at) >= SHORT_WINDOW)?;
+        let seconds = now.since(*began).as_secs_f64();
+        let (count, mean) = ((arrived - before) as f64, rate * seconds);
+        (count > mean + DEVIATIONS * mean.sqrt()).then(|| count / seconds)
     }
 }
 
@@ -88,10 +108,12 @@ mod tests {
         };
         assert_eq!(arrivals.come(10, 1), None, "too little is known");
         assert_eq!(arrivals.come(10, 8), Some(10.0));
+        assert_eq!(arrivals.come(12, 3), Some(10.6), "that may be chance");
+        arrivals.come(10, 10);
         assert_eq!(arrivals.come(100, 1), Some(32.5), "a quarter of the window");
         assert_eq!(arrivals.come(100, 3), Some(100.0));
         assert_eq!(arrivals.come(20, 29), Some(100.0));
-        assert_eq!(arrivals.come(20, 6), Some(20.0));
+        assert_eq!(arrivals.come(20, 12), Some(20.0));
         // It was loaded again.
         arrivals.arrived = 0;
         assert_eq!(arrivals.come(0, 1), Some(20.0));
