@@ -101,8 +101,8 @@ def quantile(latencies, share):
 
 def summary(rows):
     lines = [
-        "| model | requests/s | live: instances x threads, batch | live p50, ms | live p95, ms | best p95 of all fixed, ms | which | live over best | worst fixed p95, ms |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| model | requests/s | live: instances x threads, batch | live p50, ms | live p95, ms | the same fixed, p95, ms | best p95 of all fixed, ms | which | live over best | same fixed over best | worst fixed p95, ms |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
 
     def median(values):
@@ -119,9 +119,13 @@ def summary(rows):
         of_fixed = {key: value for key, value in p95.items() if key != "live"}
         best = min(of_fixed, key=of_fixed.get)
         chosen = groups["live"][-1]["configuration"]
+        # Of the caps that were measured the closest.
+        cap = min(CAPS, key=lambda cap: abs(cap - chosen[2]))
+        same = of_fixed[chosen[0], chosen[1], cap]
         lines.append(
             f"| {name} | {own[0]['rate']:.1f} | {chosen[0]} x {chosen[1]}, {chosen[2]} | {p50['live']:.1f} | {p95['live']:.1f} "
-            f"| {of_fixed[best]:.1f} | {best[0]} x {best[1]}, {best[2]} | {p95['live'] / of_fixed[best]:.2f} | {max(of_fixed.values()):.1f} |"
+            f"| {same:.1f} | {of_fixed[best]:.1f} | {best[0]} x {best[1]}, {best[2]} | {p95['live'] / of_fixed[best]:.2f} "
+            f"| {same / of_fixed[best]:.2f} | {max(of_fixed.values()):.1f} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -17,9 +17,6 @@ const SHORT_WINDOW: Duration = Duration::from_secs(4);
 /// Growth is a count of so many standard deviations more than the mean.
 const DEVIATIONS: f64 = 3.0;
 
-/// A shorter time says nothing about the rate.
-const SHORTEST_WINDOW: Duration = Duration::from_secs(1);
-
 /// How long a rate has to be lower before it counts.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -46,7 +43,7 @@ impl RateWatch {
         }
         let (began, before) = *self.counts.front()?;
         let passed = now.since(began);
-        if passed < SHORTEST_WINDOW {
+        if passed < SHORT_WINDOW {
             return self.rates.front().map(|(_, rate)| *rate);
         }
         let rate = (arrived - before) as f64 / passed.as_secs_f64();
@@ -106,8 +103,8 @@ mod tests {
             millis: 0,
             arrived: 0,
         };
-        assert_eq!(arrivals.come(10, 1), None, "too little is known");
-        assert_eq!(arrivals.come(10, 8), Some(10.0));
+        assert_eq!(arrivals.come(10, 4), None, "too little is known");
+        assert_eq!(arrivals.come(10, 5), Some(10.0));
         assert_eq!(arrivals.come(12, 3), Some(10.6), "that may be chance");
         arrivals.come(10, 10);
         assert_eq!(arrivals.come(100, 1), Some(32.5), "a quarter of the window");
