@@ -105,13 +105,16 @@ def test_a_model_gets_what_its_profile_recommends(measured, tmp_path):
 
 def test_no_request_is_lost_while_configurations_change(measured, tmp_path):
     repository, file = measured
-    # By these figures no single request a time serves more than some 20 a second; the model is quicker.
-    points = [point(1, 1, batch, 40 + batch) for batch in (1, 2, 4, 8)]
-    points += [point(count, 1, batch, 40 + batch) for count in range(2, cores() + 1) for batch in (1, 2, 4, 8)]
+    # One instance with two threads is sooner, and instances with one thread each serve more. The scripted model is quicker
+    # than its profile says, so that the rate is beyond all of them.
+    sizes = (1, 2, 4, 8)
+    points = [point(count, 1, batch, 40 + batch) for count in range(1, cores() + 1) for batch in sizes]
+    if cores() > 1:
+        points += [point(1, 2, batch, 30 + batch) for batch in sizes]
     path = profiled(tmp_path, file, points)
-    with Server(repository, "--profiles", path, "--log-verbose=0") as server:
+    with Server(repository, "--profiles", path) as server:
         # Batches of 4 serve half of what larger ones would.
-        wait_until(lambda: shape(server) == (1, 1, 4), "the best at rest")
+        wait_until(lambda: shape(server) == (1, min(cores(), 2), 4), "the best at rest")
         stop = threading.Event()
         outcomes = []
 
@@ -124,7 +127,7 @@ def test_no_request_is_lost_while_configurations_change(measured, tmp_path):
         for one in clients:
             one.start()
         try:
-            wait_until(lambda: shape(server)[2] == 8, "larger batches under load")
+            wait_until(lambda: shape(server) == (cores(), 1, 8), "what serves the most")
             before = len(outcomes)
             wait_until(lambda: len(outcomes) > before + 200, "requests after the change")
         finally:
@@ -132,7 +135,6 @@ def test_no_request_is_lost_while_configurations_change(measured, tmp_path):
             for one in clients:
                 one.join()
         assert {status for status, _ in outcomes} == {200}, [body for status, body in outcomes if status != 200][:3]
-        assert shape(server) == (cores(), 1, 8)
         found = metrics(server)
         assert found["skep_residency_decisions_total", frozenset({("kind", "configure")})] >= 1
         [success] = [value for (name, _), value in found.items() if name == "nv_inference_request_success"]
