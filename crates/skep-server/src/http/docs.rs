@@ -26,6 +26,7 @@ const SOURCES: &[PageSource] = &sources![
     "command-line.md",
     "devices.md",
     "glossary.md",
+    "guides/capacity.md",
     "live-configuration.md",
     "memory-planning.md",
     "metrics.md",
@@ -55,7 +56,7 @@ td,th{padding:.3rem .75rem .3rem 0;text-align:left;vertical-align:top;border-top
 static PAGES: LazyLock<Vec<(&'static str, String)>> = LazyLock::new(|| {
     let pages = SOURCES.iter();
     pages
-        .map(|(name, text)| (*name, document(name, &render(text))))
+        .map(|(name, text)| (*name, document(name, &render(name, text))))
         .collect()
 });
 
@@ -93,11 +94,11 @@ fn document(title: &str, body: &str) -> String {
 
 /// Markdown as HTML. Headings get the ids that links to them have on code hosts: lower case, spaces as hyphens. A link to a
 /// file that is not served is plain text.
-fn render(text: &str) -> String {
+fn render(name: &str, text: &str) -> String {
     let mut is_dead = false;
     let events = Parser::new_ext(text, Options::ENABLE_TABLES).filter(|event| match event {
         Event::Start(Tag::Link { dest_url, .. }) => {
-            is_dead = dest_url.starts_with("../");
+            is_dead = leads_out(name, dest_url);
             !is_dead
         }
         Event::End(TagEnd::Link) => !std::mem::take(&mut is_dead),
@@ -116,6 +117,13 @@ fn render(text: &str) -> String {
     let mut page = String::new();
     html::push_html(&mut page, with_ids);
     page
+}
+
+/// Whether a link leaves the pages: it goes up further than its page lies deep.
+fn leads_out(name: &str, target: &str) -> bool {
+    let depth = name.matches('/').count();
+    let ups = target.split('/').take_while(|part| *part == "..").count();
+    ups > depth
 }
 
 fn text_of<'a>(event: &'a Event<'_>) -> Option<&'a str> {
@@ -146,26 +154,44 @@ mod tests {
     use super::*;
 
     /// The page and the heading that a link's `target` leads to; `None` if it leads out of these pages.
-    fn inner<'a>(from: &'a str, target: &'a str) -> Option<(&'a str, &'a str)> {
+    fn inner<'a>(from: &str, target: &'a str) -> Option<(String, &'a str)> {
         if target.contains("://") || target.starts_with("data:") || matches!(target, "../" | "./") {
             return None;
         }
         let (page, anchor) = target.split_once('#').unwrap_or((target, ""));
-        Some((if page.is_empty() { from } else { page }, anchor))
+        let mut path: Vec<&str> = from.split('/').collect();
+        if !page.is_empty() {
+            path.pop();
+            for part in page.split('/') {
+                match part {
+                    ".." => drop(path.pop()),
+                    part => path.push(part),
+                }
+            }
+        }
+        Some((path.join("/"), anchor))
+    }
+
+    /// The pages below a directory, by their paths from it.
+    fn pages_in(directory: &Path, prefix: &str) -> BTreeSet<String> {
+        let files = fs::read_dir(directory).expect("the documentation");
+        let named = files.flat_map(|file| {
+            let file = file.expect("a file");
+            let name = file.file_name().into_string().expect("text");
+            let name = format!("{prefix}{name}");
+            match file.path().is_dir() {
+                true => pages_in(&file.path(), &format!("{name}/")),
+                false => BTreeSet::from([name]),
+            }
+        });
+        named.collect()
     }
 
     #[test]
     fn every_page_is_served_and_every_link_leads_somewhere() {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
-        let files = fs::read_dir(directory).expect("the documentation");
-        let files = files.map(|file| {
-            file.expect("a file")
-                .file_name()
-                .into_string()
-                .expect("text")
-        });
         let served: BTreeSet<String> = SOURCES.iter().map(|(name, _)| (*name).to_owned()).collect();
-        assert_eq!(files.collect::<BTreeSet<_>>(), served);
+        assert_eq!(pages_in(&directory, ""), served);
         for (name, page) in &*PAGES {
             for link in page.split("href=\"").skip(1) {
                 let target = link.split('"').next().unwrap_or_default();
@@ -184,8 +210,25 @@ mod tests {
     }
 
     #[test]
+    fn links_out_of_the_pages_are_plain_text() {
+        for (name, target, is_out) in [
+            ("a.md", "../README.md", true),
+            ("a.md", "b.md", false),
+            ("guides/a.md", "../b.md", false),
+            ("guides/a.md", "../../README.md", true),
+        ] {
+            assert_eq!(leads_out(name, target), is_out, "{name} {target}");
+        }
+        assert!(!render("a.md", "[x](../y.md)").contains("href"));
+        assert!(render("guides/a.md", "[x](../y.md)").contains("href"));
+    }
+
+    #[test]
     fn headings_have_the_ids_that_links_use() {
-        let page = render("## What `auto` rehearses, now\n\n| a | b |\n|---|---|\n| 1 | 2 |\n");
+        let page = render(
+            "a.md",
+            "## What `auto` rehearses, now\n\n| a | b |\n|---|---|\n| 1 | 2 |\n",
+        );
         assert!(
             page.contains("<h2 id=\"what-auto-rehearses-now\">"),
             "{page}"

@@ -71,7 +71,7 @@ fn all_routes(restrictions: &Restrictions) -> RouteTable<'_> {
         .route("/", get(page::page))
         .route("/docs", get(docs::index))
         .route("/docs/", get(docs::index))
-        .route("/docs/{page}", get(docs::page))
+        .route("/docs/{*page}", get(docs::page))
         .route("/v2/health/live", get(management::live))
         .route("/v2/health/ready", get(management::server_ready))
         .route("/v2", get(management::server_metadata))
