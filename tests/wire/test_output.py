@@ -80,7 +80,7 @@ FILES = {
         "--save-table", "{file}",
     ],
 }
-READ = {"pack --profiles", "pack --rates", "plan --onnxruntime-library"}
+READ = {"pack --profiles", "pack --rates", "plan --onnxruntime-library", "serve --profiles"}
 
 
 @functools.cache
