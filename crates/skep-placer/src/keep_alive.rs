@@ -1,7 +1,7 @@
 //! How long something idle stays although nothing needs its room.
 //!
-//! A fixed time suits nobody in particular: models that are asked for once an hour are kept for nothing, and models whose
-//! pauses are a little longer than it start cold each time. [`KeepAlive::IdleHistogram`] keeps each as long as its own
+//! No fixed time suits all models: those that are asked for once an hour stay for nothing, and those whose pauses are a
+//! little longer than it start cold each time. [`KeepAlive::IdleHistogram`] keeps each as long as its own
 //! pauses usually last.
 //!
 //! Sources: Shahrad and others, "Serverless in the Wild", ATC 2020 (histograms of idle times); Yang and others,

@@ -6,6 +6,7 @@
 //! ```text
 //! residency/      which models are in memory, under a budget that counts shared tensors once
 //! keep_alive.rs   how long something idle stays
+//! recent.rs       what was observed lately
 //! scaling.rs      how many instances a model in memory needs
 //! configuration/  how a model runs now: instances, threads and batch, from its profile and its rate
 //! selection/      which measured configurations serve a rate within an objective, with the least memory and cores
@@ -17,6 +18,7 @@ pub mod configuration;
 pub mod keep_alive;
 pub mod packing;
 pub mod placement;
+pub mod recent;
 pub mod residency;
 pub mod scaling;
 pub mod selection;

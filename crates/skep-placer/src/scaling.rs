@@ -16,6 +16,8 @@ use std::{collections::VecDeque, time::Duration};
 
 use skep_types::Time;
 
+use crate::recent::{RecentMax, push_sample};
+
 /// The load is measured over this time.
 const WINDOW: Duration = Duration::from_secs(2);
 
@@ -57,8 +59,8 @@ pub struct InstanceNeed {
 pub struct InstanceScaler {
     /// The last [`WINDOW`].
     samples: VecDeque<(Time, LoadSample)>,
-    /// What was needed in the last [`PATIENCE`]; each entry is larger than those after it.
-    needs: VecDeque<(Time, u32)>,
+    /// What was needed in the last [`PATIENCE`].
+    needs: RecentMax<u32>,
     since: Option<Time>,
     /// Busy seconds a request, as of the last window in which one ended.
     service: Option<f64>,
@@ -80,26 +82,12 @@ impl InstanceScaler {
             // The model was loaded again and has begun to count again.
             self.samples.clear();
         }
-        self.samples.push_back((now, sample));
-        while self.samples.len() > 2 && now.since(self.samples[1].0) >= WINDOW {
-            self.samples.pop_front();
-        }
+        push_sample(&mut self.samples, now, sample, WINDOW);
         let offered = self.offered(now, sample, instances)?;
         let needed = needed(offered, self.service, slack, most).clamp(least, most);
-        while self.needs.back().is_some_and(|(_, need)| *need <= needed) {
-            self.needs.pop_back();
-        }
-        self.needs.push_back((now, needed));
-        while self
-            .needs
-            .front()
-            .is_some_and(|(at, _)| now.since(*at) > PATIENCE)
-        {
-            self.needs.pop_front();
-        }
+        let peak = self.needs.note(now, needed, Some(PATIENCE));
         let since = *self.since.get_or_insert(now);
         let is_patient = now.since(since) >= PATIENCE;
-        let peak = self.needs.front().map_or(needed, |(_, need)| *need);
         // Above the most that it may have, or below the least, there is nothing to wait for.
         let instances = match needed >= instances {
             true => needed,

@@ -18,7 +18,7 @@ pub struct InvalidCpuSet {
 }
 
 impl CpuSet {
-    /// The set of these numbers, in any order; `None` if there are none, or if one is 1024 or larger.
+    /// The set of these numbers, in any order; `None` if the list is empty, or a number is 1024 or larger.
     #[must_use]
     pub fn new(numbers: impl IntoIterator<Item = u32>) -> Option<Self> {
         let mut numbers: Vec<u32> = numbers.into_iter().collect();

@@ -8,6 +8,8 @@ use std::{collections::VecDeque, time::Duration};
 
 use skep_types::Time;
 
+use crate::recent::{RecentMax, push_sample};
+
 /// The rate is measured over this time: shorter, and chance would change it.
 const WINDOW: Duration = Duration::from_secs(10);
 
@@ -25,8 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct RateWatch {
     /// The last [`WINDOW`]: inferences so far, at a moment.
     counts: VecDeque<(Time, u64)>,
-    /// The rates of the last [`PATIENCE`]; each is larger than those after it.
-    rates: VecDeque<(Time, f64)>,
+    /// The rates of the last [`PATIENCE`].
+    rates: RecentMax<f64>,
 }
 
 impl RateWatch {
@@ -37,29 +39,15 @@ impl RateWatch {
             // The model was loaded again and has begun to count again.
             self.counts.clear();
         }
-        self.counts.push_back((now, arrived));
-        while self.counts.len() > 2 && now.since(self.counts[1].0) >= WINDOW {
-            self.counts.pop_front();
-        }
+        push_sample(&mut self.counts, now, arrived, WINDOW);
         let (began, before) = *self.counts.front()?;
         let passed = now.since(began);
         if passed < SHORT_WINDOW {
-            return self.rates.front().map(|(_, rate)| *rate);
+            return self.rates.largest();
         }
         let rate = (arrived - before) as f64 / passed.as_secs_f64();
         let rate = self.grown(now, arrived, rate).unwrap_or(rate);
-        while self.rates.back().is_some_and(|(_, last)| *last <= rate) {
-            self.rates.pop_back();
-        }
-        self.rates.push_back((now, rate));
-        while self
-            .rates
-            .front()
-            .is_some_and(|(at, _)| now.since(*at) > PATIENCE)
-        {
-            self.rates.pop_front();
-        }
-        self.rates.front().map(|(_, rate)| *rate)
+        Some(self.rates.note(now, rate, Some(PATIENCE)))
     }
 
     /// The rate of the last few seconds, if it is larger than this one by more than chance.

@@ -1,7 +1,7 @@
 //! Instances of a model that come to devices which have others already.
 //!
 //! Best fit, one instance after the other: onto the device in use with the least room left after it, onto the largest
-//! unused one if none of them has room. Nobody moves for them.
+//! unused one if none of them has room. Instances that are there stay where they are.
 //!
 //! The first instance of a model on a device takes the model's bytes, further ones what an instance adds. Memory is a limit.
 //! Cores are not, since instances rarely compute all at once: where no device has as many cores left, those with enough

@@ -33,7 +33,7 @@ impl ModelProfiles {
     /// The profile of a model whose files lie in a directory, if it is one of these files.
     ///
     /// # Errors
-    /// Why there is none: a text for the log.
+    /// Why the model has no profile: a text for the log.
     fn of(&self, name: &str, directory: &Path) -> Result<LatencyProfile, String> {
         let Some(profiled) = self.0.get(name) else {
             return Err("`--profiles` has no profile of the model".to_owned());

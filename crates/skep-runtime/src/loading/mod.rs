@@ -9,8 +9,8 @@
 //! `skep check` ([`check`]) and `skep bake` ([`bake`]) take the same steps and stop earlier.
 //!
 //! `model_file.rs` finds a version's file, `file_interface.rs` inspects it, `backends.rs` chooses the backend,
-//! `request.rs` makes its load request, `copies.rs` loads its model, `live.rs` finds its profile, `options.rs` has the options for all loads, `bake_ahead.rs` is `skep bake`,
-//! `check.rs` `skep check`.
+//! `request.rs` makes its load request, `copies.rs` loads its model, `live.rs` finds its profile, `options.rs` has the
+//! options for all loads, `bake_ahead.rs` is `skep bake`, `check.rs` `skep check`.
 
 mod backends;
 mod bake_ahead;

@@ -2,7 +2,10 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use skep_placer::keep_alive::{IdleHistogram, KeepAlive};
+use skep_placer::{
+    keep_alive::{IdleHistogram, KeepAlive},
+    recent::RecentMax,
+};
 use skep_types::Time;
 
 /// Over this time the usual rate is measured.
@@ -25,8 +28,8 @@ pub(super) struct Demand {
     current: u32,
     /// Ends of ticks, and the requests in each, over [`LONG`].
     ticks: VecDeque<(Time, u32)>,
-    /// Rates over the window in which unneeded instances stay; each is above those after it.
-    peaks: VecDeque<(Time, f64)>,
+    /// Rates over the window in which unneeded instances stay.
+    peaks: RecentMax<f64>,
     idle: IdleHistogram,
     last: Option<Time>,
 }
@@ -37,7 +40,7 @@ impl Demand {
             tick,
             current: 0,
             ticks: VecDeque::new(),
-            peaks: VecDeque::new(),
+            peaks: RecentMax::new(),
             idle: IdleHistogram::new(IDLE_TIMES),
             last: None,
         }
@@ -65,20 +68,8 @@ impl Demand {
         let rate = self.rate(now);
         // Of requests that wait for longer than so many come in that time, most are late already.
         let rate = rate + more.min(rate);
-        while self.peaks.back().is_some_and(|(_, peak)| *peak <= rate) {
-            self.peaks.pop_back();
-        }
-        self.peaks.push_back((now, rate));
-        if let Some(window) = keep_alive.window(&self.idle) {
-            while self
-                .peaks
-                .front()
-                .is_some_and(|(at, _)| now.since(*at) > window)
-            {
-                self.peaks.pop_front();
-            }
-        }
-        self.peaks.front().map_or(rate, |(_, peak)| *peak)
+        let window = keep_alive.window(&self.idle);
+        self.peaks.note(now, rate, window)
     }
 
     fn rate(&self, now: Time) -> f64 {
@@ -101,7 +92,7 @@ impl Demand {
 
     /// Whether it may still need an instance.
     pub(super) fn is_active(&self) -> bool {
-        self.current > 0 || self.peaks.iter().any(|(_, peak)| *peak > 0.0)
+        self.current > 0 || self.peaks.largest().is_some_and(|peak| peak > 0.0)
     }
 }
 

@@ -145,7 +145,7 @@ impl Nodes {
 
     /// What the platform believes that an instance takes, beside a process and shared tensors.
     fn claim(&self, model: &ClusterModel, size: InstanceSize) -> u64 {
-        match (self.rules.stays, self.rules.shares) {
+        match (self.rules.guesses_sizes, self.rules.shares) {
             (true, _) => model.tensor_bytes() * GUESS.0 / GUESS.1,
             (false, true) => size.private_bytes,
             (false, false) => size.private_bytes + model.tensor_bytes(),

@@ -13,13 +13,11 @@ pub struct ClusterOutcome {
     pub platform: Platform,
     /// Requests that were sent.
     pub requests: usize,
-    /// Requests that were not answered within the sum of their stages' objectives.
-    pub late: usize,
-    /// Those of them that were given up, since they could no longer be answered in time.
+    /// Late requests that were given up, since they could no longer be answered in time.
     pub given_up: usize,
     /// Requests that waited for an instance to start, because there was none.
     pub cold: usize,
-    /// Late requests by application.
+    /// Requests that were not answered within the sum of their stages' objectives, by application.
     pub late_of: Vec<usize>,
     /// Starts of instances.
     pub starts: usize,
@@ -69,7 +67,6 @@ impl ClusterOutcome {
         Self {
             platform,
             requests,
-            late: 0,
             given_up: 0,
             cold: 0,
             late_of: vec![0; applications],
@@ -89,10 +86,16 @@ impl ClusterOutcome {
         }
     }
 
+    /// Late requests of all applications.
+    #[must_use]
+    pub fn late(&self) -> usize {
+        self.late_of.iter().sum()
+    }
+
     /// The part of the requests that were late.
     #[must_use]
     pub fn late_part(&self) -> f64 {
-        self.late as f64 / self.requests.max(1) as f64
+        self.late() as f64 / self.requests.max(1) as f64
     }
 
     /// GB times seconds that a hundred requests took.

@@ -141,6 +141,8 @@ pub(super) struct PlatformRules {
     pub(super) choice: Choice,
     pub(super) batching: Batching,
     pub(super) placement: Placement,
+    /// Whether a model's size is guessed from its file.
+    pub(super) guesses_sizes: bool,
     /// Whether a model stays until another one needs its room.
     pub(super) stays: bool,
     /// Whether the window of unneeded instances follows the pauses of their model.
@@ -163,6 +165,7 @@ const BASE: PlatformRules = PlatformRules {
     choice: Choice::ByMemory,
     batching: Batching::Timer,
     placement: Placement::LeastLoaded,
+    guesses_sizes: false,
     stays: false,
     keeps_by_pauses: false,
     tick: SECOND,
@@ -231,6 +234,7 @@ impl Platform {
             Self::ModelMesh => PlatformRules {
                 batches: false,
                 one_process: true,
+                guesses_sizes: true,
                 stays: true,
                 ..BASE
             },

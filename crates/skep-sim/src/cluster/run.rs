@@ -7,7 +7,7 @@ use skep_scheduler::{Batch, Input, InstanceId, Output, Outputs, Request};
 use skep_types::Time;
 
 use super::{
-    control::{Change, ModelControl},
+    control::{Change, Kind, ModelControl},
     instance::{ClusterInstance, InstanceRun, JourneyId, Phase},
     nodes::{Nodes, Placed},
     outcome::{ClusterOutcome, HeldOverTime},
@@ -76,7 +76,6 @@ struct Cluster<'a> {
     objectives: Vec<Duration>,
     /// Requests that have not come, or are on their way; by application.
     unanswered: Vec<usize>,
-    left: usize,
     request_id: u64,
     nodes: Nodes,
     over_time: HeldOverTime,
@@ -124,7 +123,6 @@ impl<'a> Cluster<'a> {
                 .iter()
                 .map(|application| application.arrivals.len())
                 .collect(),
-            left: requests,
             request_id: 0,
             nodes: Nodes::new(scenario, rules),
             over_time: HeldOverTime::new(Time::ZERO + scenario.span),
@@ -143,16 +141,14 @@ impl<'a> Cluster<'a> {
         for (model, control) in self.scenario.models.iter().zip(&self.models) {
             let process = self.scenario.costs.process_bytes;
             let fixed = process + model.tensor_bytes();
-            let fits = |kind: &super::control::Kind| {
+            let fits = |kind: &Kind| {
                 kind.size.private_bytes + fixed <= node.bytes
                     && kind.size.millicores <= node.millicores
             };
             if control.kinds.iter().any(fits) {
                 continue;
             }
-            let least = |of: &dyn Fn(&super::control::Kind) -> u64| {
-                control.kinds.iter().map(of).min().unwrap_or(0)
-            };
+            let least = |of: &dyn Fn(&Kind) -> u64| control.kinds.iter().map(of).min().unwrap_or(0);
             let shown = |bytes: u64, millicores: u64| {
                 let mib = bytes as f64 / f64::from(1 << 20);
                 format!("{mib:.0} MiB and {} cores", millicores / 1000)
@@ -185,7 +181,8 @@ impl<'a> Cluster<'a> {
                 Event::Tick => self.tick(),
             }
             let ends = Time::ZERO + self.scenario.span;
-            if self.now >= ends && (self.left == 0 || self.now >= ends + PATIENCE) {
+            let is_over = || self.unanswered.iter().all(|count| *count == 0);
+            if self.now >= ends && (is_over() || self.now >= ends + PATIENCE) {
                 break;
             }
         }
@@ -284,15 +281,13 @@ impl<'a> Cluster<'a> {
     }
 
     fn ready(&mut self, index: usize, used: u32) {
+        let now = self.now;
         let mut outputs = Outputs::new();
-        let Some(instance) = self.instance(index, used) else {
+        let Some(instance) = self.instance_mut(index, used) else {
             return;
         };
         let model = instance.model;
-        let now = self.now;
-        if let Some(instance) = &mut self.instances[index] {
-            instance.ready(now, &mut outputs);
-        }
+        instance.ready(now, &mut outputs);
         self.carry_out(index, outputs);
         // Those that waited for any instance.
         while let Some(request) = self.models[model].waiting.pop_front() {
@@ -362,11 +357,9 @@ impl<'a> Cluster<'a> {
 
     fn end(&mut self, request: JourneyId, is_late: bool) {
         let application = self.journeys[request.0 as usize].application as usize;
-        self.outcome.late += usize::from(is_late);
         self.outcome.late_of[application] += usize::from(is_late);
         self.unanswered[application] -= 1;
         self.free_journeys.push(request.0);
-        self.left -= 1;
     }
 
     /// Does what an instance's scheduler says.
@@ -539,12 +532,6 @@ impl<'a> Cluster<'a> {
     }
 
     /// The instance of this use of its place; `None` if it has gone.
-    fn instance(&self, index: usize, used: u32) -> Option<&ClusterInstance> {
-        (self.uses[index] == used)
-            .then_some(self.instances[index].as_ref())
-            .flatten()
-    }
-
     fn instance_mut(&mut self, index: usize, used: u32) -> Option<&mut ClusterInstance> {
         match self.uses[index] == used {
             true => self.instances[index].as_mut(),
@@ -556,7 +543,6 @@ impl<'a> Cluster<'a> {
         self.over_time
             .until(Time::ZERO + self.scenario.span, &self.nodes.held);
         self.outcome.overrun_bytes = self.nodes.overrun;
-        self.outcome.late += self.left;
         for (late, left) in self.outcome.late_of.iter_mut().zip(&self.unanswered) {
             *late += left;
         }

@@ -66,7 +66,7 @@ fn every_platform_answers_all_requests_and_repeats_itself() {
     for platform in Platform::ALL {
         let outcome = run(&scenario, platform);
         assert_eq!(outcome.requests, scenario.requests(), "{platform}");
-        assert_eq!(outcome.late, outcome.late_of.iter().sum::<usize>());
+        assert_eq!(outcome.late(), outcome.late_of.iter().sum::<usize>());
         assert!(outcome.late_part() < 0.2, "{platform}: {outcome:?}");
         assert!(
             outcome.cold > 0 && outcome.starts > 1,

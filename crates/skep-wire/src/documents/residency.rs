@@ -18,7 +18,7 @@ pub struct ResidencyStatus {
     pub states: BTreeMap<String, usize>,
     /// How many decisions of each kind there were.
     pub decision_counts: BTreeMap<String, u64>,
-    /// The devices that instances are packed onto, in the order of their flags; absent if there are none.
+    /// The devices that instances are packed onto, in the order of their flags; absent without `--device`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<DeviceRow>,
     /// The models, by name.

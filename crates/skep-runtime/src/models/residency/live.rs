@@ -13,7 +13,7 @@ use skep_types::{ModelVersion, Time};
 
 use super::{
     DecisionKind,
-    scaling::{ScaleOrder, ScalePlace},
+    scaling::{ANSWER_TIME, ScaleOrder, ScalePlace},
 };
 use crate::{
     clock,
@@ -21,9 +21,6 @@ use crate::{
     models::management::ManagementCall,
     serving::{LoadedVersion, responder::RunShape},
 };
-
-/// How long a change may take before it is decided again.
-const ANSWER_TIME: Duration = Duration::from_secs(30);
 
 /// How a model runs, and why.
 #[derive(Debug, Clone, PartialEq)]

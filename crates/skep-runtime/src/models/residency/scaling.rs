@@ -33,7 +33,7 @@ use crate::{
 const BUSY_CORES: f64 = 0.95;
 
 /// How long a change of instances may take before it is asked for again.
-const ANSWER_TIME: Duration = Duration::from_secs(30);
+pub(super) const ANSWER_TIME: Duration = Duration::from_secs(30);
 
 /// Watches the models that scale.
 #[derive(Debug, Default)]

@@ -58,7 +58,7 @@ impl ModelCopies {
         Arc::clone(&lock(&self.copies)[0].1.model)
     }
 
-    /// The copy for these terms, which is loaded if there is none yet.
+    /// The copy for these terms; loads it if it is missing.
     ///
     /// # Errors
     /// Those of the load.

@@ -20,6 +20,7 @@ use skep_placer::{
     selection::{Configuration, Selection, SelectionError, SelectionRule, SelectionTerms, select},
 };
 
+pub(crate) use self::place::tensor_key;
 use self::{given::DeviceFlag, place::PlacedInstances};
 use crate::{
     commands::profile::MAX_BYTES,

@@ -101,12 +101,14 @@ pub(super) fn place(
 /// Each tensor of the model once.
 fn tensors(model: &SelectedModel<'_>) -> Vec<(TensorKey, u64)> {
     let rows = model.profile.tensors.iter();
-    let keys: BTreeMap<TensorKey, u64> = rows.map(|row| (key(&row.digest), row.bytes)).collect();
+    let keys: BTreeMap<TensorKey, u64> = rows
+        .map(|row| (tensor_key(&row.digest), row.bytes))
+        .collect();
     keys.into_iter().collect()
 }
 
 /// The digest of a checked profile.
-fn key(digest: &str) -> TensorKey {
+pub(crate) fn tensor_key(digest: &str) -> TensorKey {
     let mut key = [0; 32];
     for (byte, digits) in key.iter_mut().zip(digest.as_bytes().chunks(2)) {
         let digits = std::str::from_utf8(digits).unwrap_or_default();

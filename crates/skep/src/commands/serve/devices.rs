@@ -52,7 +52,7 @@ impl FromStr for DeviceFlag {
 }
 
 impl DeviceArgs {
-    /// The devices; `None` if there are none.
+    /// The devices; `None` without `--device`.
     ///
     /// # Errors
     /// If the process may not use a CPU of them, if two share a name or a CPU, or if their memory is more than the budget

@@ -16,13 +16,13 @@ use style::styles;
 const WRITES: &str = "a string takes all";
 
 /// Around the picture, in pixels.
-const MARGIN: f64 = 16.0;
+pub(super) const MARGIN: f64 = 16.0;
 /// Title and what it means; a line of the legend.
 const HEAD: f64 = 52.0;
 const LEGEND_LINE: f64 = 20.0;
 const SUBTITLE_LINE: f64 = 14.0;
 /// A line of the version and command.
-const FOOT_LINE: f64 = 13.0;
+pub(super) const FOOT_LINE: f64 = 13.0;
 
 /// The whole picture. Panels of one pattern stand below each other, those of one model and objective side by side.
 pub(super) fn svg(study: &Study) -> String {
@@ -108,7 +108,7 @@ fn subtitle(study: &Study, width: f64) -> Vec<String> {
 
 /// A text in lines that fit the picture, whose letters are about so wide: broken after spaces, and within words that
 /// are longer than a line.
-fn wrapped(text: &str, width: f64, letter: f64) -> Vec<String> {
+pub(super) fn wrapped(text: &str, width: f64, letter: f64) -> Vec<String> {
     // There is room for ten at least. The cast saturates.
     #[allow(clippy::cast_sign_loss)]
     let room = ((width - 2.0 * MARGIN) / letter).max(10.0) as usize;

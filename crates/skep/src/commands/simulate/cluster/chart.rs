@@ -7,6 +7,7 @@ use skep_sim::cluster::ClusterOutcome;
 use super::ClusterPanel;
 use crate::{
     axis::{escaped, number, step, ticks},
+    commands::simulate::chart::{FOOT_LINE, MARGIN, wrapped},
     origin,
 };
 
@@ -14,7 +15,6 @@ const WRITES: &str = "a string takes all";
 
 /// Pixels.
 const WIDTH: f64 = 760.0;
-const MARGIN: f64 = 16.0;
 const NAMES: f64 = 110.0;
 const BARS: f64 = 420.0;
 const LINE: f64 = 20.0;
@@ -22,7 +22,6 @@ const HEAD: f64 = 74.0;
 /// A panel's title, and its axis.
 const TITLE: f64 = 26.0;
 const AXIS: f64 = 40.0;
-const FOOT: f64 = 30.0;
 
 /// What a bar consists of, in colours after Okabe and Ito, which people with any vision tell apart.
 const PARTS: [(&str, &str); 3] = [
@@ -33,8 +32,11 @@ const PARTS: [(&str, &str); 3] = [
 
 pub(super) fn svg(panels: &[ClusterPanel], command: &str) -> String {
     let rows: usize = panels.iter().map(|panel| panel.outcomes.len()).sum();
-    let height = HEAD + panels.len() as f64 * (TITLE + AXIS) + rows as f64 * LINE + FOOT;
-    let from = escaped(&origin::line(command));
+    let from = origin::line(command);
+    let foot = wrapped(&from, WIDTH, 5.6);
+    let top = HEAD + panels.len() as f64 * (TITLE + AXIS) + rows as f64 * LINE;
+    let height = top + foot.len() as f64 * FOOT_LINE + MARGIN;
+    let from = escaped(&from);
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" viewBox=\"0 0 {WIDTH} {height}\" \
          font-family=\"system-ui, 'Segoe UI', Helvetica, Arial, sans-serif\" font-size=\"11\" fill=\"#333\">\n\
@@ -56,21 +58,17 @@ pub(super) fn svg(panels: &[ClusterPanel], command: &str) -> String {
         draw(&mut svg, panel, y);
         y += TITLE + AXIS + panel.outcomes.len() as f64 * LINE;
     }
-    let letters = ((WIDTH - 2.0 * MARGIN) / 5.6).floor();
-    let shown: String = origin::line(command).chars().take(whole(letters)).collect();
-    writeln!(
-        svg,
-        "<text x=\"{MARGIN}\" y=\"{}\" font-size=\"10\" fill=\"#777\">{}</text>\n</svg>",
-        height - 12.0,
-        escaped(&shown)
-    )
-    .expect(WRITES);
+    for (index, line) in foot.iter().enumerate() {
+        writeln!(
+            svg,
+            "<text x=\"{MARGIN}\" y=\"{}\" font-size=\"10\" fill=\"#777\">{}</text>",
+            top + (index as f64 + 1.0) * FOOT_LINE,
+            escaped(line)
+        )
+        .expect(WRITES);
+    }
+    svg.push_str("</svg>\n");
     svg
-}
-
-#[expect(clippy::cast_sign_loss, reason = "a number of letters")]
-const fn whole(letters: f64) -> usize {
-    letters as usize
 }
 
 /// One panel, whose bars have an axis of their own.

@@ -14,7 +14,7 @@ use skep_sim::{
 };
 
 use super::arrival::ClusterArrival;
-use crate::commands::simulate::flags;
+use crate::commands::{pack::tensor_key, simulate::flags};
 
 /// The name of the scenario that comes with the program.
 pub(super) const FOUR_APPLICATIONS: &str = "four-applications";
@@ -131,7 +131,7 @@ impl ScenarioDocument {
             .with_context(|| format!("`{name}` is not a scenario of `skep simulate cluster`"))
     }
 
-    /// Leaves out all applications but these, unless there are none of these.
+    /// Keeps only these applications; an empty list keeps all.
     pub(super) fn keep_applications(&mut self, names: &[String]) -> anyhow::Result<()> {
         let known: Vec<&str> = self.applications.iter().map(|one| &*one.name).collect();
         if let Some(unknown) = names.iter().find(|name| !known.contains(&name.as_str())) {
@@ -317,10 +317,8 @@ impl ModelDocument {
             let names: Vec<&str> = file.models.iter().map(|model| &*model.name).collect();
             format!("it has no such model, but {}", names.join(", "))
         })?;
-        let tensors = profile.tensors.iter().map(|tensor| {
-            let key = blake3::hash(tensor.digest.as_bytes());
-            (TensorKey(*key.as_bytes()), tensor.bytes)
-        });
+        let tensors = profile.tensors.iter();
+        let tensors = tensors.map(|tensor| (tensor_key(&tensor.digest), tensor.bytes));
         let configurations = profile.configurations.iter().map(|one| Configuration {
             cpus: one.cpus,
             concurrency: one.instances,
