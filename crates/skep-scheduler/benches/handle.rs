@@ -8,8 +8,8 @@ use std::{hint::black_box, time::Duration};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use skep_scheduler::{
-    Input, InstanceId, Objective, ObjectivePolicy, Output, Outputs, Policy, QueuePolicy, Request,
-    RequestId, Scheduler, SchedulerOptions, TimeoutAction, TritonPolicy,
+    Input, InstanceId, Objective, ObjectivePolicy, Output, Outputs, Percentile, Policy,
+    QueuePolicy, Request, RequestId, Scheduler, SchedulerOptions, TimeoutAction, TritonPolicy,
 };
 use skep_types::Time;
 
@@ -39,6 +39,7 @@ fn options(policy: &str) -> SchedulerOptions {
             latency: FAR,
             policy,
             miss_action: TimeoutAction::Reject,
+            percentile: Percentile::default(),
             margin: Duration::ZERO,
             profile: vec![
                 (1, Duration::from_micros(1957)),

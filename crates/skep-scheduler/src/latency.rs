@@ -9,6 +9,10 @@
 
 use std::time::Duration;
 
+use skep_types::Percentile;
+
+use crate::variation::Variation;
+
 /// Sizes up to this one have a cell each.
 const EXACT: usize = 32;
 
@@ -18,17 +22,17 @@ const PER_OCTAVE: usize = 8;
 /// Executions that are remembered for a size: few, so that a device that became slower is noticed.
 const REMEMBERED: usize = 32;
 
-/// The percentile of the remembered executions that is the estimate. Batches are as large as deadlines allow, so too
-/// low an estimate makes a whole batch late, and too high a one gives up requests that would have been in time. In
-/// simulations with log-normal noise of 0.2 this percentile loses least; the 95th loses a third if objectives are
-/// tight.
-const PERCENTILE: usize = 80;
-
 /// If only one size is known: the share of its time that is assumed not to depend on the size.
 const FIXED_SHARE: f64 = 0.5;
 
 /// What counts as hardly longer: a little more than estimates differ from run to run.
 const HARDLY: f64 = 1.03;
+
+/// How much of the executions' deviation estimates may be wrong by, by which a larger batch has to be better.
+const UNSURE: f64 = 0.1;
+
+/// The variance of a median over that of a mean, if what is seen is normal (pi / 2).
+const MEDIAN: f64 = 1.57;
 
 /// After this many further executions a size is worth another try, whatever its estimate: what slowed it may be over.
 /// This is so rare that one late batch does not show.
@@ -37,12 +41,12 @@ const STALE: u64 = 1024;
 /// What is known of one size's executions.
 #[derive(Debug, Clone)]
 struct SizeCell {
-    /// The size that was seen last; sizes of a cell differ little.
+    /// The size that was seen first; sizes of a cell differ little.
     size: usize,
-    /// The last executions, in nanoseconds, as a ring.
+    /// What the last executions took, or would have taken with that size, in nanoseconds; as a ring.
     seen: Vec<u64>,
     next: usize,
-    /// Their [`PERCENTILE`].
+    /// Their median.
     estimate: u64,
     /// Whether they were measured outside of serving: the first served execution replaces them.
     measured: bool,
@@ -60,6 +64,7 @@ pub(crate) struct LatencyModel {
     best: usize,
     /// Executions of serving so far.
     executions: u64,
+    variation: Variation,
     /// Buffers of [`LatencyModel::rebuild`], kept for their memory.
     scratch: FitScratch,
 }
@@ -74,8 +79,12 @@ struct FitScratch {
 }
 
 impl LatencyModel {
-    /// A model of batches up to this size, from sizes with measured latencies.
-    pub(crate) fn new(max_batch_size: usize, profile: &[(usize, Duration)]) -> Self {
+    /// A model of batches up to this size, from sizes with measured latencies, that plans by this percentile.
+    pub(crate) fn new(
+        max_batch_size: usize,
+        profile: &[(usize, Duration)],
+        percentile: Percentile,
+    ) -> Self {
         let max = max_batch_size.max(1);
         let mut model = Self {
             cells: vec![None; cell_of(max) + 1],
@@ -83,6 +92,7 @@ impl LatencyModel {
             useful: max,
             best: max,
             executions: 0,
+            variation: Variation::new(percentile),
             scratch: FitScratch::default(),
         };
         for (size, latency) in profile {
@@ -92,8 +102,28 @@ impl LatencyModel {
         model
     }
 
-    /// The estimate for a batch of this size, in nanoseconds; zero while nothing is known.
-    pub(crate) fn of(&self, size: usize) -> u64 {
+    /// What an execution of this size takes at the percentile to plan by, in nanoseconds; zero while nothing is known.
+    pub(crate) fn planned(&self, size: usize) -> u64 {
+        scaled(self.expected(size), self.variation.planned())
+    }
+
+    /// How executions vary around what is expected.
+    pub(crate) fn variation(&self) -> &Variation {
+        &self.variation
+    }
+
+    /// What hardly any execution of this size stays below, in nanoseconds.
+    pub(crate) fn luckiest(&self, size: usize) -> u64 {
+        scaled(self.expected(size), self.variation.scenarios()[0])
+    }
+
+    /// The mean time of a batch of this size, in nanoseconds.
+    pub(crate) fn mean(&self, size: usize) -> u64 {
+        scaled(self.expected(size), self.variation.mean())
+    }
+
+    /// What half of the executions of this size exceed, in nanoseconds; zero while nothing is known.
+    pub(crate) fn expected(&self, size: usize) -> u64 {
         let last = self.table.len() - 1;
         if size <= last {
             return self.table[size];
@@ -103,7 +133,7 @@ impl LatencyModel {
         u64::try_from(scaled).unwrap_or(u64::MAX)
     }
 
-    /// The largest size whose execution takes no longer than this.
+    /// The largest size that is expected to take no longer than this.
     pub(crate) fn largest_within(&self, available_ns: u64) -> usize {
         self.table.partition_point(|ns| *ns <= available_ns) - 1
     }
@@ -130,6 +160,10 @@ impl LatencyModel {
     /// Learns from a served execution.
     pub(crate) fn learn(&mut self, size: usize, took: Duration) {
         self.executions += 1;
+        let expected = self.expected(size);
+        if expected > 0 {
+            self.variation.learn(nanos(took) as f64 / expected as f64);
+        }
         if self.note(size, nanos(took), false) {
             self.rebuild();
         }
@@ -159,8 +193,13 @@ impl LatencyModel {
             cell.measured = false;
             cell.seen.clear();
         }
-        cell.size = size;
         cell.at = self.executions;
+        // Sizes of a cell differ by what the estimates differ.
+        let ns = if size == cell.size || self.table[size] == 0 {
+            ns
+        } else {
+            scaled(ns, self.table[cell.size] as f64 / self.table[size] as f64)
+        };
         if cell.seen.len() < REMEMBERED {
             cell.seen.push(ns);
         } else {
@@ -170,7 +209,7 @@ impl LatencyModel {
         let sorted = &mut self.scratch.sorted;
         sorted.clear();
         sorted.extend_from_slice(&cell.seen);
-        let rank = (sorted.len() * PERCENTILE).div_ceil(100) - 1;
+        let rank = sorted.len().div_ceil(2) - 1;
         let estimate = *sorted.select_nth_unstable(rank).1;
         let changed = estimate != cell.estimate;
         cell.estimate = estimate;
@@ -203,6 +242,7 @@ impl LatencyModel {
                 points.push((cell.size, *estimate));
             }
         }
+        smooth(points, &self.cells, self.variation.deviation());
         let (Some(first), Some(last)) = (points.first().copied(), points.last().copied()) else {
             return;
         };
@@ -243,8 +283,62 @@ impl LatencyModel {
         let sizes = 1..self.table.len();
         let best = sizes.clone().map(cost).fold(f64::INFINITY, f64::min);
         let first = |within: f64| sizes.clone().find(|size| cost(*size) <= within * best);
-        (self.useful, self.best) = (first(HARDLY).unwrap_or(1), first(1.0).unwrap_or(1));
+        let unsure = UNSURE * self.variation.deviation();
+        self.useful = first(HARDLY + unsure).unwrap_or(1);
+        self.best = first(1.0 + unsure).unwrap_or(1);
     }
+}
+
+/// Moves estimates towards a line through all of them, the more the fewer executions each is known by: what a few
+/// executions of a size happened to take says less of it than all others. Where the estimates differ from the line by
+/// more than chance, they stay.
+fn smooth(points: &mut [(usize, f64)], cells: &[Option<SizeCell>], deviation: f64) {
+    if deviation <= 0.0 || points.len() < 3 {
+        return;
+    }
+    let seen = || cells.iter().flatten().map(|cell| cell.seen.len() as f64);
+    // Least squares, each weighted by its certainty.
+    let (mut w, mut wx, mut wy, mut wxx, mut wxy) = (0.0, 0.0, 0.0, 0.0, 0.0);
+    for ((size, y), seen) in points.iter().zip(seen()) {
+        let (x, weight) = (*size as f64, seen / (y * y).max(1.0));
+        w += weight;
+        wx += weight * x;
+        wy += weight * y;
+        wxx += weight * x * x;
+        wxy += weight * x * y;
+    }
+    let spread = w * wxx - wx * wx;
+    if spread <= 0.0 {
+        return;
+    }
+    let slope = ((w * wxy - wx * wy) / spread).max(0.0);
+    let base = (wy - slope * wx) / w;
+    let line = |size: usize| base + slope * size as f64;
+    let chance = MEDIAN * deviation * deviation;
+    let (mut differ, mut all) = (0.0, 0.0);
+    for ((size, y), seen) in points.iter().zip(seen()) {
+        let on_line = line(*size);
+        if on_line <= 0.0 {
+            return;
+        }
+        let off = y / on_line - 1.0;
+        differ += seen * off * off - chance;
+        all += seen;
+    }
+    let truly = (differ / all).max(0.0);
+    for ((size, y), seen) in points.iter_mut().zip(seen()) {
+        let kept = truly / (truly + chance / seen);
+        *y = line(*size) * (1.0 - kept) + *y * kept;
+    }
+}
+
+/// A time times a factor.
+fn scaled(ns: u64, factor: f64) -> u64 {
+    // What is exact stays so.
+    if factor.to_bits() == 1f64.to_bits() {
+        return ns;
+    }
+    whole(ns as f64 * factor)
 }
 
 fn nanos(duration: Duration) -> u64 {

@@ -4,6 +4,11 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// A model that plans by the default percentile.
+fn model_of(max: usize, profile: &[(usize, Duration)]) -> LatencyModel {
+    LatencyModel::new(max, profile, Percentile::default())
+}
+
 fn us(us: u64) -> Duration {
     Duration::from_micros(us)
 }
@@ -21,10 +26,10 @@ fn cells_ascend_without_gaps() {
 
 #[test]
 fn an_affine_device_is_known_from_two_sizes() {
-    let model = LatencyModel::new(64, &[(1, us(1957)), (8, us(2566))]);
+    let model = model_of(64, &[(1, us(1957)), (8, us(2566))]);
     for size in 1..=64 {
         let expected = 1870 + 87 * size as u64;
-        assert_eq!(model.of(size) / 1000, expected, "{size}");
+        assert_eq!(model.expected(size) / 1000, expected, "{size}");
     }
     assert_eq!(model.largest_within(1_957_000), 1);
     assert_eq!(model.largest_within(2_566_000), 8);
@@ -33,7 +38,7 @@ fn an_affine_device_is_known_from_two_sizes() {
 
 #[test]
 fn the_useful_size_is_where_batching_stops_to_pay() {
-    let useful = |profile: &[(usize, Duration)]| LatencyModel::new(8, profile).useful();
+    let useful = |profile: &[(usize, Duration)]| model_of(8, profile).useful();
     assert_eq!(useful(&[(1, us(1957)), (8, us(2566))]), 8, "affine");
     assert_eq!(useful(&[(1, us(10_000)), (8, us(80_000))]), 1, "flat");
     assert_eq!(
@@ -46,28 +51,34 @@ fn the_useful_size_is_where_batching_stops_to_pay() {
 
 #[test]
 fn one_size_tells_something_about_the_others() {
-    let model = LatencyModel::new(8, &[(2, us(1000))]);
+    let model = model_of(8, &[(2, us(1000))]);
     assert_eq!(
-        (model.of(1), model.of(2), model.of(4)),
+        (model.expected(1), model.expected(2), model.expected(4)),
         (750_000, 1_000_000, 1_500_000)
     );
 }
 
 #[test]
 fn served_executions_replace_measured_ones() {
-    let mut model = LatencyModel::new(8, &[(1, us(3000)), (8, us(9000))]);
+    let mut model = model_of(8, &[(1, us(3000)), (8, us(9000))]);
     model.learn(8, us(4000));
-    assert_eq!((model.of(1), model.of(8)), (3_000_000, 4_000_000));
+    assert_eq!(
+        (model.expected(1), model.expected(8)),
+        (3_000_000, 4_000_000)
+    );
     model.measured(8, us(5000));
-    assert_eq!(model.of(8), 5_000_000, "the slower of two");
+    assert_eq!(model.expected(8), 4_000_000, "the faster of two");
+    model.measured(8, us(5000));
+    assert_eq!(model.expected(8), 5_000_000, "the middle one of three");
+    let mut model = model_of(8, &[(1, us(3000))]);
     model.measured(1, us(3500));
     model.learn(1, us(2000));
-    assert_eq!(model.of(1), 2_000_000);
+    assert_eq!(model.expected(1), 2_000_000);
 }
 
 #[test]
 fn a_size_that_was_not_served_lately_is_stale() {
-    let mut model = LatencyModel::new(8, &[(1, us(10)), (8, us(9000))]);
+    let mut model = model_of(8, &[(1, us(10)), (8, us(9000))]);
     assert!([1, 4, 8].map(|size| model.is_stale(size)) == [true; 3]);
     model.learn(8, us(90));
     assert!(!model.is_stale(8));
@@ -81,20 +92,20 @@ fn a_size_that_was_not_served_lately_is_stale() {
 
 #[test]
 fn a_single_slow_execution_is_forgotten() {
-    let mut model = LatencyModel::new(8, &[]);
-    assert_eq!(model.of(8), 0);
+    let mut model = model_of(8, &[]);
+    assert_eq!(model.expected(8), 0);
     model.learn(4, us(90_000));
     for _ in 0..2 * REMEMBERED {
         model.learn(4, us(100));
     }
-    assert_eq!(model.of(4), 100_000);
+    assert_eq!(model.expected(4), 100_000);
     for _ in 0..6 {
         model.learn(4, us(500));
     }
-    assert_eq!(model.of(4), 100_000);
+    assert_eq!(model.expected(4), 100_000);
     model.learn(4, us(500));
     assert_eq!(
-        model.of(4),
+        model.expected(4),
         500_000,
         "the 80th percentile of 32 is the seventh largest"
     );
@@ -106,12 +117,12 @@ fn known(max: usize, profile: &[(usize, u64)]) -> LatencyModel {
         .iter()
         .map(|(size, took)| (*size, us(*took)))
         .collect();
-    LatencyModel::new(max, &profile)
+    model_of(max, &profile)
 }
 
 /// Estimates in microseconds.
 fn estimates<const N: usize>(model: &LatencyModel, sizes: [usize; N]) -> [u64; N] {
-    sizes.map(|size| model.of(size) / 1000)
+    sizes.map(|size| model.expected(size) / 1000)
 }
 
 #[test]
@@ -137,8 +148,11 @@ fn an_estimate_lies_on_the_line_between_its_neighbours() {
 #[test]
 fn estimates_are_rounded_to_whole_nanoseconds() {
     let profile = [(1, Duration::from_nanos(10)), (4, Duration::from_nanos(12))];
-    let model = LatencyModel::new(4, &profile);
-    assert_eq!([1, 2, 3, 4].map(|size| model.of(size)), [10, 11, 11, 12]);
+    let model = model_of(4, &profile);
+    assert_eq!(
+        [1, 2, 3, 4].map(|size| model.expected(size)),
+        [10, 11, 11, 12]
+    );
 }
 
 #[test]
@@ -151,7 +165,7 @@ fn sizes_above_the_largest_known_one_follow_the_median_of_all_slopes() {
     let slopes = [10.0, 10.0, 10.0, 50.0 / 3.0, 20.0, 30.0_f64];
     let expected =
         [5_u32, 6, 8].map(|size| whole(60_000.0 + 1000.0 * slopes[3] * f64::from(size - 4)));
-    assert_eq!([5, 6, 8].map(|size| model.of(size)), expected);
+    assert_eq!([5, 6, 8].map(|size| model.expected(size)), expected);
 }
 
 #[test]
@@ -209,9 +223,9 @@ fn a_request_above_the_maximum_takes_its_share_of_the_largest_batch() {
         estimates(&model, [3, 4, 5, 6, 8]),
         [800, 1000, 1250, 1500, 2000]
     );
-    let endless = LatencyModel::new(1, &[(1, Duration::MAX)]);
+    let endless = model_of(1, &[(1, Duration::MAX)]);
     assert_eq!(
-        [1, 2, usize::MAX].map(|size| endless.of(size)),
+        [1, 2, usize::MAX].map(|size| endless.expected(size)),
         [u64::MAX; 3]
     );
 }
@@ -237,7 +251,7 @@ fn the_estimate_of_a_size_is_the_eightieth_percentile_of_its_executions() {
         .zip(expected)
     {
         model.learn(4, us(took));
-        assert_eq!(model.of(4), 1000 * expected, "after {took}");
+        assert_eq!(model.expected(4), 1000 * expected, "after {took}");
     }
 }
 
@@ -248,7 +262,7 @@ fn the_oldest_execution_is_forgotten_first() {
     for round in 0..REMEMBERED {
         model.learn(4, us(if round < half { 900 } else { 100 }));
     }
-    assert_eq!(model.of(4), 900_000);
+    assert_eq!(model.expected(4), 900_000);
     for _ in 0..half {
         model.learn(4, us(100));
     }
@@ -256,7 +270,7 @@ fn the_oldest_execution_is_forgotten_first() {
         model.learn(4, us(500));
     }
     assert_eq!(
-        model.of(4),
+        model.expected(4),
         100_000,
         "no slow one is left, and few of the last"
     );
@@ -272,9 +286,9 @@ fn as_many_executions_are_remembered_as_there_is_room_for() {
     for _ in 7..REMEMBERED {
         model.learn(4, us(100));
     }
-    assert_eq!(model.of(4), 900_000);
+    assert_eq!(model.expected(4), 900_000);
     model.learn(4, us(100));
-    assert_eq!(model.of(4), 100_000);
+    assert_eq!(model.expected(4), 100_000);
 }
 
 #[test]
@@ -316,11 +330,11 @@ proptest! {
         max in 1usize..300,
         seen in prop::collection::vec((1usize..300, 1u64..1_000_000), 1..200),
     ) {
-        let mut model = LatencyModel::new(max, &[]);
+        let mut model = model_of(max, &[]);
         for (size, ns) in &seen {
             model.learn(*size, Duration::from_nanos(*ns));
-            prop_assert!((1..max).all(|size| model.of(size) <= model.of(size + 1)));
-            prop_assert!(model.largest_within(model.of(max)) == max);
+            prop_assert!((1..max).all(|size| model.expected(size) <= model.expected(size + 1)));
+            prop_assert!(model.largest_within(model.expected(max)) == max);
         }
     }
 }

@@ -48,6 +48,7 @@ mod prefix;
 mod scheduler;
 mod snapshot;
 mod sorted;
+mod variation;
 mod waiting;
 
 pub use device::{DeviceShare, Grants, MAX_PASSES, MIN_TURN, ModelShareId};
@@ -58,5 +59,5 @@ pub use message::{
 pub use options::{Objective, Policy, SchedulerOptions, TritonPolicy};
 pub use ordering::Ordering;
 pub use scheduler::Scheduler;
-pub use skep_types::{ObjectivePolicy, QueuePolicy, TimeoutAction};
+pub use skep_types::{ObjectivePolicy, Percentile, QueuePolicy, TimeoutAction};
 pub use snapshot::{PolicySnapshot, profile_sizes};

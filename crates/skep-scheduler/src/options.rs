@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use skep_types::{ObjectivePolicy, QueuePolicy, TimeoutAction};
+use skep_types::{ObjectivePolicy, Percentile, QueuePolicy, TimeoutAction};
 
 /// Options of a scheduler.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,6 +56,8 @@ pub enum Policy {
 pub struct Objective {
     /// How long after its arrival a request should be answered. A request's own time-out, and its level's, shorten it.
     pub latency: Duration,
+    /// The percentile of latency that should keep to it: how long executions take is planned by it.
+    pub percentile: Percentile,
     /// How batches are formed.
     pub policy: ObjectivePolicy,
     /// What happens to a request that can no longer be answered in time.

@@ -154,6 +154,7 @@ impl<P: Payload> Scheduler<P> {
         PolicySnapshot {
             policy,
             objective: engine.map(|engine| engine.objective().latency),
+            percentile: engine.map(|engine| engine.objective().percentile),
             cap,
             target,
             arrivals_per_s: engine.and_then(|engine| engine.arrivals_per_s(now)),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::BatchEnd;
+use crate::{BatchEnd, Percentile};
 
 /// The state of a scheduler's policy at one moment. No decision depends on it.
 #[derive(Debug, Clone, PartialEq)]
@@ -11,13 +11,15 @@ pub struct PolicySnapshot {
     pub policy: &'static str,
     /// How long an answer may take, where the policy keeps an objective.
     pub objective: Option<Duration>,
+    /// The percentile of latency that it plans by; there with an objective.
+    pub percentile: Option<Percentile>,
     /// The largest batch that is formed now, in inferences.
     pub cap: usize,
     /// The batch size up to which a free instance waits for more, in inferences; 1 where it does not wait.
     pub target: usize,
     /// Inferences that arrive a second, if the policy measures them.
     pub arrivals_per_s: Option<f64>,
-    /// Estimated latencies, by [`profile_sizes`]. Empty if the policy does not learn them, or has seen no execution.
+    /// What executions take at that percentile, by [`profile_sizes`]. Empty if the policy does not learn them, or has seen no execution.
     pub latencies: Vec<(usize, Duration)>,
     /// The size of the last batch in inferences, and why it was not larger.
     pub last_batch: Option<(usize, BatchEnd)>,

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use skep_heap::CountingHeap;
 use skep_scheduler::{
-    Input, InstanceId, Objective, ObjectivePolicy, Output, Outputs, Policy, Request, RequestId,
-    Scheduler, SchedulerOptions, TimeoutAction, TritonPolicy,
+    Input, InstanceId, Objective, ObjectivePolicy, Output, Outputs, Percentile, Policy, Request,
+    RequestId, Scheduler, SchedulerOptions, TimeoutAction, TritonPolicy,
 };
 use skep_types::Time;
 
@@ -57,6 +57,7 @@ fn a_steady_state_takes_no_memory() {
             latency: Duration::from_millis(20),
             policy,
             miss_action: TimeoutAction::Reject,
+            percentile: Percentile::default(),
             margin: Duration::ZERO,
             profile: Vec::new(),
         })

@@ -7,8 +7,9 @@ use std::{
 
 use proptest::prelude::*;
 use skep_scheduler::{
-    Input, InstanceId, Objective, ObjectivePolicy, Output, Outputs, Payload, Policy, QueuePolicy,
-    RejectReason, Request, RequestId, Scheduler, SchedulerOptions, TimeoutAction, TritonPolicy,
+    Input, InstanceId, Objective, ObjectivePolicy, Output, Outputs, Payload, Percentile, Policy,
+    QueuePolicy, RejectReason, Request, RequestId, Scheduler, SchedulerOptions, TimeoutAction,
+    TritonPolicy,
 };
 use skep_types::Time;
 
@@ -103,6 +104,7 @@ fn policy(max: usize) -> impl Strategy<Value = Policy> {
                 } else {
                     TimeoutAction::Reject
                 },
+                percentile: Percentile::default(),
                 margin: Duration::ZERO,
                 profile,
             })

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Paper, ms};
-use skep_scheduler::{BatchEnd, PolicySnapshot};
+use skep_scheduler::{BatchEnd, Percentile, PolicySnapshot};
 
 /// Plays scenarios: what each shows, its settings, its script, what should happen.
 fn check(scenarios: &[(&str, &str, &str, &str)]) {
@@ -580,6 +580,7 @@ fn snapshots() {
     let quiet = PolicySnapshot {
         policy: "none",
         objective: None,
+        percentile: None,
         cap: 1,
         target: 1,
         arrivals_per_s: None,
@@ -619,6 +620,7 @@ fn snapshots() {
         let expected = PolicySnapshot {
             policy,
             objective: Some(ms("20")),
+            percentile: Some(Percentile::default()),
             cap,
             target,
             latencies: profile.clone(),

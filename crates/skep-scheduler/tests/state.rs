@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use skep_scheduler::{
-    BatchEnd, Input, InstanceId, Objective, ObjectivePolicy, Output, Outputs, Policy, Request,
-    RequestId, Scheduler, SchedulerOptions, TimeoutAction, TritonPolicy, profile_sizes,
+    BatchEnd, Input, InstanceId, Objective, ObjectivePolicy, Output, Outputs, Percentile, Policy,
+    Request, RequestId, Scheduler, SchedulerOptions, TimeoutAction, TritonPolicy, profile_sizes,
 };
 use skep_types::Time;
 
@@ -40,6 +40,7 @@ fn objective(policy: ObjectivePolicy) -> Policy {
         latency: Duration::from_millis(50),
         policy,
         miss_action: TimeoutAction::Reject,
+        percentile: Percentile::default(),
         margin: Duration::ZERO,
         profile: vec![(1, Duration::from_millis(2)), (8, Duration::from_millis(9))],
     })

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use skep_scheduler::{
-    Objective, ObjectivePolicy, Policy, SchedulerOptions, TimeoutAction, TritonPolicy,
+    Objective, ObjectivePolicy, Percentile, Policy, SchedulerOptions, TimeoutAction, TritonPolicy,
 };
 use skep_sim::{
     Arrivals, LatencyTable, RandomPurpose, RandomStream, Setup, SimulatedModel, Workload, bound,
@@ -28,6 +28,7 @@ fn main() {
             latency: objective,
             policy,
             miss_action: TimeoutAction::Reject,
+            percentile: Percentile::default(),
             margin: Duration::ZERO,
             profile: Vec::new(),
         })

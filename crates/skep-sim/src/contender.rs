@@ -3,7 +3,8 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use skep_scheduler::{
-    Objective, ObjectivePolicy, Policy, QueuePolicy, SchedulerOptions, TimeoutAction, TritonPolicy,
+    Objective, ObjectivePolicy, Percentile, Policy, QueuePolicy, SchedulerOptions, TimeoutAction,
+    TritonPolicy,
 };
 use thiserror::Error;
 
@@ -89,6 +90,7 @@ impl Contender {
                 policy: *policy,
                 miss_action: TimeoutAction::Reject,
                 // An answer arrives when its execution is finished.
+                percentile: Percentile::default(),
                 margin: Duration::ZERO,
                 profile: profile(model),
             }),

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 use skep_scheduler::{
-    Objective, ObjectivePolicy, Policy, QueuePolicy, SchedulerOptions, TimeoutAction, TritonPolicy,
+    Objective, ObjectivePolicy, Percentile, Policy, QueuePolicy, SchedulerOptions, TimeoutAction,
+    TritonPolicy,
 };
 use skep_sim::{Jitter, LatencyTable, Setup, SimulatedModel, Workload, bound, simulate};
 use skep_types::Time;
@@ -179,6 +180,7 @@ fn policies(objective: u32) -> impl Strategy<Value = Policy> {
             latency: millis(objective),
             policy,
             miss_action,
+            percentile: Percentile::default(),
             margin: Duration::ZERO,
             profile: Vec::new(),
         })

@@ -16,7 +16,7 @@ pub use cpus::{CpuSet, InvalidCpuSet};
 pub use datatype::{DataType, UnknownDataType};
 pub use device::{DeviceId, MemoryKind};
 pub use name::{InvalidModelName, InvalidModelVersion, ModelName, ModelVersion};
-pub use policy::{ObjectivePolicy, QueuePolicy, TimeoutAction};
+pub use policy::{ObjectivePolicy, Percentile, QueuePolicy, TimeoutAction};
 pub use shape::{Dims, InvalidDims, Shape, ShapeError};
 pub use signature::{DimensionNames, ModelSignature, TensorSpec};
 pub use time::Time;

@@ -24,7 +24,7 @@ use skep_client::{BatchSizeStatistics, Client, InferRequest, ModelStatistics};
 use skep_models::{Kind, Options};
 use skep_perf::{Fate, OpenLoop, Sent, ServerProcess, median, open_loop};
 use skep_scheduler::{
-    Objective, ObjectivePolicy, Policy, SchedulerOptions, TimeoutAction, TritonPolicy,
+    Objective, ObjectivePolicy, Percentile, Policy, SchedulerOptions, TimeoutAction, TritonPolicy,
     profile_sizes,
 };
 use skep_sim::{
@@ -103,6 +103,7 @@ fn scheduler(contender: &Contender, objective: Duration, table: &LatencyTable) -
                 latency: objective,
                 policy: *policy,
                 miss_action: TimeoutAction::Reject,
+                percentile: Percentile::default(),
                 margin: (objective / 20).min(Duration::from_millis(5)),
                 profile: profile.map(|b| (b, table.latency(b))).collect(),
             });

@@ -56,6 +56,8 @@ pub const PARAMETERS: &[ParameterSpec] = parameters! {
         "how many requests may wait for the model over all its queues; the next one is refused. When absent: 16384, or the sum of the `max_queue_size` of its queue policies if that is larger";
     "slo_latency_ms", ParameterType::Milliseconds, "", ParameterEffect::Honoured,
         "the latency objective: how long a response may take from the request's arrival; see [batching.md](batching.md)";
+    "slo_percentile", ParameterType::Percentile, "99", ParameterEffect::Honoured,
+        "the percentile of latency that should keep to the objective: the batcher plans executions by it; see [batching.md](batching.md)";
     "batching_policy", ParameterType::OneOf(POLICIES), "auto", ParameterEffect::Honoured,
         "how batches are formed under a latency objective; without `slo_latency_ms`, Triton's batcher forms them";
     "slo_miss_action", ParameterType::OneOf(&["REJECT", "DELAY"]), "REJECT", ParameterEffect::Honoured,

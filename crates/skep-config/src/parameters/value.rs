@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use skep_types::Percentile;
+
 /// What a key's value must look like. Values are always strings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ParameterType {
@@ -18,6 +20,8 @@ pub enum ParameterType {
     OneOf(&'static [&'static str]),
     /// A number of milliseconds above 0, with or without a fraction.
     Milliseconds,
+    /// A percentile of latency, with or without a fraction.
+    Percentile,
     /// A number of bytes above 0, plain or in `KiB`, `MiB`, `GiB`.
     Bytes,
     /// `device:id` pairs, separated by semicolons.
@@ -45,6 +49,7 @@ impl ParameterType {
                 .is_ok_and(|n| (min..=max).contains(&n)),
             Self::OneOf(words) => words.contains(&value.trim()),
             Self::Milliseconds => milliseconds(value).is_some(),
+            Self::Percentile => percentile(value).is_some(),
             Self::Bytes => bytes(value).is_some(),
             Self::Devices => value.split(';').all(|device| {
                 let device = device.trim();
@@ -67,6 +72,13 @@ impl ParameterType {
             Self::OneOf(words) => format!("one of `{}`", words.join("`, `")),
             Self::Milliseconds => {
                 format!("a number of milliseconds above 0 and up to {MAX_LATENCY_MS}")
+            }
+            Self::Percentile => {
+                format!(
+                    "a percentile from {} to {}",
+                    Percentile::MIN,
+                    Percentile::MAX
+                )
             }
             Self::Bytes => {
                 "a number of bytes above 0 such as `268435456`, `512KiB`, `256MiB` or `2GiB`"
@@ -113,6 +125,11 @@ pub(crate) fn milliseconds(text: &str) -> Option<Duration> {
     let ms: f64 = text.trim().parse().ok()?;
     let time = Duration::try_from_secs_f64(ms / 1e3).ok()?;
     (ms <= MAX_LATENCY_MS && !time.is_zero()).then_some(time)
+}
+
+/// A percentile of latency within its bounds.
+pub(crate) fn percentile(text: &str) -> Option<Percentile> {
+    Percentile::new(text.trim().parse().ok()?)
 }
 
 #[cfg(test)]

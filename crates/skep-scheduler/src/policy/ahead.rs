@@ -8,13 +8,28 @@
 //! Source: the idea is Nexus' early drop (Shen et al., "Nexus: a GPU cluster engine for accelerating DNN-based video
 //! analysis", SOSP 2019, section 6.3), which drops heads until the window allows the batch size that was planned.
 
-use crate::latency::LatencyModel;
+use crate::{latency::LatencyModel, variation::SCENARIOS};
 
 /// Requests that are looked at: some batches of a large model, some dozens of a small one.
 const HORIZON: usize = 128;
 
 /// Instances that are played through; of more, the first to be free.
 const MAX_INSTANCES: usize = 16;
+
+/// How careful a plan is: where the head's time lies among the scenarios of what executions take. Beside these there is
+/// the stated percentile.
+const CAUTIONS: [usize; 4] = [SCENARIOS - 3, SCENARIOS / 2, SCENARIOS / 4, 1];
+
+/// What is best done first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Plan {
+    /// How many of the first requests to drop before the next batch is formed.
+    pub(crate) dropped: usize,
+    /// How many requests that batch has.
+    pub(crate) batch: usize,
+    /// In how many scenarios its requests are in time, all together.
+    pub(crate) in_time: usize,
+}
 
 /// Buffers of the look ahead, kept for their memory.
 #[derive(Debug, Default)]
@@ -27,16 +42,17 @@ pub(crate) struct LookAhead {
 }
 
 impl LookAhead {
-    /// How many of the first requests to drop before the next batch is formed. `requests` are the waiting ones, most
-    /// urgent first, `free` the moments at which the other instances are free.
-    pub(crate) fn early_drop(
+    /// What to do first. `requests` are the waiting ones, most urgent first, `free` the moments at which the other
+    /// instances are free.
+    pub(crate) fn plan(
         &mut self,
         now: u64,
         latency: &LatencyModel,
         max_batch_size: usize,
         requests: impl Iterator<Item = (u64, usize)>,
         free: impl Iterator<Item = u64>,
-    ) -> usize {
+        price: f64,
+    ) -> Plan {
         self.requests.clear();
         self.requests.extend(requests.take(HORIZON));
         self.free.clear();
@@ -44,52 +60,81 @@ impl LookAhead {
         self.free.extend(free);
         self.free.sort_unstable();
         self.free.truncate(MAX_INSTANCES);
-        let fits = |start: usize| {
-            let (deadline, _) = self.requests[start];
-            let time = deadline.saturating_sub(now);
-            latency.largest_within(time).min(max_batch_size)
-        };
-        let mut best = (0, 0);
-        let mut largest = 0;
-        for start in 0..self.requests.len() {
-            // No more than all that are left can be answered.
-            if self.requests.len() - start <= best.1 {
-                break;
-            }
-            // Dropping one more helps only if the next one allows a larger batch.
-            let size = fits(start);
-            if size <= largest {
-                continue;
-            }
-            largest = size;
-            let answered = Self::play(
-                &self.requests[start..],
-                &self.free,
-                &mut self.playing,
-                latency,
-                max_batch_size,
-            );
-            if start == 0 || answered > best.1 {
-                best = (start, answered);
-            }
-            if size == max_batch_size {
-                break;
+        let variation = latency.variation();
+        let cautions = CAUTIONS.iter().map(|index| variation.scenarios()[*index]);
+        let mut best = (Plan::default(), None);
+        let mut last = f64::INFINITY;
+        for caution in std::iter::once(variation.planned()).chain(cautions) {
+            if caution < last {
+                last = caution;
+                self.plan_with(caution, now, latency, max_batch_size, price, &mut best);
             }
         }
         best.0
     }
 
-    /// How many requests are answered in time if each free instance takes the most urgent ones, as many as fit.
+    /// Improves on the best plan and its score with plans of this caution.
+    fn plan_with(
+        &mut self,
+        caution: f64,
+        now: u64,
+        latency: &LatencyModel,
+        max_batch_size: usize,
+        price: f64,
+        best: &mut (Plan, Option<f64>),
+    ) {
+        let mut largest = 0;
+        for start in 0..self.requests.len() {
+            // No more than all that are left can be answered.
+            let left = (SCENARIOS * (self.requests.len() - start)) as f64;
+            if best.1.is_some_and(|best| left <= best) {
+                break;
+            }
+            // Dropping one more helps only if the next one allows a larger batch.
+            let (deadline, _) = self.requests[start];
+            let time = within(deadline.saturating_sub(now), caution);
+            let size = latency.largest_within(time).min(max_batch_size);
+            if size <= largest {
+                continue;
+            }
+            largest = size;
+            let (score, first) = Self::play(
+                &self.requests[start..],
+                &self.free,
+                &mut self.playing,
+                latency,
+                max_batch_size,
+                caution,
+                price,
+            );
+            if best.1.is_none_or(|best| score > best) {
+                let plan = Plan {
+                    dropped: start + first.dropped,
+                    ..first
+                };
+                *best = (plan, Some(score));
+            }
+            if size == max_batch_size {
+                break;
+            }
+        }
+    }
+
+    /// In how many scenarios requests are answered in time if each free instance takes the most urgent ones, as many as
+    /// fit; and how many are dropped before the first batch, and its requests.
     fn play(
         requests: &[(u64, usize)],
         free: &[u64],
         playing: &mut Vec<u64>,
         latency: &LatencyModel,
         max_batch_size: usize,
-    ) -> usize {
+        caution: f64,
+        price: f64,
+    ) -> (f64, Plan) {
         playing.clear();
         playing.extend_from_slice(free);
-        let (mut next, mut answered) = (0, 0);
+        let (mut next, mut score, mut busy) = (0, 0, 0);
+        let mut first = None;
         while next < requests.len() {
             let (at, now) = playing
                 .iter()
@@ -98,23 +143,76 @@ impl LookAhead {
                 .min_by_key(|(_, moment)| *moment)
                 .expect("an instance is free");
             let (deadline, size) = requests[next];
-            if now + latency.of(size) > deadline {
+            let time = within(deadline.saturating_sub(now), caution);
+            if deadline < now || latency.expected(size) > time {
                 next += 1;
                 continue;
             }
-            let fits = latency
-                .largest_within(deadline - now)
-                .min(max_batch_size)
-                .max(size);
-            let mut total = 0;
+            let fits = latency.largest_within(time).min(max_batch_size).max(size);
+            let (begin, mut total) = (next, 0);
             while next < requests.len() && total + requests[next].1 <= fits {
                 total += requests[next].1;
-                answered += 1;
                 next += 1;
             }
-            playing[at] = now + latency.of(total);
+            let takes = latency.expected(total);
+            let mut chance = Chance::new(latency, takes);
+            let times = requests[begin..next].iter();
+            let times = times.map(|(deadline, _)| deadline.saturating_sub(now));
+            let in_time = times.map(|time| chance.within(time)).sum();
+            let takes = latency.mean(total);
+            if (in_time as f64) < price * takes as f64 * SCENARIOS as f64 {
+                // Time is better kept for what comes.
+                continue;
+            }
+            first.get_or_insert(Plan {
+                dropped: begin,
+                batch: next - begin,
+                in_time,
+            });
+            score += in_time;
+            busy += takes;
+            playing[at] = now + takes;
         }
-        answered
+        let costs = price * busy as f64 * SCENARIOS as f64;
+        (score as f64 - costs, first.unwrap_or_default())
+    }
+}
+
+/// What may be expected to take this time, with that caution.
+pub(crate) fn within(time: u64, caution: f64) -> u64 {
+    if caution.to_bits() == 1f64.to_bits() {
+        return time;
+    }
+    #[expect(clippy::cast_sign_loss, reason = "neither is negative")]
+    let time = (time as f64 / caution) as u64;
+    time
+}
+
+/// In how many scenarios an execution ends in time, for times that ascend.
+pub(crate) struct Chance<'a> {
+    scenarios: &'a [f64; SCENARIOS],
+    takes: f64,
+    /// The scenarios in which it takes no longer than the last time that was asked.
+    ends: usize,
+}
+
+impl<'a> Chance<'a> {
+    /// Of an execution that is expected to take this.
+    pub(crate) fn new(latency: &'a LatencyModel, takes: u64) -> Self {
+        Self {
+            scenarios: latency.variation().scenarios(),
+            takes: takes as f64,
+            ends: 0,
+        }
+    }
+
+    /// Of [`SCENARIOS`].
+    pub(crate) fn within(&mut self, time: u64) -> usize {
+        let time = time as f64;
+        while self.ends < SCENARIOS && self.takes * self.scenarios[self.ends] <= time {
+            self.ends += 1;
+        }
+        self.ends
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use skep_types::Percentile;
+
 use super::*;
 
 fn dropped(now: u64, max: usize, requests: &[(u64, usize)], others: &[u64]) -> usize {
@@ -9,15 +11,12 @@ fn dropped(now: u64, max: usize, requests: &[(u64, usize)], others: &[u64]) -> u
         (1, Duration::from_nanos(110)),
         (8, Duration::from_nanos(180)),
     ];
-    let latency = LatencyModel::new(8, &profile);
+    let latency = LatencyModel::new(8, &profile, Percentile::default());
     let mut ahead = LookAhead::default();
-    ahead.early_drop(
-        now,
-        &latency,
-        max,
-        requests.iter().copied(),
-        others.iter().copied(),
-    )
+    let (requests, others) = (requests.iter().copied(), others.iter().copied());
+    ahead
+        .plan(now, &latency, max, requests, others, 0.0)
+        .dropped
 }
 
 /// Requests of one inference each.

@@ -9,7 +9,11 @@ use skep_types::Time;
 use crate::{
     BatchEnd,
     latency::LatencyModel,
-    policy::{Verdict, ahead::LookAhead},
+    policy::{
+        Verdict,
+        ahead::{LookAhead, within},
+    },
+    variation::SCENARIOS,
 };
 
 /// How much faster than they arrive requests should be served: the uncertainty of a rate.
@@ -67,6 +71,9 @@ pub(crate) struct Manner {
     /// Whether to give up requests that keep a batch below the size that the load needs: the backlog that a look ahead
     /// sees ends, the arrivals do not.
     pub(crate) strict: bool,
+    /// What an execution has to earn, in percent of what time on an instance earns on average. Otherwise nothing is
+    /// executed: time is better kept for what comes.
+    pub(crate) price_percent: u8,
 }
 
 /// Settings of a model.
@@ -90,6 +97,8 @@ pub(crate) struct DecisionContext<'a> {
     pub(crate) instances: usize,
     /// Inferences that arrive a nanosecond.
     pub(crate) per_ns: f64,
+    /// Requests that an instance can answer in time a nanosecond, as far as is known.
+    pub(crate) earned_per_ns: f64,
     /// Whether the batch may be larger by one than seems to pay. Executions of such sizes that were slow once, at
     /// loading or when the device was busy with something else, would otherwise be the last ones, and nothing would
     /// correct what was learned of them.
@@ -108,11 +117,15 @@ impl DecisionContext<'_> {
         let largest = self.cap(manner) + usize::from(self.probes);
         let joined = line.joined();
         let paying = count(joined, |requests| line.size(requests) <= largest).max(1);
-        let fits = |margin: u64| {
+        let variation = self.latency.variation();
+        let price = f64::from(manner.price_percent) / 100.0 * self.earned_per_ns;
+        let fits = |caution: f64, margin: u64| {
             count(paying, |requests| {
-                let ends = self.now + self.latency.of(line.size(requests));
-                line.deadline(requests)
-                    .is_none_or(|deadline| ends <= deadline.saturating_add(margin))
+                let takes = self.latency.expected(line.size(requests));
+                line.deadline(requests).is_none_or(|deadline| {
+                    let time = deadline.saturating_add(margin).checked_sub(self.now);
+                    time.is_some_and(|time| takes <= within(time, caution))
+                })
             })
         };
         let end = |requests: usize, otherwise| {
@@ -122,10 +135,11 @@ impl DecisionContext<'_> {
                 line.end()
             }
         };
-        let requests = fits(0);
-        if requests == 0 {
+        let requests = fits(variation.planned(), 0);
+        let least = variation.scenarios()[0];
+        if requests == 0 && fits(least, 0) == 0 {
             // The most urgent one is within its margin: try it at once.
-            let requests = fits(self.terms.margin).max(1);
+            let requests = fits(least, self.terms.margin).max(1);
             return Verdict::Send {
                 requests,
                 end: end(requests, BatchEnd::Deadline),
@@ -141,22 +155,34 @@ impl DecisionContext<'_> {
                 };
             }
             // The most urgent one's deadline keeps others out: is it worth that?
-            let mut dropped = ahead.early_drop(
+            let plan = ahead.plan(
                 self.now,
                 self.latency,
                 self.terms.max_batch_size,
                 line.urgent(),
                 free,
+                price,
             );
+            let mut dropped = plan.dropped;
             if manner.strict {
                 dropped = dropped.max(self.in_the_way_of(self.sustainable(), line));
             }
             if dropped > 0 {
                 return Verdict::Drop { requests: dropped };
             }
+            // Where executions do not vary, the most urgent one's deadline has said it all.
+            let requests = if variation.varies() {
+                plan.batch.clamp(requests.max(1), paying)
+            } else {
+                requests
+            };
+            let in_time = plan.in_time as f64 / SCENARIOS as f64;
+            if let Some(wait) = self.not_worth(price, in_time, requests, line) {
+                return wait;
+            }
             return Verdict::Send {
                 requests,
-                end: BatchEnd::Deadline,
+                end: end(requests, BatchEnd::Deadline),
             };
         }
         let size = line.size(requests);
@@ -166,7 +192,7 @@ impl DecisionContext<'_> {
         {
             // Until then one more could still join. Timers fire a little late.
             let mut until = deadline
-                .saturating_sub(self.latency.of(size + 1))
+                .saturating_sub(self.latency.planned(size + 1))
                 .saturating_sub(self.terms.margin);
             if manner.patience == Patience::Brief {
                 let arrived = deadline.saturating_sub(self.terms.objective);
@@ -182,10 +208,30 @@ impl DecisionContext<'_> {
                 };
             }
         }
+        if let Some(wait) = self.not_worth(price, requests as f64, requests, line) {
+            return wait;
+        }
         Verdict::Send {
             requests,
             end: end(requests, BatchEnd::Cap),
         }
+    }
+
+    /// To wait for more, until the most urgent one is late, if these requests earn less than their execution costs.
+    fn not_worth(
+        &self,
+        price: f64,
+        in_time: f64,
+        requests: usize,
+        line: &impl UrgentQueue,
+    ) -> Option<Verdict> {
+        let costs = price * self.latency.mean(line.size(requests)) as f64;
+        if in_time >= costs || !line.may_grow() {
+            return None;
+        }
+        let latest = line.deadline(1)?.saturating_add(self.terms.margin);
+        let latest = latest.saturating_sub(self.latency.luckiest(line.size(1))) + 1;
+        (latest > self.now).then(|| Verdict::Wait(Time::from_nanos(latest)))
     }
 
     /// The largest batch that is formed.
@@ -209,7 +255,7 @@ impl DecisionContext<'_> {
     /// The smallest batch size with which the instances keep up with the arrivals, and a tenth more.
     fn enough(&self) -> usize {
         let keeps_up = |size: usize| {
-            let takes = self.latency.of(size) as f64;
+            let takes = self.latency.mean(size) as f64;
             self.instances as f64 * size as f64 >= AHEAD_OF_LOAD * self.per_ns * takes
         };
         (1..self.terms.max_batch_size)
@@ -220,7 +266,7 @@ impl DecisionContext<'_> {
     /// The size from which on larger batches do not pay: a little is not worth the wait, unless all is needed.
     fn largest_that_pays(&self) -> usize {
         let size = self.latency.useful();
-        let takes = self.latency.of(size).max(1) as f64;
+        let takes = self.latency.mean(size).max(1) as f64;
         if AHEAD_OF_LOAD * self.per_ns < self.instances as f64 * size as f64 / takes {
             size
         } else {
@@ -238,7 +284,7 @@ impl DecisionContext<'_> {
         let objective = self.terms.objective as f64;
         let (rate, instances) = (AHEAD_OF_LOAD * self.per_ns, self.instances.max(1) as f64);
         let answered = |size: usize| {
-            let takes = self.latency.of(size).max(1) as f64;
+            let takes = self.latency.mean(size).max(1) as f64;
             let executed = instances * size as f64 / takes;
             let young = instances * rate * (objective - takes).max(0.0) / takes;
             executed.min(young).min(rate)

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use skep_types::Percentile;
+
 use super::*;
 
 /// Waiting requests: deadlines and inferences.
@@ -59,7 +61,7 @@ fn model(profile: &[(usize, u64)]) -> LatencyModel {
         .iter()
         .map(|(size, ns)| (*size, Duration::from_nanos(*ns)))
         .collect();
-    LatencyModel::new(8, &profile)
+    LatencyModel::new(8, &profile, Percentile::default())
 }
 
 fn affine() -> LatencyModel {
@@ -82,6 +84,7 @@ fn context(latency: &LatencyModel) -> DecisionContext<'_> {
         latency,
         instances: 1,
         per_ns: 0.0,
+        earned_per_ns: 0.0,
         probes: false,
     }
 }
@@ -90,6 +93,7 @@ const AT_ONCE: Manner = Manner {
     patience: Patience::None,
     thrifty: false,
     strict: false,
+    price_percent: 0,
 };
 
 const PATIENT: Manner = Manner {
@@ -318,6 +322,7 @@ fn larger_batches_pay_when_all_is_needed() {
         patience: Patience::Full,
         thrifty: true,
         strict: false,
+        price_percent: 0,
     };
     // Batches of 4 carry 0.02 inferences a nanosecond, a tenth of which is kept in reserve.
     for (instances, per_ns, expected) in [

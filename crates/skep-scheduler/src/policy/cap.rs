@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use skep_types::Percentile;
+
 /// A cap that grows by one and shrinks by a tenth.
 #[derive(Debug)]
 pub(crate) struct Aimd {
@@ -44,12 +46,11 @@ const WINDOW: usize = 256;
 /// Executions from one regression to the next, after the first ones: one costs tens of microseconds.
 const EVERY: usize = 16;
 
-/// The quantile that must keep the objective.
-const QUANTILE: f64 = 0.99;
-
 /// A cap from a linear quantile regression of latency over batch size.
 #[derive(Debug)]
 pub(crate) struct Quantile {
+    /// The one that must keep the objective.
+    percentile: Percentile,
     /// Size and nanoseconds of the last executions, as a ring.
     window: Vec<(f64, f64)>,
     next: usize,
@@ -59,8 +60,9 @@ pub(crate) struct Quantile {
 }
 
 impl Quantile {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(percentile: Percentile) -> Self {
         Self {
+            percentile,
             window: Vec::with_capacity(WINDOW),
             next: 0,
             since: 0,
@@ -143,7 +145,8 @@ impl Quantile {
         self.residuals.clear();
         self.residuals
             .extend(self.window.iter().map(|(size, ns)| ns - slope * size));
-        let rank = (self.residuals.len() * 99).div_ceil(100) - 1;
+        let rank = self.percentile.rank(self.residuals.len()) - 1;
+        let share = self.percentile.share();
         let fixed = *self
             .residuals
             .select_nth_unstable_by(rank, f64::total_cmp)
@@ -151,9 +154,9 @@ impl Quantile {
         let loss = self.residuals.iter().map(|residual| {
             let above = residual - fixed;
             if above > 0.0 {
-                QUANTILE * above
+                share * above
             } else {
-                (QUANTILE - 1.0) * above
+                (share - 1.0) * above
             }
         });
         (loss.sum(), fixed)
@@ -206,7 +209,7 @@ mod tests {
 
     /// A window of one execution for each of these sizes and nanoseconds.
     fn window(seen: &[(usize, u64)]) -> Quantile {
-        let mut quantile = Quantile::new();
+        let mut quantile = Quantile::new(Percentile::default());
         quantile.window = seen
             .iter()
             .map(|(size, ns)| (*size as f64, *ns as f64))
@@ -275,7 +278,7 @@ mod tests {
 
     #[test]
     fn a_regression_follows_each_of_the_first_executions_and_then_every_sixteenth() {
-        let mut quantile = Quantile::new();
+        let mut quantile = Quantile::new(Percentile::default());
         let objective = Duration::from_micros(10);
         let mut changes = Vec::new();
         for number in 1..=80 {
@@ -292,7 +295,7 @@ mod tests {
 
     #[test]
     fn the_window_forgets_the_oldest_execution_first() {
-        let mut quantile = Quantile::new();
+        let mut quantile = Quantile::new(Percentile::default());
         let objective = Duration::from_micros(10);
         for number in 0..WINDOW + 3 {
             quantile.learn(1, Duration::from_nanos(number as u64), objective, 8);
@@ -310,7 +313,7 @@ mod tests {
 
     #[test]
     fn quantile_finds_the_largest_that_keeps_the_objective() {
-        let mut quantile = Quantile::new();
+        let mut quantile = Quantile::new(Percentile::default());
         let objective = Duration::from_micros(3700);
         let caps = caps(
             || {

@@ -42,6 +42,7 @@ const EDF: Manner = Manner {
     patience: Patience::None,
     thrifty: false,
     strict: false,
+    price_percent: 0,
 };
 
 const DEFERRED: Manner = Manner {
@@ -84,7 +85,7 @@ impl ObjectiveEngine {
     pub(crate) fn new(objective: Objective, max_batch_size: usize) -> Self {
         let rule = match objective.policy {
             ObjectivePolicy::Aimd => BatchRule::Aimd(Aimd::new()),
-            ObjectivePolicy::Quantile => BatchRule::Quantile(Quantile::new()),
+            ObjectivePolicy::Quantile => BatchRule::Quantile(Quantile::new(objective.percentile)),
             ObjectivePolicy::Edf => BatchRule::Edf,
             ObjectivePolicy::Deferred => BatchRule::Deferred,
             ObjectivePolicy::Auto => BatchRule::Auto(Box::new(AutoState {
@@ -93,7 +94,7 @@ impl ObjectiveEngine {
             })),
         };
         Self {
-            latency: LatencyModel::new(max_batch_size, &objective.profile),
+            latency: LatencyModel::new(max_batch_size, &objective.profile, objective.percentile),
             terms: ObjectiveTerms {
                 max_batch_size,
                 objective: nanos(objective.latency.saturating_sub(objective.margin)),
@@ -146,6 +147,7 @@ impl ObjectiveEngine {
             latency: &self.latency,
             instances: instances.len(),
             per_ns: rate.per_ns(now),
+            earned_per_ns: rehearsal.earned_per_ns(),
             probes: false,
         };
         let live = LiveState {
@@ -162,15 +164,13 @@ impl ObjectiveEngine {
 
     /// Learns from an execution.
     pub(crate) fn finished(&mut self, size: usize, took: Duration) {
-        let expected = self.latency.of(size);
         self.executions += 1;
         self.latency.learn(size, took);
         let (objective, max) = (self.objective.latency, self.terms.max_batch_size);
         match &mut self.rule {
             BatchRule::Aimd(aimd) => aimd.learn(size, took, objective, max),
             BatchRule::Quantile(quantile) => quantile.learn(size, took, objective, max),
-            BatchRule::Auto(auto) => auto.rehearsal.finished(expected, took),
-            BatchRule::Edf | BatchRule::Deferred => {}
+            BatchRule::Auto(_) | BatchRule::Edf | BatchRule::Deferred => {}
         }
     }
 
@@ -183,7 +183,7 @@ impl ObjectiveEngine {
             BatchRule::Edf | BatchRule::Deferred | BatchRule::Auto(_) => {
                 // A request that cannot be in time is still tried if an instance is free. Otherwise the estimate of one
                 // slow execution, a cold start, would refuse every request that could correct it.
-                let takes = self.latency.of(waiter.request.batch_size);
+                let takes = self.latency.luckiest(waiter.request.batch_size);
                 let takes = takes.min(self.terms.objective);
                 // The margin is for the unforeseen, such as a late timer. An execution that ends exactly at the
                 // deadline is in time.
@@ -271,6 +271,10 @@ impl ObjectiveEngine {
                 BatchRule::Auto(auto) => auto.rate.per_ns(now),
                 _ => 0.0,
             },
+            earned_per_ns: match &self.rule {
+                BatchRule::Auto(auto) => auto.rehearsal.earned_per_ns(),
+                _ => 0.0,
+            },
             probes: self.executions % PROBE_EVERY == PROBE_EVERY - 1,
         }
     }
@@ -301,7 +305,7 @@ impl ObjectiveEngine {
 
     /// What executions of some batch sizes are thought to take; none while none was seen.
     pub(crate) fn latencies(&self) -> Vec<(usize, Duration)> {
-        let known = |size| (size, Duration::from_nanos(self.latency.of(size)));
+        let known = |size| (size, Duration::from_nanos(self.latency.planned(size)));
         let latencies = profile_sizes(self.terms.max_batch_size).map(known);
         latencies.filter(|(_, took)| !took.is_zero()).collect()
     }
@@ -314,7 +318,7 @@ impl ObjectiveEngine {
 /// When the busy instances will be free, in nanoseconds.
 fn ends(instances: &Instances, latency: &LatencyModel) -> impl Iterator<Item = u64> + Clone {
     let runs = instances.runs().flatten();
-    runs.map(|run| run.since.as_nanos() + latency.of(run.size))
+    runs.map(|run| run.since.as_nanos() + latency.mean(run.size))
 }
 
 /// Why a batch of all that was scanned is not larger.

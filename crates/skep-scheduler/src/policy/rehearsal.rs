@@ -19,7 +19,7 @@
 //! An arrival advances one stage, in turn, so it always costs some hundred nanoseconds. Nothing is rehearsed while
 //! there is always a free instance.
 
-use std::{collections::VecDeque, time::Duration};
+use std::collections::VecDeque;
 
 use skep_types::Time;
 
@@ -27,20 +27,26 @@ use crate::{
     BatchEnd,
     policy::{
         Verdict,
-        ahead::LookAhead,
+        ahead::{Chance, LookAhead},
         by_deadline::{DecisionContext, Manner, Patience, UrgentQueue, count},
         rate::ArrivalRate,
     },
+    variation::SCENARIOS,
 };
 
-/// The manners that are compared; the first is that of a load that asks for nothing else.
-const MANNERS: [Manner; 6] = [
+/// The manners that are compared; the first is that of a load that asks for nothing else. The last one takes part
+/// where executions vary: that a batch is not worth its time needs doubt about it.
+const MANNERS: [Manner; 7] = [
     manner(Patience::Enough, false),
     manner(Patience::Full, false),
     manner(Patience::None, false),
     manner(Patience::Brief, false),
     manner(Patience::Enough, true),
     manner(Patience::Full, true),
+    Manner {
+        price_percent: 90,
+        ..manner(Patience::None, false)
+    },
 ];
 
 const fn manner(patience: Patience, strict: bool) -> Manner {
@@ -48,6 +54,7 @@ const fn manner(patience: Patience, strict: bool) -> Manner {
         patience,
         strict,
         thrifty: true,
+        price_percent: 0,
     }
 }
 
@@ -71,8 +78,9 @@ const MAX_PAST: usize = 8192;
 const BETTER: f64 = 0.002;
 const BETTER_AT_REST: f64 = 0.03;
 
-/// Executions over which it is averaged how long they take beside their estimates, which are high.
-const PACED: f64 = 64.0;
+/// From one execution's scenario to the next one's: it has no factor in common with their number, and spreads slow and
+/// fast ones.
+const STRIDE: usize = 7;
 
 /// A request that arrived.
 #[derive(Debug)]
@@ -84,8 +92,8 @@ struct PastArrival {
     before: usize,
     /// As it was known then.
     rate: ArrivalRate,
-    /// A bit for each manner that answers it in time.
-    answered: u8,
+    /// In how many of [`SCENARIOS`] each manner answers it in time.
+    answered: [u8; MANNERS.len()],
 }
 
 /// Where a manner is.
@@ -98,8 +106,11 @@ struct RehearsalStage {
     now: u64,
     /// When each instance is free.
     free: Vec<u64>,
-    /// The faded number of requests that were answered in time.
+    /// The scenario of the last execution.
+    executions: usize,
+    /// The faded number of requests that were answered in time, and the faded time of the executions.
     score: f64,
+    busy: f64,
 }
 
 /// The rehearsals of one model's scheduler.
@@ -107,6 +118,8 @@ struct RehearsalStage {
 pub(crate) struct Rehearsal {
     past: VecDeque<PastArrival>,
     stages: [RehearsalStage; MANNERS.len()],
+    /// How many of the manners take part.
+    active: usize,
     /// The stage that is played next.
     turn: usize,
     chosen: usize,
@@ -118,8 +131,7 @@ pub(crate) struct Rehearsal {
     began: u64,
     since: usize,
     attention: usize,
-    /// What executions take over what was expected.
-    pace: f64,
+    earned_per_ns: f64,
     ahead: LookAhead,
 }
 
@@ -137,6 +149,7 @@ impl Rehearsal {
         Self {
             past: VecDeque::new(),
             stages: Default::default(),
+            active: MANNERS.len(),
             turn: 0,
             chosen: 0,
             counted: 0.0,
@@ -145,7 +158,7 @@ impl Rehearsal {
             began: 0,
             since: 0,
             attention: 0,
-            pace: 1.0,
+            earned_per_ns: 0.0,
             ahead: LookAhead::default(),
         }
     }
@@ -155,12 +168,9 @@ impl Rehearsal {
         MANNERS[self.chosen]
     }
 
-    /// An execution took so long, of which this was expected.
-    pub(crate) fn finished(&mut self, expected: u64, took: Duration) {
-        if expected > 0 {
-            let took = took.as_nanos() as f64 / expected as f64;
-            self.pace += (took - self.pace) / PACED;
-        }
+    /// What an instance earns in the best of manners: requests in time a nanosecond.
+    pub(crate) fn earned_per_ns(&self) -> f64 {
+        self.earned_per_ns
     }
 
     /// A request arrives, at the scene's moment.
@@ -194,11 +204,16 @@ impl Rehearsal {
             size,
             before,
             rate: rate.clone(),
-            answered: 0,
+            answered: [0; MANNERS.len()],
         });
         self.since += 1;
-        self.play(self.turn, context);
-        self.turn = (self.turn + 1) % self.stages.len();
+        self.active = if context.latency.variation().varies() {
+            MANNERS.len()
+        } else {
+            MANNERS.len() - 1
+        };
+        self.play(self.turn.min(self.active - 1), context);
+        self.turn = (self.turn + 1) % self.active;
         if self.turn == 0 {
             let long = SCENE_OBJECTIVES.saturating_mul(context.terms.objective);
             if self.since >= SCENE_REQUESTS && now - self.began >= long {
@@ -228,7 +243,8 @@ impl Rehearsal {
             }
             let margin = context.terms.margin;
             let urgent = &past[stage.head];
-            if now + context.latency.of(urgent.size) > urgent.deadline.saturating_add(margin) {
+            if now + context.latency.luckiest(urgent.size) > urgent.deadline.saturating_add(margin)
+            {
                 stage.head += 1;
                 stage.seen = stage.seen.max(stage.head);
                 continue;
@@ -257,18 +273,22 @@ impl Rehearsal {
             );
             match verdict {
                 Verdict::Send { requests, .. } => {
-                    let takes = context.latency.of(line.size(requests));
+                    let takes = context.latency.expected(line.size(requests));
+                    let mut chance = Chance::new(context.latency, takes);
                     for past in past.range_mut(stage.head..stage.head + requests) {
-                        if now + takes <= past.deadline.saturating_add(margin) {
-                            past.answered |= 1 << index;
-                        }
+                        let time = past.deadline.saturating_add(margin).saturating_sub(now);
+                        past.answered[index] = chance.within(time) as u8;
                     }
                     stage.head += requests;
+                    // The scenarios take turns, so that each stage has as many slow executions.
+                    stage.executions = (stage.executions + STRIDE) % SCENARIOS;
+                    let scenario = context.latency.variation().scenarios()[stage.executions];
                     #[expect(
                         clippy::cast_sign_loss,
                         reason = "no execution takes less than no time"
                     )]
-                    let takes = (takes as f64 * self.pace) as u64;
+                    let takes = (takes as f64 * scenario) as u64;
+                    stage.busy += takes as f64;
                     stage.free[at] = now + takes;
                 }
                 Verdict::Drop { requests } => stage.head += requests,
@@ -299,7 +319,7 @@ impl Rehearsal {
         for (index, stage) in self.stages.iter_mut().enumerate() {
             // What the patient have not decided shall not be held against them.
             for past in self.past.range_mut(stage.head.min(oldest)..oldest) {
-                past.answered |= 1 << index;
+                past.answered[index] = SCENARIOS as u8;
             }
             stage.head = oldest;
             stage.seen = stage.seen.max(oldest);
@@ -313,7 +333,7 @@ impl Rehearsal {
 
     /// Counts and forgets what all have decided.
     fn count(&mut self, context: DecisionContext<'_>) {
-        let heads = self.stages.iter().map(|stage| stage.head);
+        let heads = self.stages[..self.active].iter().map(|stage| stage.head);
         let decided = heads.min().unwrap_or(0).min(self.past.len() - 1);
         let decided = decided.max(self.past.len().saturating_sub(MAX_PAST));
         let objectives = REMEMBERED_OBJECTIVES * context.terms.objective.max(1) as f64;
@@ -324,8 +344,18 @@ impl Rehearsal {
             self.counted = self.counted * keeps + 1.0;
             self.span = self.span * keeps + gap;
             for (index, stage) in self.stages.iter_mut().enumerate() {
-                stage.score = stage.score * keeps + f64::from(past.answered >> index & 1);
+                stage.busy *= keeps;
+                stage.score =
+                    stage.score * keeps + f64::from(past.answered[index]) / SCENARIOS as f64;
             }
+        }
+        // What does not take part begins as the first one.
+        let (first, others) = self.stages.split_at_mut(self.active);
+        for stage in others {
+            (stage.score, stage.busy) = (first[0].score, first[0].busy);
+            (stage.head, stage.seen) = (first[0].head, first[0].seen);
+            stage.now = first[0].now;
+            stage.free.clone_from(&first[0].free);
         }
         for stage in &mut self.stages {
             stage.head = stage.head.saturating_sub(decided);
@@ -335,21 +365,23 @@ impl Rehearsal {
 
     /// The first manner, unless another is better; of the others one that is as good as the best, if it is the present.
     fn choose(&mut self, context: DecisionContext<'_>) {
-        let scores = || self.stages.iter().map(|stage| stage.score).enumerate();
+        let active = &self.stages[..self.active];
+        let scores = || active.iter().map(|stage| stage.score).enumerate();
         let best = scores().fold(
             (0, 0.0),
             |best, other| {
                 if other.1 > best.1 { other } else { best }
             },
         );
+        self.earned_per_ns = best.1 / self.stages[best.0].busy.max(1.0);
         // What would be asked of the instances if all ran one by one.
-        let busy = self.counted / self.span.max(1.0) * context.latency.of(1) as f64;
+        let busy = self.counted / self.span.max(1.0) * context.latency.mean(1) as f64;
         let rest = 1.0 - busy / context.instances.max(1) as f64;
         let as_good =
             |index: usize, better: f64| self.stages[index].score + better * self.counted >= best.1;
         if as_good(0, BETTER.max(BETTER_AT_REST * rest)) {
             self.chosen = 0;
-        } else if !as_good(self.chosen, BETTER) {
+        } else if self.chosen >= self.active || !as_good(self.chosen, BETTER) {
             self.chosen = best.0;
         }
     }

@@ -1,5 +1,9 @@
 //! Rehearsals step by step, in nanoseconds: a batch of `b` takes 100 + 10 `b`.
 
+use std::time::Duration;
+
+use skep_types::Percentile;
+
 use super::*;
 use crate::{latency::LatencyModel, policy::by_deadline::ObjectiveTerms};
 
@@ -7,9 +11,17 @@ use crate::{latency::LatencyModel, policy::by_deadline::ObjectiveTerms};
 const AT_ONCE: usize = 2;
 const PATIENT: usize = 1;
 
+/// Answered in every scenario.
+const ALL: u8 = SCENARIOS as u8;
+
+/// Which manners answer a request, from bits.
+fn by(bits: u8) -> [u8; MANNERS.len()] {
+    std::array::from_fn(|manner| ALL * (bits >> manner & 1))
+}
+
 fn affine() -> LatencyModel {
     let profile = [(1, 110), (8, 180)].map(|(size, ns)| (size, Duration::from_nanos(ns)));
-    LatencyModel::new(8, &profile)
+    LatencyModel::new(8, &profile, Percentile::default())
 }
 
 fn context(latency: &LatencyModel, now: u64) -> DecisionContext<'_> {
@@ -23,6 +35,7 @@ fn context(latency: &LatencyModel, now: u64) -> DecisionContext<'_> {
         latency,
         instances: 1,
         per_ns: 0.0,
+        earned_per_ns: 0.0,
         probes: false,
     }
 }
@@ -37,7 +50,7 @@ fn rehearsal(arrivals: &[(u64, u64)]) -> Rehearsal {
             size: 1,
             before,
             rate: ArrivalRate::new(Duration::from_micros(1), Duration::from_micros(10)),
-            answered: 0,
+            answered: [0; MANNERS.len()],
         });
     }
     rehearsal
@@ -46,7 +59,7 @@ fn rehearsal(arrivals: &[(u64, u64)]) -> Rehearsal {
 /// Which of the past a manner answers in time.
 fn answered(rehearsal: &Rehearsal, manner: usize) -> Vec<bool> {
     let past = rehearsal.past.iter();
-    past.map(|past| past.answered == 1 << manner).collect()
+    past.map(|past| past.answered[manner] == ALL).collect()
 }
 
 fn nobody() -> LiveState<std::iter::Empty<u64>> {
@@ -58,17 +71,6 @@ fn nobody() -> LiveState<std::iter::Empty<u64>> {
 
 fn is_near(got: f64, expected: f64) -> bool {
     (got - expected).abs() < 1e-9
-}
-
-#[test]
-fn the_pace_is_an_average_of_durations_over_estimates() {
-    let mut rehearsal = Rehearsal::new();
-    rehearsal.finished(100, Duration::from_nanos(164));
-    assert!(is_near(rehearsal.pace, 1.01));
-    rehearsal.finished(200, Duration::from_nanos(74));
-    assert!(is_near(rehearsal.pace, 1.0));
-    rehearsal.finished(0, Duration::from_secs(1));
-    assert!(is_near(rehearsal.pace, 1.0), "nothing was expected");
 }
 
 #[test]
@@ -140,12 +142,36 @@ fn a_stage_has_as_many_instances_as_there_are() {
 }
 
 #[test]
-fn a_slow_pace_keeps_instances_busy_for_longer() {
-    let latency = affine();
-    let mut rehearsal = rehearsal(&[(0, 500), (10, 500)]);
-    rehearsal.pace = 2.0;
-    rehearsal.play(AT_ONCE, context(&latency, 100));
-    assert_eq!(rehearsal.stages[AT_ONCE].free[0], 220);
+fn scenarios_of_executions_take_turns() {
+    let mut latency = affine();
+    // Half of the executions take twice as long as the others.
+    for ns in [110, 220].repeat(64) {
+        latency.learn(1, Duration::from_nanos(ns));
+    }
+    let scenarios = *latency.variation().scenarios();
+    let takes = latency.expected(1);
+    let mut rehearsal = rehearsal(&[(0, 900), (10, 900)]);
+    for turn in 1..=2 * SCENARIOS {
+        rehearsal.stages[AT_ONCE] = RehearsalStage {
+            executions: rehearsal.stages[AT_ONCE].executions,
+            ..RehearsalStage::default()
+        };
+        rehearsal.play(AT_ONCE, context(&latency, 5));
+        let scenario = scenarios[turn * STRIDE % SCENARIOS];
+        let free = (takes as f64 * scenario) as u64;
+        assert_eq!(rehearsal.stages[AT_ONCE].free[0], free, "{turn}");
+    }
+    // A request counts by the scenarios in which it is in time.
+    let mut rehearsal = rehearsal_of_one(takes);
+    rehearsal.play(AT_ONCE, context(&latency, 5));
+    let in_time = scenarios.iter().filter(|scenario| **scenario <= 1.0);
+    let in_time = u8::try_from(in_time.count()).expect("few");
+    assert!((1..16).contains(&in_time));
+    assert_eq!(rehearsal.past[0].answered[AT_ONCE], in_time);
+}
+
+fn rehearsal_of_one(deadline: u64) -> Rehearsal {
+    rehearsal(&[(0, deadline)])
 }
 
 #[test]
@@ -199,7 +225,7 @@ fn requests_count_when_all_stages_have_decided_them() {
         .iter_mut()
         .zip([0b000_011, 0b000_010, 0b111_111, 0])
     {
-        past.answered = bits;
+        past.answered = by(bits);
     }
     rehearsal.count(context(&latency, 1100));
     // Gaps of 10 of 20 objectives of 1000.
@@ -208,7 +234,7 @@ fn requests_count_when_all_stages_have_decided_them() {
     assert!(is_near(rehearsal.span, 10.0 * keeps + 10.0));
     assert_eq!((rehearsal.last, rehearsal.past.len()), (20, 2));
     let scores: Vec<f64> = rehearsal.stages.iter().map(|stage| stage.score).collect();
-    let expected = [keeps, keeps + 1.0, 0.0, 0.0, 0.0, 0.0];
+    let expected = [keeps, keeps + 1.0, 0.0, 0.0, 0.0, 0.0, 0.0];
     assert!(
         scores
             .iter()
@@ -220,7 +246,10 @@ fn requests_count_when_all_stages_have_decided_them() {
         .iter()
         .map(|stage| (stage.head, stage.seen))
         .collect();
-    assert_eq!(places, [(1, 2), (1, 2), (1, 2), (1, 2), (0, 2), (1, 2)]);
+    assert_eq!(
+        places,
+        [(1, 2), (1, 2), (1, 2), (1, 2), (0, 2), (1, 2), (1, 2)]
+    );
     // After a long gap no more fades than after a request among many.
     rehearsal.stages[4].head = 1;
     let before = rehearsal.counted;
@@ -244,7 +273,7 @@ fn of_too_many_requests_the_oldest_count_undecided() {
 }
 
 /// What is chosen with these scores, after `chosen`, if `counted` requests came within `span`.
-fn choice(scores: [f64; MANNERS.len()], chosen: usize, span: f64, instances: usize) -> usize {
+fn choice(scores: [f64; 6], chosen: usize, span: f64, instances: usize) -> usize {
     let latency = affine();
     let mut rehearsal = Rehearsal::new();
     for (stage, score) in rehearsal.stages.iter_mut().zip(scores) {
@@ -310,8 +339,8 @@ fn stages_begin_again_with_what_waits_and_runs() {
     }
     assert_eq!((rehearsal.stages[0].seen, rehearsal.stages[1].seen), (2, 4));
     // The first stage had decided one, the second all, the others none.
-    let bits: Vec<u8> = rehearsal.past.iter().map(|past| past.answered).collect();
-    assert_eq!(bits, [0b111_100, 0b111_101, 0, 0]);
+    let answered: Vec<_> = rehearsal.past.iter().map(|past| past.answered).collect();
+    assert_eq!(answered, [0b1_111_100, 0b1_111_101, 0, 0].map(by));
     assert_eq!((rehearsal.began, rehearsal.since), (45, 0));
     rehearsal.begin_anew(
         two,

@@ -17,7 +17,7 @@
 use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
 use skep_scheduler::{
-    Input, InstanceId, Objective, ObjectivePolicy, Output, Outputs, Payload, Policy,
+    Input, InstanceId, Objective, ObjectivePolicy, Output, Outputs, Payload, Percentile, Policy,
     PolicySnapshot, QueuePolicy, RejectReason, Request, RequestId, Scheduler, SchedulerOptions,
     TimeoutAction, TritonPolicy,
 };
@@ -68,6 +68,7 @@ impl Paper {
             latency: Duration::ZERO,
             policy: ObjectivePolicy::Auto,
             miss_action: TimeoutAction::Reject,
+            percentile: Percentile::default(),
             margin: Duration::ZERO,
             profile: Vec::new(),
         };

@@ -1,14 +1,17 @@
-//! A latency objective: the parameters `slo_latency_ms`, `batching_policy` and `slo_miss_action`.
+//! A latency objective: the parameters `slo_latency_ms`, `slo_percentile`, `batching_policy` and `slo_miss_action`.
 //!
 //! They are Skep's own and not fields, so that Triton ignores them and one repository serves both.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use skep_types::{ObjectivePolicy, TimeoutAction};
+use skep_types::{ObjectivePolicy, Percentile, TimeoutAction};
 
 use crate::{
     error::ConfigError,
-    parameters::{table::TRITON_POLICY, value::milliseconds},
+    parameters::{
+        table::TRITON_POLICY,
+        value::{milliseconds, percentile},
+    },
     vocabulary::notice::Notice,
 };
 
@@ -17,6 +20,8 @@ use crate::{
 pub struct LatencyObjective {
     /// How long after its arrival a request should be answered.
     pub latency: Duration,
+    /// The percentile of latency that should keep to it.
+    pub percentile: Percentile,
     /// How batches are formed.
     pub policy: ObjectivePolicy,
     /// What happens to a request that can no longer be answered in time.
@@ -40,12 +45,10 @@ pub(crate) fn read(
         if let Some(policy) = policy.filter(|_| !is_triton) {
             return Err(no_latency(model, policy));
         }
-        note(
-            parameters,
-            "slo_miss_action",
-            "no effect: `slo_latency_ms` is not set",
-            notices,
-        );
+        for key in ["slo_percentile", "slo_miss_action"] {
+            let text = "no effect: `slo_latency_ms` is not set";
+            note(parameters, key, text, notices);
+        }
         return Ok(None);
     };
     if is_triton {
@@ -55,19 +58,26 @@ pub(crate) fn read(
             "answers are counted against it, but it forms no batches: `batching_policy` is `triton`",
             notices,
         );
-        note(
-            parameters,
-            "slo_miss_action",
-            "no effect: `batching_policy` is `triton`",
-            notices,
-        );
+        for key in ["slo_percentile", "slo_miss_action"] {
+            let text = "no effect: `batching_policy` is `triton`";
+            note(parameters, key, text, notices);
+        }
         return Ok(None);
+    }
+    let policy = policy
+        .and_then(ObjectivePolicy::from_name)
+        .unwrap_or_default();
+    if policy == ObjectivePolicy::Aimd {
+        let text =
+            "no effect: `batching_policy` is `aimd`, which learns from late executions alone";
+        note(parameters, "slo_percentile", text, notices);
     }
     Ok(Some(LatencyObjective {
         latency,
-        policy: policy
-            .and_then(ObjectivePolicy::from_name)
+        percentile: value(parameters, "slo_percentile")
+            .and_then(percentile)
             .unwrap_or_default(),
+        policy,
         miss_action: match value(parameters, "slo_miss_action") {
             Some("DELAY") => TimeoutAction::Delay,
             _ => TimeoutAction::Reject,

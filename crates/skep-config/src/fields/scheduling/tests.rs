@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use skep_proto::inference;
-use skep_types::{ModelName, ObjectivePolicy, QueuePolicy, TimeoutAction};
+use skep_types::{ModelName, ObjectivePolicy, Percentile, QueuePolicy, TimeoutAction};
 
 use super::{DynamicBatching, LatencyObjective, SchedulerConfig};
 use crate::{ConfigContext, ConfigError, ConfigErrorKind, ModelConfig, parse_pbtxt};
@@ -208,11 +208,12 @@ fn an_objective_is_typed() {
     let (without, _) = with_parameters("", &[]).expect("valid");
     assert_eq!(without, SchedulerConfig::Default);
     let ms = Duration::from_millis;
-    for (batching, parameters, latency, policy, miss_action) in [
+    for (batching, parameters, latency, percentile, policy, miss_action) in [
         (
             "",
             &[("slo_latency_ms", "50")][..],
             ms(50),
+            99.0,
             ObjectivePolicy::Auto,
             TimeoutAction::Reject,
         ),
@@ -220,10 +221,12 @@ fn an_objective_is_typed() {
             "priority_levels: 1 default_priority_level: 1",
             &[
                 ("slo_latency_ms", " 2.5 "),
+                ("slo_percentile", " 97.5 "),
                 ("batching_policy", "edf"),
                 ("slo_miss_action", "DELAY"),
             ],
             Duration::from_micros(2500),
+            97.5,
             ObjectivePolicy::Edf,
             TimeoutAction::Delay,
         ),
@@ -236,6 +239,7 @@ fn an_objective_is_typed() {
             dynamic.objective,
             Some(LatencyObjective {
                 latency,
+                percentile: Percentile::new(percentile).expect("within its bounds"),
                 policy,
                 miss_action
             })
@@ -269,6 +273,21 @@ fn invalid_objectives_are_refused() {
             "",
             &[("slo_latency_ms", "NaN")],
             "parameter `slo_latency_ms` of model `m` is `NaN`, expected a number of milliseconds above 0 and up to 3600000",
+        ),
+        (
+            "",
+            &[("slo_latency_ms", "1"), ("slo_percentile", "0.99")],
+            "parameter `slo_percentile` of model `m` is `0.99`, expected a percentile from 50 to 99.9",
+        ),
+        (
+            "",
+            &[("slo_latency_ms", "1"), ("slo_percentile", "100")],
+            "parameter `slo_percentile` of model `m` is `100`, expected a percentile from 50 to 99.9",
+        ),
+        (
+            "",
+            &[("slo_percentile", "p99")],
+            "parameter `slo_percentile` of model `m` is `p99`, expected a percentile from 50 to 99.9",
         ),
         (
             "",
@@ -317,6 +336,10 @@ fn settings_that_an_objective_overrules_get_a_notice() {
         (
             &[("batching_policy", "triton"), ("slo_latency_ms", "1")][..],
             "`parameters.slo_latency_ms`: answers are counted against it, but it forms no batches: `batching_policy` is `triton`",
+        ),
+        (
+            &[("slo_percentile", "95")],
+            "`parameters.slo_percentile`: no effect: `slo_latency_ms` is not set",
         ),
         (
             &[("slo_miss_action", "REJECT")],

@@ -65,6 +65,7 @@ pub(crate) fn margin(objective: Duration) -> Duration {
 fn objective(configured: &LatencyObjective) -> Objective {
     Objective {
         latency: configured.latency,
+        percentile: configured.percentile,
         policy: configured.policy,
         miss_action: configured.miss_action,
         margin: margin(configured.latency),

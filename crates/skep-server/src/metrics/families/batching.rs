@@ -9,7 +9,7 @@ use crate::metrics::text::MetricsText;
 type PolicyFigure = fn(&PolicySnapshot) -> Option<f64>;
 
 /// Gauges of a batching policy: name, help, figure; `None` if the policy has no such figure.
-const POLICY_GAUGES: [(&str, &str, PolicyFigure); 4] = [
+const POLICY_GAUGES: [(&str, &str, PolicyFigure); 5] = [
     (
         "skep_batching_cap",
         "Inferences in the largest batch that the policy forms now",
@@ -24,6 +24,11 @@ const POLICY_GAUGES: [(&str, &str, PolicyFigure); 4] = [
         "skep_batching_objective_us",
         "How long an answer may take, in microseconds",
         |policy| Some(policy.objective?.as_nanos() as f64 / NS_PER_US as f64),
+    ),
+    (
+        "skep_batching_percentile",
+        "The percentile of latency that the policy plans by, as set by `slo_percentile`",
+        |policy| Some(policy.percentile?.percent()),
     ),
     (
         "skep_batching_arrival_rate",
@@ -88,7 +93,7 @@ pub(super) fn policies(text: &mut MetricsText, rows: &[VersionFigures]) {
     }
     let mut family = text.family(
         "skep_batching_latency_us",
-        "What the policy expects an execution to take (80th percentile), in microseconds, by batch size",
+        "What an execution takes at the percentile that the policy plans by, in microseconds, by batch size",
         "gauge",
     );
     for row in rows {
