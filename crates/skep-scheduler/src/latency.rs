@@ -1,11 +1,15 @@
 //! How long an execution of each batch size takes: learned from executions, monotone, inter- and extrapolated.
 //!
-//! For each batch size that was seen, the last executions are kept and their 80th percentile is the size's estimate.
-//! The estimates are made monotone (a larger batch takes no less) by pooling neighbours that contradict that, a size in
-//! between gets what lies on the line between its neighbours, and one beyond the largest what a robust line through all
+//! For each batch size that was seen, the last executions are kept and their median is the size's estimate. The
+//! estimates are made monotone (a larger batch takes no less) by pooling neighbours that contradict that. Where
+//! executions vary, estimates that rest on few executions move towards a line through all of them. A size in between
+//! gets what lies on the line between its neighbours, and one beyond the largest what a robust line through all
 //! estimates says (the median of the slopes between them, Theil and Sen).
 //!
-//! Sizes above [`EXACT`] share eight cells an octave, so that a model with batches of thousands stays cheap.
+//! How executions vary around these medians is learned apart, from all sizes together (`variation.rs`).
+//!
+//! Sizes above [`EXACT`] share eight cells an octave, so that a model with batches of thousands stays cheap. Executions
+//! of a cell's other sizes are scaled to the first one.
 
 use std::time::Duration;
 

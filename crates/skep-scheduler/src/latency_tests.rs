@@ -204,15 +204,16 @@ fn contradicting_neighbours_share_their_mean() {
 
 #[test]
 fn means_of_neighbours_are_weighted_by_executions() {
+    // Measured, not served: they say nothing of how executions vary, which would move the estimates to a line.
     let mut model = known(3, &[]);
     for _ in 0..3 {
-        model.learn(1, us(300));
+        model.measured(1, us(300));
     }
-    model.learn(2, us(100));
+    model.measured(2, us(100));
     assert_eq!(estimates(&model, [1, 2]), [250, 250]);
     // 3 x 300, 1 x 100 and, by their median, 2 x 120 microseconds.
-    model.learn(3, us(120));
-    model.learn(3, us(130));
+    model.measured(3, us(130));
+    model.measured(3, us(120));
     assert_eq!(estimates(&model, [1, 2, 3]), [206, 206, 206]);
 }
 
@@ -292,13 +293,15 @@ fn as_many_executions_are_remembered_as_there_is_room_for() {
 }
 
 #[test]
-fn sizes_of_one_cell_are_known_as_the_last_one() {
+fn sizes_of_one_cell_are_known_as_the_first_one() {
     let mut model = known(128, &[(1, 100)]);
     model.learn(64, us(1000));
     assert_eq!(estimates(&model, [64]), [1000]);
+    // The line from (1, 100) to (64, 1000) has 1085.7 at 70, so that 1100 there are 1013 at 64: the upper one of two.
     model.learn(70, us(1100));
-    // On the line from (1, 100) to (70, 1100).
-    assert_eq!(estimates(&model, [24, 47, 70]), [433, 766, 1100]);
+    assert_eq!(estimates(&model, [24, 64, 70]), [428, 1000, 1085]);
+    model.learn(70, us(1300));
+    assert_eq!(estimates(&model, [64]), [1013], "the middle one of three");
 }
 
 #[test]

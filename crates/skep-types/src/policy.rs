@@ -34,7 +34,7 @@ pub struct Percentile {
 }
 
 impl Percentile {
-    /// The median: whoever plans by less expects most answers to be late.
+    /// The median: with less, most answers would be late by plan.
     pub const MIN: f64 = 50.0;
     /// A higher one takes more executions to learn than a scheduler remembers.
     pub const MAX: f64 = 99.9;
