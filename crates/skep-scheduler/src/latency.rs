@@ -111,6 +111,11 @@ impl LatencyModel {
         scaled(self.expected(size), self.variation.planned())
     }
 
+    /// This many times what an execution of this size is expected to take, in nanoseconds.
+    pub(crate) fn with(&self, size: usize, caution: f64) -> u64 {
+        scaled(self.expected(size), caution)
+    }
+
     /// How executions vary around what is expected.
     pub(crate) fn variation(&self) -> &Variation {
         &self.variation

@@ -43,7 +43,7 @@ pub(crate) struct LookAhead {
 
 impl LookAhead {
     /// What to do first. `requests` are the waiting ones, most urgent first, `free` the moments at which the other
-    /// instances are free.
+    /// instances are free. With a `caution`, only plans of that one are compared.
     pub(crate) fn plan(
         &mut self,
         now: u64,
@@ -52,6 +52,7 @@ impl LookAhead {
         requests: impl Iterator<Item = (u64, usize)>,
         free: impl Iterator<Item = u64>,
         price: f64,
+        caution: Option<f64>,
     ) -> Plan {
         self.requests.clear();
         self.requests.extend(requests.take(HORIZON));
@@ -61,8 +62,12 @@ impl LookAhead {
         self.free.sort_unstable();
         self.free.truncate(MAX_INSTANCES);
         let variation = latency.variation();
-        let cautions = CAUTIONS.iter().map(|index| variation.scenarios()[*index]);
         let mut best = (Plan::default(), None);
+        if let Some(caution) = caution {
+            self.plan_with(caution, now, latency, max_batch_size, price, &mut best);
+            return best.0;
+        }
+        let cautions = CAUTIONS.iter().map(|index| variation.scenarios()[*index]);
         let mut last = f64::INFINITY;
         for caution in std::iter::once(variation.planned()).chain(cautions) {
             if caution < last {

@@ -15,7 +15,7 @@ fn dropped(now: u64, max: usize, requests: &[(u64, usize)], others: &[u64]) -> u
     let mut ahead = LookAhead::default();
     let (requests, others) = (requests.iter().copied(), others.iter().copied());
     ahead
-        .plan(now, &latency, max, requests, others, 0.0)
+        .plan(now, &latency, max, requests, others, 0.0, None)
         .dropped
 }
 

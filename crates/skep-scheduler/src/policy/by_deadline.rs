@@ -13,7 +13,7 @@ use crate::{
         Verdict,
         ahead::{LookAhead, within},
     },
-    variation::SCENARIOS,
+    variation::{SCENARIOS, Variation},
 };
 
 /// How much faster than they arrive requests should be served: the uncertainty of a rate.
@@ -21,6 +21,9 @@ const AHEAD_OF_LOAD: f64 = 1.1;
 
 /// The objective divided by the time of [`Patience::Brief`].
 const BRIEF: u64 = 10;
+
+/// The scenario that a [plain](Manner::plain) manner plans by: four of five executions last no longer.
+const PLAIN: usize = SCENARIOS * 4 / 5;
 
 /// What counts as equally good: a smaller batch is worth this much.
 const NEARLY: f64 = 0.995;
@@ -74,6 +77,21 @@ pub(crate) struct Manner {
     /// What an execution has to earn, in percent of what time on an instance earns on average. Otherwise nothing is
     /// executed: time is better kept for what comes.
     pub(crate) price_percent: u8,
+    /// Whether an execution is taken to last as long as most do, whatever the stated percentile, with no weighing of
+    /// probabilities. Batches are larger then, and some of them late: where the load asks for all that instances can
+    /// do, that answers more requests.
+    pub(crate) plain: bool,
+}
+
+impl Manner {
+    /// What executions are taken to last, over what is expected.
+    fn caution(self, variation: &Variation) -> f64 {
+        if self.plain {
+            variation.scenarios()[PLAIN]
+        } else {
+            variation.planned()
+        }
+    }
 }
 
 /// Settings of a model.
@@ -135,11 +153,22 @@ impl DecisionContext<'_> {
                 line.end()
             }
         };
-        let requests = fits(variation.planned(), 0);
-        let least = variation.scenarios()[0];
-        if requests == 0 && fits(least, 0) == 0 {
+        let caution = manner.caution(variation);
+        let requests = fits(caution, 0);
+        let hope = if manner.plain {
+            caution
+        } else {
+            variation.scenarios()[0]
+        };
+        if requests == 0 && fits(hope, 0) == 0 {
+            let within_margin = fits(hope, self.terms.margin);
+            if manner.plain && within_margin == 0 && line.inferences() > line.size(1) {
+                // Most executions would be too late for it. The last one is tried all the same: if nothing ran, a wrong
+                // estimate would stay.
+                return Verdict::Drop { requests: 1 };
+            }
             // The most urgent one is within its margin: try it at once.
-            let requests = fits(least, self.terms.margin).max(1);
+            let requests = within_margin.max(1);
             return Verdict::Send {
                 requests,
                 end: end(requests, BatchEnd::Deadline),
@@ -162,6 +191,7 @@ impl DecisionContext<'_> {
                 line.urgent(),
                 free,
                 price,
+                manner.plain.then_some(caution),
             );
             let mut dropped = plan.dropped;
             if manner.strict {
@@ -171,7 +201,7 @@ impl DecisionContext<'_> {
                 return Verdict::Drop { requests: dropped };
             }
             // Where executions do not vary, the most urgent one's deadline has said it all.
-            let requests = if variation.varies() {
+            let requests = if variation.varies() && !manner.plain {
                 plan.batch.clamp(requests.max(1), paying)
             } else {
                 requests
@@ -192,7 +222,7 @@ impl DecisionContext<'_> {
         {
             // Until then one more could still join. Timers fire a little late.
             let mut until = deadline
-                .saturating_sub(self.latency.planned(size + 1))
+                .saturating_sub(self.latency.with(size + 1, caution))
                 .saturating_sub(self.terms.margin);
             if manner.patience == Patience::Brief {
                 let arrived = deadline.saturating_sub(self.terms.objective);

@@ -94,6 +94,7 @@ const AT_ONCE: Manner = Manner {
     thrifty: false,
     strict: false,
     price_percent: 0,
+    plain: false,
 };
 
 const PATIENT: Manner = Manner {
@@ -323,6 +324,7 @@ fn larger_batches_pay_when_all_is_needed() {
         thrifty: true,
         strict: false,
         price_percent: 0,
+    plain: false,
     };
     // Batches of 4 carry 0.02 inferences a nanosecond, a tenth of which is kept in reserve.
     for (instances, per_ns, expected) in [

@@ -43,6 +43,7 @@ const EDF: Manner = Manner {
     thrifty: false,
     strict: false,
     price_percent: 0,
+    plain: false,
 };
 
 const DEFERRED: Manner = Manner {

@@ -34,20 +34,32 @@ use crate::{
     variation::SCENARIOS,
 };
 
-/// The manners that are compared; the first is that of a load that asks for nothing else. The last one takes part
-/// where executions vary: that a batch is not worth its time needs doubt about it.
-const MANNERS: [Manner; 7] = [
+/// The manners that are compared; the first is that of a load that asks for nothing else. Where executions do not vary,
+/// a plain one is the same as one that is not.
+const MANNERS: [Manner; 9] = [
     manner(Patience::Enough, false),
-    manner(Patience::Full, false),
-    manner(Patience::None, false),
-    manner(Patience::Brief, false),
-    manner(Patience::Enough, true),
-    manner(Patience::Full, true),
+    plain(manner(Patience::Full, false)),
+    plain(manner(Patience::None, false)),
+    plain(manner(Patience::Brief, false)),
+    plain(manner(Patience::Enough, true)),
+    plain(manner(Patience::Full, true)),
     Manner {
         price_percent: 90,
         ..manner(Patience::None, false)
     },
+    manner(Patience::Full, false),
+    manner(Patience::None, false),
 ];
+
+const fn plain(manner: Manner) -> Manner {
+    Manner {
+        plain: true,
+        ..manner
+    }
+}
+
+/// So many of them take part where executions do not vary; the others differ only in how they deal with doubt.
+const WITHOUT_DOUBT: usize = 6;
 
 const fn manner(patience: Patience, strict: bool) -> Manner {
     Manner {
@@ -55,6 +67,7 @@ const fn manner(patience: Patience, strict: bool) -> Manner {
         strict,
         thrifty: true,
         price_percent: 0,
+        plain: false,
     }
 }
 
@@ -210,7 +223,7 @@ impl Rehearsal {
         self.active = if context.latency.variation().varies() {
             MANNERS.len()
         } else {
-            MANNERS.len() - 1
+            WITHOUT_DOUBT
         };
         self.play(self.turn.min(self.active - 1), context);
         self.turn = (self.turn + 1) % self.active;

@@ -4,7 +4,8 @@ use std::{rc::Rc, time::Duration};
 
 use skep_placer::selection::Configuration;
 use skep_scheduler::{
-    Input, InstanceId, Objective, ObjectivePolicy, Outputs, Payload, Policy, Request, RequestId,
+    Input, InstanceId, Objective, ObjectivePolicy, Outputs, Payload, Percentile, Policy, Request,
+    RequestId,
     Scheduler, SchedulerOptions, TimeoutAction, TritonPolicy,
 };
 use skep_types::Time;
@@ -139,6 +140,7 @@ fn scheduler(
             policy: ObjectivePolicy::Auto,
             // What is late in one stage can be in time in the end.
             miss_action: TimeoutAction::Delay,
+            percentile: Percentile::default(),
             margin: Duration::ZERO,
             profile: (1..=most)
                 .map(|size| (size, times.of_run(concurrency, size)))
