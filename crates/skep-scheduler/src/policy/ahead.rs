@@ -31,6 +31,19 @@ pub(crate) struct Plan {
     pub(crate) in_time: usize,
 }
 
+/// What the look ahead is told, besides the requests.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AheadTerms<'a> {
+    /// The present moment, in nanoseconds.
+    pub(crate) now: u64,
+    pub(crate) latency: &'a LatencyModel,
+    pub(crate) max_batch_size: usize,
+    /// What an execution has to earn, in requests a nanosecond.
+    pub(crate) price: f64,
+    /// Only plans of this caution are compared.
+    pub(crate) caution: Option<f64>,
+}
+
 /// Buffers of the look ahead, kept for their memory.
 #[derive(Debug, Default)]
 pub(crate) struct LookAhead {
@@ -43,28 +56,24 @@ pub(crate) struct LookAhead {
 
 impl LookAhead {
     /// What to do first. `requests` are the waiting ones, most urgent first, `free` the moments at which the other
-    /// instances are free. With a `caution`, only plans of that one are compared.
+    /// instances are free.
     pub(crate) fn plan(
         &mut self,
-        now: u64,
-        latency: &LatencyModel,
-        max_batch_size: usize,
+        terms: AheadTerms<'_>,
         requests: impl Iterator<Item = (u64, usize)>,
         free: impl Iterator<Item = u64>,
-        price: f64,
-        caution: Option<f64>,
     ) -> Plan {
         self.requests.clear();
         self.requests.extend(requests.take(HORIZON));
         self.free.clear();
-        self.free.push(now);
+        self.free.push(terms.now);
         self.free.extend(free);
         self.free.sort_unstable();
         self.free.truncate(MAX_INSTANCES);
-        let variation = latency.variation();
+        let variation = terms.latency.variation();
         let mut best = (Plan::default(), None);
-        if let Some(caution) = caution {
-            self.plan_with(caution, now, latency, max_batch_size, price, &mut best);
+        if let Some(caution) = terms.caution {
+            self.plan_with(caution, terms, &mut best);
             return best.0;
         }
         let cautions = CAUTIONS.iter().map(|index| variation.scenarios()[*index]);
@@ -72,22 +81,14 @@ impl LookAhead {
         for caution in std::iter::once(variation.planned()).chain(cautions) {
             if caution < last {
                 last = caution;
-                self.plan_with(caution, now, latency, max_batch_size, price, &mut best);
+                self.plan_with(caution, terms, &mut best);
             }
         }
         best.0
     }
 
     /// Improves on the best plan and its score with plans of this caution.
-    fn plan_with(
-        &mut self,
-        caution: f64,
-        now: u64,
-        latency: &LatencyModel,
-        max_batch_size: usize,
-        price: f64,
-        best: &mut (Plan, Option<f64>),
-    ) {
+    fn plan_with(&mut self, caution: f64, terms: AheadTerms<'_>, best: &mut (Plan, Option<f64>)) {
         let mut largest = 0;
         for start in 0..self.requests.len() {
             // No more than all that are left can be answered.
@@ -97,8 +98,9 @@ impl LookAhead {
             }
             // Dropping one more helps only if the next one allows a larger batch.
             let (deadline, _) = self.requests[start];
-            let time = within(deadline.saturating_sub(now), caution);
-            let size = latency.largest_within(time).min(max_batch_size);
+            let time = within(deadline.saturating_sub(terms.now), caution);
+            let size = terms.latency.largest_within(time);
+            let size = size.min(terms.max_batch_size);
             if size <= largest {
                 continue;
             }
@@ -107,10 +109,8 @@ impl LookAhead {
                 &self.requests[start..],
                 &self.free,
                 &mut self.playing,
-                latency,
-                max_batch_size,
                 caution,
-                price,
+                terms,
             );
             if best.1.is_none_or(|best| score > best) {
                 let plan = Plan {
@@ -119,7 +119,7 @@ impl LookAhead {
                 };
                 *best = (plan, Some(score));
             }
-            if size == max_batch_size {
+            if size == terms.max_batch_size {
                 break;
             }
         }
@@ -131,11 +131,15 @@ impl LookAhead {
         requests: &[(u64, usize)],
         free: &[u64],
         playing: &mut Vec<u64>,
-        latency: &LatencyModel,
-        max_batch_size: usize,
         caution: f64,
-        price: f64,
+        terms: AheadTerms<'_>,
     ) -> (f64, Plan) {
+        let AheadTerms {
+            latency,
+            max_batch_size,
+            price,
+            ..
+        } = terms;
         playing.clear();
         playing.extend_from_slice(free);
         let (mut next, mut score, mut busy) = (0, 0, 0);

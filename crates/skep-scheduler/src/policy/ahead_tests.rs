@@ -14,9 +14,14 @@ fn dropped(now: u64, max: usize, requests: &[(u64, usize)], others: &[u64]) -> u
     let latency = LatencyModel::new(8, &profile, Percentile::default());
     let mut ahead = LookAhead::default();
     let (requests, others) = (requests.iter().copied(), others.iter().copied());
-    ahead
-        .plan(now, &latency, max, requests, others, 0.0, None)
-        .dropped
+    let terms = AheadTerms {
+        now,
+        latency: &latency,
+        max_batch_size: max,
+        price: 0.0,
+        caution: None,
+    };
+    ahead.plan(terms, requests, others).dropped
 }
 
 /// Requests of one inference each.

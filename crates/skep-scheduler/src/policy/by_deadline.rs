@@ -11,7 +11,7 @@ use crate::{
     latency::LatencyModel,
     policy::{
         Verdict,
-        ahead::{LookAhead, within},
+        ahead::{AheadTerms, LookAhead, within},
     },
     variation::{SCENARIOS, Variation},
 };
@@ -184,15 +184,14 @@ impl DecisionContext<'_> {
                 };
             }
             // The most urgent one's deadline keeps others out: is it worth that?
-            let plan = ahead.plan(
-                self.now,
-                self.latency,
-                self.terms.max_batch_size,
-                line.urgent(),
-                free,
+            let terms = AheadTerms {
+                now: self.now,
+                latency: self.latency,
+                max_batch_size: self.terms.max_batch_size,
                 price,
-                manner.plain.then_some(caution),
-            );
+                caution: manner.plain.then_some(caution),
+            };
+            let plan = ahead.plan(terms, line.urgent(), free);
             let mut dropped = plan.dropped;
             if manner.strict {
                 dropped = dropped.max(self.in_the_way_of(self.sustainable(), line));

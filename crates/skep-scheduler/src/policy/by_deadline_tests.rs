@@ -165,6 +165,35 @@ fn a_request_within_its_margin_is_tried_at_once() {
 }
 
 #[test]
+fn a_plain_manner_plans_by_most_executions() {
+    let mut latency = affine();
+    // A seventh of the executions take 1.5 times as long as the others: one of eight, seen from the percentile 99.
+    for number in 0..128_u64 {
+        let ns = if number % 7 == 0 { 165 } else { 110 };
+        latency.learn(1, Duration::from_nanos(ns));
+    }
+    let plain = Manner {
+        plain: true,
+        ..AT_ONCE
+    };
+    let context = context(&latency);
+    // Batches of 3 mostly take 130. The others plan by the slow ones, 195.
+    let line = [135, 500, 500].as_slice();
+    assert_eq!(
+        decide(context, plain, &listed(line)),
+        send(3, BatchEnd::QueueEmpty)
+    );
+    assert_eq!(context.latency.planned(3), 195);
+    // A head for which most executions are too slow makes way for the others; the last one is tried.
+    let late = decide(context, plain, &listed(&[109, 500]));
+    assert_eq!(late, Verdict::Drop { requests: 1 });
+    assert_eq!(
+        decide(context, plain, &listed(&[109])),
+        send(1, BatchEnd::QueueEmpty)
+    );
+}
+
+#[test]
 fn a_batch_waits_until_one_more_request_would_be_late() {
     let latency = affine();
     let mut context = context(&latency);
@@ -324,7 +353,7 @@ fn larger_batches_pay_when_all_is_needed() {
         thrifty: true,
         strict: false,
         price_percent: 0,
-    plain: false,
+        plain: false,
     };
     // Batches of 4 carry 0.02 inferences a nanosecond, a tenth of which is kept in reserve.
     for (instances, per_ns, expected) in [

@@ -5,8 +5,7 @@ use std::{rc::Rc, time::Duration};
 use skep_placer::selection::Configuration;
 use skep_scheduler::{
     Input, InstanceId, Objective, ObjectivePolicy, Outputs, Payload, Percentile, Policy, Request,
-    RequestId,
-    Scheduler, SchedulerOptions, TimeoutAction, TritonPolicy,
+    RequestId, Scheduler, SchedulerOptions, TimeoutAction, TritonPolicy,
 };
 use skep_types::Time;
 
