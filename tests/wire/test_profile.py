@@ -171,6 +171,34 @@ def test_variants_go_where_their_tensors_are(tmp_path):
         assert apart["devices_used"] == 4, rule
 
 
+def test_models_take_turns_on_whole_devices(tmp_path):
+    rows = [(2, 1, 1, 10, 20), (2, 1, 4, 20, 20), (2, 1, 8, 30, 20), (1, 1, 8, 60, 20)]
+    made = profiles(tmp_path, m=({"1": 100}, rows), n=({"2": 100}, rows))
+    rates = ["--rate", "m=300,60", "--rate", "n=40,60", "--place", "squishy"]
+    device = ["--device", "name=d,cpus=0-1,memory=1G,count=2"]
+    outcome, packed = pack(*made, *device, *rates)
+    assert outcome.returncode == 0, outcome.stderr
+    # Batches of 8 in 30 ms fill a device with 266.7 requests a second; what is left of m shares one with n.
+    full, shared = packed["devices"]
+    assert [(turn["model"], turn["batch"]) for turn in full["turns"]] == [("m", 8)]
+    assert full["occupancy"] == 1 and full["cycle_ms"] == 30
+    assert sorted(turn["model"] for turn in shared["turns"]) == ["m", "n"] and shared["occupancy"] <= 1
+    served = {"m": 0.0, "n": 0.0}
+    for cycle in packed["devices"]:
+        for turn in cycle["turns"]:
+            served[turn["model"]] += turn["rate"]
+            assert cycle["cycle_ms"] + turn["latency_ms"] <= 60
+    assert served == pytest.approx({"m": 300, "n": 40})
+    outcome = run("pack", *made, "--device", "name=d,cpus=0-1,memory=1G", *rates)
+    assert outcome.returncode == 1 and "error: 1 more devices are needed" in outcome.stderr
+    assert "devices  2 used, 1 there" in outcome.stdout
+    mixed = ["--device", "name=d,cpus=0-1,memory=1G", "--device", "name=e,cpus=0-1,memory=2G"]
+    outcome = run("pack", *made, *mixed, *rates)
+    assert outcome.returncode == 1 and "all devices have to be equal" in outcome.stderr
+    outcome = run("pack", *made, *device, "--rate", "m=3,19", "--place", "squishy")
+    assert "keeps no 19.0 ms\n  the closest keeps 20.0 ms" in outcome.stderr
+
+
 def test_the_picture_shows_how_full_devices_are(tmp_path):
     made = profiles(tmp_path, m=({"1": 500}, [(2, 1, 4, 10, 12)]))
     outcome = run("pack", *made, *DEVICE, "--rate", "m=700", "--objective", "25")

@@ -6,6 +6,7 @@
 //!                                 and cores
 //! ```
 
+mod duty;
 mod given;
 mod place;
 mod show;
@@ -16,15 +17,19 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use skep_perf::profile::{ModelProfile, ProfileFile};
 use skep_placer::{
-    packing::{Resources, largest},
+    packing::{PackingRule, Resources, largest},
     selection::{Configuration, Selection, SelectionError, SelectionRule, SelectionTerms, select},
 };
 
 pub(crate) use self::place::tensor_key;
-use self::{given::DeviceFlag, place::PlacedInstances};
+use self::{
+    duty::{DutyPlan, Rated},
+    given::DeviceFlag,
+    place::PlacedInstances,
+};
 use crate::{
     commands::profile::MAX_BYTES,
-    output::{errln, outln},
+    output::{errln, out, outln},
     units::human,
 };
 
@@ -84,6 +89,8 @@ pub(super) enum PlaceFlag {
     FirstFitDecreasing,
     /// The fewest devices that a search finds; each instance counts with its tensors
     Search,
+    /// Models take turns on whole devices, with the batches that their turns need (Nexus); no instances are selected
+    Squishy,
 }
 
 impl From<SelectFlag> for SelectionRule {
@@ -121,8 +128,7 @@ pub(crate) fn run(args: &PackArgs) -> anyhow::Result<ExitCode> {
         bail!("no model has a rate, expected --rate MODEL=RATE or --rates FILE");
     }
     let price = args.bytes_per_cpu.unwrap_or_else(|| fair_price(&devices));
-    let mut models = Vec::new();
-    let mut is_whole = true;
+    let mut rated = Vec::new();
     for (name, demand) in &demands {
         let Some(profile) = profiles.get(&**name) else {
             let known: Vec<&str> = profiles.keys().copied().collect();
@@ -137,7 +143,24 @@ pub(crate) fn run(args: &PackArgs) -> anyhow::Result<ExitCode> {
                 "model `{name}` has no objective, expected --rate {name}=RATE,MS or --objective MS"
             )
         })?;
-        match selected(profile, demand.rate, objective, price, args.select.into()) {
+        rated.push(Rated {
+            profile,
+            rate: demand.rate,
+            objective,
+        });
+    }
+    let rule = match args.place {
+        PlaceFlag::Theta => None,
+        PlaceFlag::BestFit => Some(PackingRule::BestFit),
+        PlaceFlag::BestFitDecreasing => Some(PackingRule::BestFitDecreasing),
+        PlaceFlag::FirstFitDecreasing => Some(PackingRule::FirstFitDecreasing),
+        PlaceFlag::Search => Some(PackingRule::Search),
+        PlaceFlag::Squishy => return take_turns(&rated, &devices, args.json),
+    };
+    let mut models = Vec::new();
+    let mut is_whole = true;
+    for model in &rated {
+        match selected(model, price, args.select.into()) {
             Ok(model) => models.push(model),
             Err(error) => {
                 errln!("error: {error:#}");
@@ -145,7 +168,7 @@ pub(crate) fn run(args: &PackArgs) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    let placed = place::place(&models, &devices, args.place);
+    let placed = place::place(&models, &devices, rule);
     if args.json {
         let document = show::document(&models, &names, &devices, &placed);
         outln!("{}", serde_json::to_string_pretty(&document)?)?;
@@ -161,6 +184,25 @@ pub(crate) fn run(args: &PackArgs) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Models that take turns on whole devices.
+fn take_turns(
+    rated: &[Rated<'_>],
+    devices: &[Resources],
+    as_json: bool,
+) -> anyhow::Result<ExitCode> {
+    let plan = DutyPlan::new(rated, devices)?;
+    if as_json {
+        outln!("{}", serde_json::to_string_pretty(&plan.document())?)?;
+    } else {
+        out!("{}", plan.text())?;
+    }
+    if plan.missing() > 0 {
+        errln!("error: {} more devices are needed", plan.missing());
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 impl PackArgs {
@@ -201,12 +243,15 @@ fn fair_price(devices: &[Resources]) -> u64 {
 }
 
 fn selected<'a>(
-    profile: &'a ModelProfile,
-    rate: f64,
-    objective: Duration,
+    rated: &Rated<'a>,
     bytes_per_cpu: u64,
     rule: SelectionRule,
 ) -> anyhow::Result<SelectedModel<'a>> {
+    let Rated {
+        profile,
+        rate,
+        objective,
+    } = *rated;
     let configurations: Vec<Configuration> = profile
         .configurations
         .iter()

@@ -8,7 +8,7 @@ use skep_placer::{
     residency::TensorKey,
 };
 
-use super::{PlaceFlag, SelectedModel};
+use super::SelectedModel;
 
 /// An instance: one server's worth of a model, with the cores of its configuration.
 #[derive(Debug)]
@@ -32,10 +32,11 @@ pub(super) struct PlacedInstances {
     pub(super) least_devices: usize,
 }
 
+/// Places instances by a rule of packing, or by theta.
 pub(super) fn place(
     models: &[SelectedModel<'_>],
     devices: &[Resources],
-    rule: PlaceFlag,
+    rule: Option<PackingRule>,
 ) -> PlacedInstances {
     let tensors: Vec<Vec<(TensorKey, u64)>> = models.iter().map(tensors).collect();
     let mut instances = Vec::new();
@@ -56,15 +57,8 @@ pub(super) fn place(
     }
     let items: Vec<Resources> = instances.iter().map(|one| one.alone).collect();
     let device_of = match rule {
-        PlaceFlag::Theta => by_theta(&tensors, &instances, devices),
-        PlaceFlag::BestFit => pack(&items, devices, PackingRule::BestFit).device_of,
-        PlaceFlag::BestFitDecreasing => {
-            pack(&items, devices, PackingRule::BestFitDecreasing).device_of
-        }
-        PlaceFlag::FirstFitDecreasing => {
-            pack(&items, devices, PackingRule::FirstFitDecreasing).device_of
-        }
-        PlaceFlag::Search => pack(&items, devices, PackingRule::Search).device_of,
+        None => by_theta(&tensors, &instances, devices),
+        Some(rule) => pack(&items, devices, rule).device_of,
     };
     for (instance, device) in instances.iter_mut().zip(device_of) {
         instance.device = device;
