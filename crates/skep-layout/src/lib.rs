@@ -12,7 +12,11 @@
 //! A [`BlockLayout`] decides in offsets within numbered *chunks*. `skep-alloc` carries its decisions out over real
 //! memory; a trace can be replayed through the same object without any. [`BestFit`] grows by chunks and places blocks
 //! wherever they fit; [`Replay`] follows a [`RunPlan`] made from a [`Recording`].
+//!
+//! [`allocator`] has the allocators of other systems, the classic ones and Skep's own, which may also give chunks back,
+//! under one trait: they replay traces in a laboratory and can serve a runtime.
 
+pub mod allocator;
 mod best_fit;
 #[cfg(test)]
 mod conformance;

@@ -1,0 +1,377 @@
+//! What holds for every allocator, whatever is asked of it.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use proptest::{prelude::*, sample::Index};
+
+use super::{
+    Allocator, AllocatorSpec, BlockRequest, CATALOGUE, CHUNK_ALIGNMENT, MemoryFigures, NotInUse,
+    OutOfMemory, Source,
+};
+
+/// An imagined device that checks what allocators do with it.
+#[derive(Debug)]
+pub(super) struct CheckedSource {
+    next: u64,
+    limit: u64,
+    /// Chunks and committed pages: start and end.
+    given: BTreeMap<u64, u64>,
+    reserved: BTreeMap<u64, u64>,
+    pub(super) bytes: u64,
+    pub(super) page: u64,
+    pub(super) now: u64,
+}
+
+impl CheckedSource {
+    pub(super) fn new(limit: u64) -> Self {
+        Self {
+            next: 1 << 30,
+            limit,
+            given: BTreeMap::new(),
+            reserved: BTreeMap::new(),
+            bytes: 0,
+            page: 4096,
+            now: 0,
+        }
+    }
+
+    fn addresses(&mut self, bytes: u64) -> u64 {
+        let address = self.next;
+        // Chunks of a device do not touch, and begin at odd multiples of what they are aligned to.
+        self.next = (address + bytes).next_multiple_of(1 << 20) + (1 << 20) + CHUNK_ALIGNMENT;
+        address
+    }
+
+    /// Whether all of the range has memory.
+    fn has(&self, range: Range<u64>) -> bool {
+        let mut at = range.start;
+        while at < range.end {
+            let found = self.given.range(..=at).next_back();
+            match found {
+                Some((_, end)) if *end > at => at = *end,
+                _ => return false,
+            }
+        }
+        true
+    }
+}
+
+impl Source for CheckedSource {
+    fn take(&mut self, bytes: u64) -> Option<u64> {
+        assert!(bytes > 0);
+        if bytes > self.limit - self.bytes {
+            return None;
+        }
+        let address = self.addresses(bytes).next_multiple_of(CHUNK_ALIGNMENT);
+        self.given.insert(address, address + bytes);
+        self.bytes += bytes;
+        Some(address)
+    }
+
+    fn give_back(&mut self, address: u64, bytes: u64) {
+        assert_eq!(self.given.remove(&address), Some(address + bytes));
+        self.bytes -= bytes;
+    }
+
+    fn reserve(&mut self, bytes: u64) -> Option<u64> {
+        let address = self
+            .addresses(bytes + self.page)
+            .next_multiple_of(self.page);
+        self.reserved.insert(address, address + bytes);
+        Some(address)
+    }
+
+    fn release(&mut self, address: u64, bytes: u64) {
+        assert_eq!(self.reserved.remove(&address), Some(address + bytes));
+        let inside = self.given.range(address..address + bytes).next();
+        assert_eq!(inside, None, "memory is taken back first");
+    }
+
+    fn commit(&mut self, pages: Range<u64>) -> bool {
+        assert!(
+            pages.start < pages.end
+                && pages.start.is_multiple_of(self.page)
+                && pages.end.is_multiple_of(self.page)
+        );
+        let within = self.reserved.range(..=pages.start).next_back();
+        assert!(
+            within.is_some_and(|(_, end)| *end >= pages.end),
+            "addresses are reserved"
+        );
+        let bytes = pages.end - pages.start;
+        if bytes > self.limit - self.bytes {
+            return false;
+        }
+        for page in pages.step_by(self.page as usize) {
+            assert_eq!(
+                self.given.insert(page, page + self.page),
+                None,
+                "it has memory"
+            );
+        }
+        self.bytes += bytes;
+        true
+    }
+
+    fn decommit(&mut self, pages: Range<u64>) {
+        assert!(
+            pages.start < pages.end
+                && pages.start.is_multiple_of(self.page)
+                && pages.end.is_multiple_of(self.page)
+        );
+        self.bytes -= pages.end - pages.start;
+        for page in pages.step_by(self.page as usize) {
+            assert!(self.given.remove(&page).is_some(), "it has memory");
+        }
+    }
+
+    fn page(&self) -> u64 {
+        self.page
+    }
+
+    fn available(&self) -> Option<u64> {
+        Some(self.limit - self.bytes)
+    }
+
+    fn wait(&mut self) {}
+
+    fn now(&self) -> u64 {
+        self.now
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Malloc {
+        bytes: u64,
+        alignment: u64,
+        stream: u64,
+    },
+    Free(Index),
+    Trim,
+    Later(u64),
+    /// The last sizes once more, each freed after the next.
+    Repeat(usize),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let bytes = prop_oneof![
+        8 => 1_u64..3000,
+        4 => 1_u64..200_000,
+        2 => 1_u64..(12 << 20),
+        1 => (1_u64 << 40)..u64::MAX,
+    ];
+    let alignment = prop_oneof![6 => Just(0), 2 => 0_u32..10, 1 => 10_u32..17];
+    let malloc = (bytes, alignment, 0_u64..3).prop_map(|(bytes, shift, stream)| Step::Malloc {
+        bytes,
+        alignment: 1 << shift,
+        stream,
+    });
+    let step = prop_oneof![
+        12 => malloc,
+        9 => any::<Index>().prop_map(Step::Free),
+        1 => Just(Step::Trim),
+        1 => (1_u64..20_000_000_000).prop_map(Step::Later),
+        1 => (9_usize..40).prop_map(Step::Repeat),
+    ];
+    prop::collection::vec(step, 0..120)
+}
+
+/// An allocator under test, with the blocks that it should have.
+struct Checked {
+    allocator: Box<dyn Allocator>,
+    source: CheckedSource,
+    live: BTreeMap<u64, u64>,
+    in_use: u64,
+    sizes: Vec<u64>,
+}
+
+impl Checked {
+    fn malloc(&mut self, request: BlockRequest) -> Result<Option<u64>, TestCaseError> {
+        let before = self.allocator.figures();
+        match self.allocator.malloc(request, &mut self.source) {
+            Ok(address) => {
+                let end = address + request.bytes;
+                prop_assert_eq!(address % request.alignment, 0, "{:?}", request);
+                prop_assert!(
+                    self.source.has(address..end),
+                    "memory is behind it: {:?}",
+                    request
+                );
+                let below = self.live.range(..end).next_back();
+                prop_assert!(
+                    below.is_none_or(|(_, end)| *end <= address),
+                    "blocks overlap"
+                );
+                self.live.insert(address, end);
+                self.in_use += request.bytes;
+                self.sizes.push(request.bytes);
+                self.figures()?;
+                Ok(Some(address))
+            }
+            Err(OutOfMemory { bytes }) => {
+                prop_assert_eq!(bytes, request.bytes);
+                let after = self.allocator.figures();
+                prop_assert_eq!(
+                    (after.in_use, after.padding),
+                    (before.in_use, before.padding)
+                );
+                self.figures()?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn free(&mut self, address: u64) -> Result<(), TestCaseError> {
+        let end = self.live.remove(&address).expect("a live block");
+        self.in_use -= end - address;
+        let freed = self.allocator.free(address, &mut self.source);
+        prop_assert_eq!(freed, Ok(end - address));
+        let again = self.allocator.free(address, &mut self.source);
+        prop_assert_eq!(again, Err(NotInUse { address }), "freed twice");
+        self.figures()
+    }
+
+    fn figures(&self) -> Result<(), TestCaseError> {
+        let MemoryFigures {
+            in_use,
+            padding,
+            reserved,
+        } = self.allocator.figures();
+        prop_assert_eq!(in_use, self.in_use);
+        prop_assert_eq!(reserved, self.source.bytes);
+        prop_assert!(in_use + padding <= reserved);
+        Ok(())
+    }
+
+    fn step(&mut self, step: &Step) -> Result<(), TestCaseError> {
+        match step {
+            Step::Malloc {
+                bytes,
+                alignment,
+                stream,
+            } => {
+                self.malloc(BlockRequest {
+                    bytes: *bytes,
+                    alignment: *alignment,
+                    stream: *stream,
+                })?;
+            }
+            Step::Free(which) if !self.live.is_empty() => {
+                let address = *which.get(&self.live.keys().copied().collect::<Vec<_>>());
+                self.free(address)?;
+            }
+            Step::Free(_) => {
+                let foreign = self.allocator.free(4096, &mut self.source);
+                prop_assert_eq!(foreign, Err(NotInUse { address: 4096 }));
+            }
+            Step::Trim => {
+                self.allocator.trim(&mut self.source);
+                self.figures()?;
+            }
+            Step::Later(ns) => self.source.now += ns,
+            Step::Repeat(count) => {
+                let from = self.sizes.len().saturating_sub(*count);
+                let sizes = self.sizes[from..].to_vec();
+                for _ in 0..4 {
+                    let mut last = None;
+                    for bytes in &sizes {
+                        let block = self.malloc(BlockRequest::of(*bytes))?;
+                        if let Some(last) = last {
+                            self.free(last)?;
+                        }
+                        last = block;
+                    }
+                    if let Some(last) = last {
+                        self.free(last)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn follow(spec: &AllocatorSpec, limit: u64, steps: &[Step]) -> Result<(), TestCaseError> {
+    let mut checked = Checked {
+        allocator: spec.build(),
+        source: CheckedSource::new(limit),
+        live: BTreeMap::new(),
+        in_use: 0,
+        sizes: Vec::new(),
+    };
+    for step in steps {
+        checked.step(step)?;
+    }
+    while let Some((address, _)) = checked.live.first_key_value() {
+        let address = *address;
+        checked.free(address)?;
+    }
+    let idle = checked.allocator.figures();
+    prop_assert_eq!((idle.in_use, idle.padding), (0, 0));
+    checked.allocator.trim(&mut checked.source);
+    checked.figures()
+}
+
+/// Specifications beside the defaults whose rules differ.
+const VARIANTS: [&str; 10] = [
+    "bfc:allow_growth=false,limit=64MiB",
+    "bfc:garbage_collection=true",
+    "ort_arena:strategy=same_as_requested",
+    "pytorch_caching:max_split_size=1MiB",
+    "pytorch_caching:roundup_power2_divisions=4",
+    "pytorch_caching:garbage_collection_threshold=0.5,limit=64MiB",
+    "pytorch_caching:expandable_segments=true",
+    "rmm_pool:initial=1MiB,limit=64MiB",
+    "dlmalloc:map_threshold=4KiB",
+    "cuda_async:synchronise_every=3,chunk=2MiB",
+];
+
+fn specs() -> Vec<AllocatorSpec> {
+    let variants = VARIANTS.iter().map(|text| text.parse().expect("valid"));
+    AllocatorSpec::all().into_iter().chain(variants).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// No overlap, alignment, figures that are exact, errors that leave the state usable.
+    #[test]
+    fn every_allocator_keeps_its_contract(steps in steps(), shift in 20_u32..34) {
+        for spec in specs() {
+            follow(&spec, 1 << shift, &steps)
+                .map_err(|error| TestCaseError::fail(format!("{spec}: {error}")))?;
+        }
+    }
+}
+
+/// Those that may give memory back have none when all is freed.
+#[test]
+fn what_is_free_goes_back() {
+    let keeps = ["bfc", "rmm_pool", "rmm_arena", "binning", "ort_arena"];
+    for entry in CATALOGUE
+        .iter()
+        .filter(|entry| !keeps.contains(&entry.name))
+    {
+        let spec: AllocatorSpec = entry.name.parse().expect("valid");
+        let mut source = CheckedSource::new(1 << 34);
+        let mut allocator = spec.build();
+        let blocks: Vec<u64> = [100, 5000, 300_000, 3 << 20, 40 << 20, 100]
+            .iter()
+            .map(|bytes| {
+                allocator
+                    .malloc(BlockRequest::of(*bytes), &mut source)
+                    .expect("memory")
+            })
+            .collect();
+        for block in blocks {
+            allocator.free(block, &mut source).expect("in use");
+        }
+        allocator.trim(&mut source);
+        assert_eq!(
+            (source.bytes, allocator.figures()),
+            (0, MemoryFigures::default()),
+            "{spec}"
+        );
+    }
+}

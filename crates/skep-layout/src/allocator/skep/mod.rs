@@ -1,0 +1,467 @@
+//! Skep's own allocator: learns what a workload repeats, and places it by a plan.
+//!
+//! ```text
+//! period 1       period 2        period 3 and later
+//! heap           heap            arena, each block at its planned place; what outlives a period on the heap
+//!                       ^ the same sizes a second time: the planner gets them
+//! ```
+//!
+//! *Learning.* [`PeriodFinder`] watches sizes. A period that was seen twice is planned with the sizes and live ranges of
+//! its blocks, and the next one that begins is served from an arena of the plan's size.
+//!
+//! *Following.* The n-th request of a period gets the n-th place, if it has the planned size and the blocks that lay there
+//! before are free. The first request that differs ends that: the heap serves it and all others, and the finder learns
+//! again. Blocks in the arena stay there until they are freed.
+//!
+//! *Without a plan*, blocks lie in two heaps of pages ([`PagedHeap`]), one for small blocks and one for others. Before the
+//! allocator takes more from its source than ever before, it takes the memory of pages that no block lies on.
+//!
+//! *Giving back.* What was idle during a whole delay goes back to the source, and all that is idle with
+//! [`Allocator::trim`].
+
+mod heap;
+mod period;
+
+use std::sync::Arc;
+
+use skep_planner::Budget;
+
+use self::{
+    heap::PagedHeap,
+    period::{FoundPeriod, PeriodFinder},
+};
+use super::{
+    Allocator, BlockRequest, MemoryFigures, NotInUse, OutOfMemory, Source, options::options,
+    pieces::AddressMap, rounded,
+};
+use crate::{BlockEvent, Recording, RunPlan, plan_recording};
+
+options! {
+    /// Options of Skep's allocator.
+    SkepOptions {
+        /// sizes are multiples of this power of two
+        unit: u64 = 64;
+        /// larger blocks have a heap of their own
+        small: u64 = 16 << 10;
+        /// the longest period that is learned, in allocations
+        max_period: u32 = 1 << 16;
+        /// how long the planner searches, in nodes
+        plan_nodes: u32 = 20_000;
+        /// memory that was idle for so many milliseconds goes back
+        decay_ms: u32 = 10_000;
+        /// addresses of each heap
+        addresses: u64 = 1 << 40;
+    }
+}
+
+/// Calls from one look at the clock to the next.
+const CALLS: u32 = 64;
+
+/// Where a block lies.
+#[derive(Clone, Copy, Debug)]
+enum BlockHome {
+    Small,
+    Large,
+    /// The arena's number, and the block's number in its plan.
+    Arena(u32, u32),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct LiveBlock {
+    /// Counted from the first malloc of all.
+    number: u64,
+    requested: u64,
+    size: u64,
+    home: BlockHome,
+}
+
+/// Memory of a plan.
+#[derive(Debug)]
+struct PlanArena {
+    base: u64,
+    bytes: u64,
+    /// By block of the plan: whether it is in use.
+    live: Vec<bool>,
+    in_use: usize,
+}
+
+/// Serving by a plan.
+#[derive(Debug)]
+struct Following {
+    plan: Arc<RunPlan>,
+    length: u64,
+    /// The number of the malloc with which it begins.
+    begins: u64,
+    /// The next block of the plan.
+    next: usize,
+    /// The number of the arena, once a period has begun.
+    arena: Option<u32>,
+}
+
+/// Skep's allocator.
+#[derive(Debug)]
+pub(super) struct ProfileGuided {
+    options: SkepOptions,
+    unit: u64,
+    small: PagedHeap,
+    large: PagedHeap,
+    finder: PeriodFinder,
+    following: Option<Following>,
+    arenas: Vec<Option<PlanArena>>,
+    live: AddressMap<LiveBlock>,
+    in_use: u64,
+    padding: u64,
+    arena_bytes: u64,
+    most_reserved: u64,
+    calls: u32,
+    /// Since when the idle bytes are watched, and the fewest since.
+    watched_since: u64,
+    least_idle: u64,
+}
+
+impl ProfileGuided {
+    pub(super) fn new(options: SkepOptions) -> Self {
+        let unit = options
+            .unit
+            .max(1)
+            .next_power_of_two()
+            .max(crate::ALIGNMENT);
+        Self {
+            unit,
+            small: PagedHeap::new(unit, options.addresses),
+            large: PagedHeap::new(unit, options.addresses),
+            finder: PeriodFinder::new(options.max_period as usize),
+            following: None,
+            arenas: Vec::new(),
+            live: AddressMap::default(),
+            in_use: 0,
+            padding: 0,
+            arena_bytes: 0,
+            most_reserved: 0,
+            calls: 0,
+            watched_since: 0,
+            least_idle: u64::MAX,
+            options,
+        }
+    }
+
+    fn reserved(&self) -> u64 {
+        self.small.figures().reserved + self.large.figures().reserved + self.arena_bytes
+    }
+
+    fn reclaim(&mut self, wanted: u64, source: &mut dyn Source) -> u64 {
+        let reclaimed = self.large.reclaim(wanted, source);
+        reclaimed + self.small.reclaim(wanted.saturating_sub(reclaimed), source)
+    }
+
+    /// Before so many bytes more are taken: idle memory makes up for what would be more than ever before.
+    fn make_room(&mut self, more: u64, source: &mut dyn Source) {
+        let excess = (self.reserved() + more).saturating_sub(self.most_reserved);
+        if excess > 0 {
+            self.reclaim(excess, source);
+        }
+    }
+
+    fn taken(&mut self) {
+        self.most_reserved = self.most_reserved.max(self.reserved());
+    }
+
+    /// A place on one of the heaps.
+    fn on_heap(
+        &mut self,
+        size: u64,
+        request: BlockRequest,
+        source: &mut dyn Source,
+    ) -> Option<(u64, BlockHome)> {
+        let is_small = size <= self.options.small;
+        let home = if is_small {
+            BlockHome::Small
+        } else {
+            BlockHome::Large
+        };
+        let page = source.page();
+        let heap = self.heap(is_small);
+        let address = heap.place(size, request, source)?;
+        let (_, bytes) = heap.missing(address, size, page);
+        if bytes > 0 {
+            self.make_room(bytes, source);
+            let (pages, bytes) = self.heap(is_small).missing(address, size, page);
+            let committed = self.heap(is_small).commit(&pages, source) || {
+                // Everything that is idle, and again.
+                self.reclaim(u64::MAX, source);
+                let (pages, _) = self.heap(is_small).missing(address, size, page);
+                bytes > 0 && self.heap(is_small).commit(&pages, source)
+            };
+            if !committed {
+                let freed = self.heap(is_small).free(address);
+                debug_assert!(freed.is_ok(), "the block was placed");
+                return None;
+            }
+            self.taken();
+        }
+        Some((address, home))
+    }
+
+    fn heap(&mut self, is_small: bool) -> &mut PagedHeap {
+        if is_small {
+            &mut self.small
+        } else {
+            &mut self.large
+        }
+    }
+
+    /// The place that the plan has for the next block: `None` where the block belongs on the heap.
+    fn planned(
+        &mut self,
+        request: BlockRequest,
+        source: &mut dyn Source,
+    ) -> Option<(u64, BlockHome)> {
+        let number = self.finder.next_number() - 1;
+        let following = self.following.as_mut()?;
+        if number < following.begins {
+            return None;
+        }
+        if following.next == 0 && !self.begin_period(source) {
+            return None;
+        }
+        let following = self.following.as_mut()?;
+        let (block, arena) = (following.next, following.arena?);
+        let memory = self.arenas[arena as usize].as_mut()?;
+        let planned = following.plan.block(block);
+        let follows = planned.is_some_and(|(bytes, _)| bytes == request.bytes)
+            && request.alignment <= crate::ALIGNMENT;
+        let place = planned.and_then(|(_, place)| place);
+        let is_free = |before: &u32| !memory.live[*before as usize];
+        if !follows || (place.is_some() && !following.plan.predecessors(block).iter().all(is_free))
+        {
+            self.deviate(source);
+            return None;
+        }
+        following.next += 1;
+        if following.next == following.plan.block_count() {
+            following.next = 0;
+        }
+        let offset = place?;
+        memory.live[block] = true;
+        memory.in_use += 1;
+        let block = u32::try_from(block).expect("plans are bounded");
+        Some((memory.base + offset, BlockHome::Arena(arena, block)))
+    }
+
+    /// Another period begins: its arena is there, and empty. False where that cannot be.
+    fn begin_period(&mut self, source: &mut dyn Source) -> bool {
+        let Some(following) = self.following.as_ref() else {
+            return false;
+        };
+        if let Some(arena) = following.arena {
+            let is_empty = self.arenas[arena as usize]
+                .as_ref()
+                .is_some_and(|arena| arena.in_use == 0);
+            if !is_empty {
+                self.deviate(source);
+            }
+            return is_empty;
+        }
+        let plan = Arc::clone(&following.plan);
+        let bytes = plan.size().next_multiple_of(source.page());
+        let taken = source.reserve(bytes).and_then(|base| {
+            self.make_room(bytes, source);
+            let committed = source.commit(base..base + bytes);
+            if !committed {
+                source.release(base, bytes);
+            }
+            committed.then_some(base)
+        });
+        let Some(base) = taken else {
+            // Without memory for it there is no plan.
+            self.deviate(source);
+            return false;
+        };
+        let arena = PlanArena {
+            base,
+            bytes,
+            live: vec![false; plan.block_count()],
+            in_use: 0,
+        };
+        let vacant = self.arenas.iter().position(Option::is_none);
+        let number = vacant.unwrap_or_else(|| {
+            self.arenas.push(None);
+            self.arenas.len() - 1
+        });
+        self.arenas[number] = Some(arena);
+        self.arena_bytes += bytes;
+        self.taken();
+        if let Some(following) = self.following.as_mut() {
+            following.arena = u32::try_from(number).ok();
+        }
+        true
+    }
+
+    /// Requests differ from the plan: the heap serves them from now on.
+    fn deviate(&mut self, source: &mut dyn Source) {
+        let Some(following) = self.following.take() else {
+            return;
+        };
+        self.finder.deviated(following.length);
+        if let Some(arena) = following.arena {
+            self.drop_if_empty(arena, source);
+        }
+    }
+
+    /// Gives an arena that no block lies in back.
+    fn drop_if_empty(&mut self, number: u32, source: &mut dyn Source) {
+        let slot = &mut self.arenas[number as usize];
+        if slot.as_ref().is_some_and(|arena| arena.in_use == 0)
+            && let Some(arena) = slot.take()
+        {
+            self.arena_bytes -= arena.bytes;
+            source.decommit(arena.base..arena.base + arena.bytes);
+            source.release(arena.base, arena.bytes);
+        }
+    }
+
+    /// Plans a period, to follow from the next one on.
+    fn follow(&mut self, length: u64, source: &mut dyn Source) {
+        let period = self.finder.period(length);
+        let Some((begins, plan)) = period.and_then(|period| {
+            let plan = plan_period(&period, u64::from(self.options.plan_nodes))?;
+            Some((period.next, plan))
+        }) else {
+            return;
+        };
+        self.deviate(source);
+        self.following = Some(Following {
+            plan: Arc::new(plan),
+            length,
+            begins,
+            next: 0,
+            arena: None,
+        });
+    }
+
+    /// Gives back what was idle throughout the delay.
+    fn decay(&mut self, source: &mut dyn Source) {
+        self.calls += 1;
+        if self.calls < CALLS {
+            return;
+        }
+        self.calls = 0;
+        let idle = self.reserved().saturating_sub(self.in_use + self.padding);
+        self.least_idle = self.least_idle.min(idle);
+        let now = source.now();
+        let delay = u64::from(self.options.decay_ms) * 1_000_000;
+        if now.saturating_sub(self.watched_since) >= delay {
+            if self.watched_since > 0 {
+                self.reclaim(self.least_idle, source);
+            }
+            self.watched_since = now;
+            self.least_idle = u64::MAX;
+        }
+    }
+}
+
+/// The plan of a period.
+fn plan_period(period: &FoundPeriod, nodes: u64) -> Option<RunPlan> {
+    let mut steps: Vec<(u64, BlockEvent)> = Vec::with_capacity(2 * period.blocks.len());
+    for (number, (size, begin, end)) in period.blocks.iter().enumerate() {
+        steps.push((*begin, BlockEvent::Malloc(*size)));
+        if let Some(end) = end {
+            steps.push((*end, BlockEvent::Free(u32::try_from(number).ok()?)));
+        }
+    }
+    steps.sort_by_key(|(step, _)| *step);
+    let recording = Recording::new(steps.into_iter().map(|(_, event)| event).collect())?;
+    plan_recording(&recording, &Budget::nodes(nodes))
+}
+
+impl Allocator for ProfileGuided {
+    fn malloc(
+        &mut self,
+        request: BlockRequest,
+        source: &mut dyn Source,
+    ) -> Result<u64, OutOfMemory> {
+        let out_of_memory = OutOfMemory {
+            bytes: request.bytes,
+        };
+        self.decay(source);
+        let size = rounded(request.bytes, self.unit)
+            .filter(|size| *size <= self.options.addresses)
+            .ok_or(out_of_memory)?;
+        let number = self.finder.next_number();
+        let seen_twice = self.finder.allocated(request.bytes);
+        let placed = self
+            .planned(request, source)
+            .or_else(|| self.on_heap(size, request, source));
+        if let Some(length) = seen_twice
+            && self.following.is_none()
+        {
+            self.follow(length, source);
+        }
+        let Some((address, home)) = placed else {
+            // A number without a block: nobody frees it.
+            return Err(out_of_memory);
+        };
+        self.in_use += request.bytes;
+        self.padding += size - request.bytes;
+        self.live.insert(
+            address,
+            LiveBlock {
+                number,
+                requested: request.bytes,
+                size,
+                home,
+            },
+        );
+        Ok(address)
+    }
+
+    fn free(&mut self, address: u64, source: &mut dyn Source) -> Result<u64, NotInUse> {
+        let block = self.live.remove(&address).ok_or(NotInUse { address })?;
+        self.finder.freed(block.number);
+        self.in_use -= block.requested;
+        self.padding -= block.size - block.requested;
+        match block.home {
+            BlockHome::Small => self.small.free(address).map(drop)?,
+            BlockHome::Large => self.large.free(address).map(drop)?,
+            BlockHome::Arena(number, planned) => {
+                if let Some(arena) = self.arenas[number as usize].as_mut() {
+                    arena.live[planned as usize] = false;
+                    arena.in_use -= 1;
+                }
+                let is_followed = self
+                    .following
+                    .as_ref()
+                    .is_some_and(|following| following.arena == Some(number));
+                if !is_followed {
+                    self.drop_if_empty(number, source);
+                }
+            }
+        }
+        self.decay(source);
+        Ok(block.requested)
+    }
+
+    fn trim(&mut self, source: &mut dyn Source) {
+        if let Some(following) = self.following.as_mut() {
+            // The next period gets a new arena. One that has begun ends with its plan.
+            if following.next == 0
+                && let Some(arena) = following.arena.take()
+            {
+                self.drop_if_empty(arena, source);
+            }
+        }
+        self.reclaim(u64::MAX, source);
+    }
+
+    fn figures(&self) -> MemoryFigures {
+        MemoryFigures {
+            in_use: self.in_use,
+            padding: self.padding,
+            reserved: self.reserved(),
+        }
+    }
+
+    fn largest_free(&self) -> u64 {
+        self.small.largest_free().max(self.large.largest_free())
+    }
+}
