@@ -199,11 +199,13 @@ impl DecisionContext<'_> {
             if dropped > 0 {
                 return Verdict::Drop { requests: dropped };
             }
-            // Where executions do not vary, the most urgent one's deadline has said it all.
+            // Where scenarios do not differ, the most urgent one's deadline has said it all. An execution in a hundred may
+            // still be so slow that not even one request is sure to be in time.
+            let least = requests.max(1);
             let requests = if variation.varies() && !manner.plain {
-                plan.batch.clamp(requests.max(1), paying)
+                plan.batch.clamp(least, paying)
             } else {
-                requests
+                least
             };
             let in_time = plan.in_time as f64 / SCENARIOS as f64;
             if let Some(wait) = self.not_worth(price, in_time, requests, line) {

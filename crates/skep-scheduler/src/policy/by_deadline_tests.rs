@@ -165,6 +165,24 @@ fn a_request_within_its_margin_is_tried_at_once() {
 }
 
 #[test]
+fn a_batch_has_a_request_even_if_one_execution_in_many_is_too_slow_for_it() {
+    let mut latency = affine();
+    for number in 0..128_u64 {
+        let ns = if number >= 126 { 220 } else { 110 };
+        latency.learn(1, Duration::from_nanos(ns));
+    }
+    assert_eq!(
+        (latency.planned(1), latency.variation().varies()),
+        (220, false)
+    );
+    let context = context(&latency);
+    assert_eq!(
+        decide(context, AT_ONCE, &listed(&[150, 150])),
+        send(1, BatchEnd::Deadline)
+    );
+}
+
+#[test]
 fn a_plain_manner_plans_by_most_executions() {
     let mut latency = affine();
     // A seventh of the executions take 1.5 times as long as the others: one of eight, seen from the percentile 99.
