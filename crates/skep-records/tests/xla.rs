@@ -144,6 +144,24 @@ fn a_message_of_the_same_run() {
 }
 
 #[test]
+fn blocks_of_a_message() {
+    let block = |size, start, end| xla::HeapBlock { size, start, end };
+    let expected = [
+        block(128, 0, Some(7)),
+        block(64, 1, Some(3)),
+        block(64, 2, Some(6)),
+        block(256, 8, None),
+    ];
+    let blocks = xla::read_heap_blocks(&message()).expect("valid");
+    assert_eq!(blocks, [expected]);
+    let error = xla::read_heap_blocks(&[0x0a, 1, b'm']).expect_err("no assignment");
+    assert_eq!(
+        error.to_string(),
+        "expected a trace of the heap simulator in the buffer assignment, with an allocation, got none"
+    );
+}
+
+#[test]
 fn errors_in_a_text_are_named() {
     let refused = |assignment: &str, ranges: &str| {
         let result = xla::read_text(assignment.as_bytes(), ranges.as_bytes());

@@ -6,9 +6,12 @@ use skep_planner::shortened_name;
 
 use crate::error::RecordsError;
 
-/// Calls `take` with the number and the text of each cell, without the white space around it, and returns how many
-/// there are.
-pub(super) fn cells<'a>(
+/// Calls `take` with the number and the text of each cell of a line, without the white space around it, and returns how
+/// many there are. `number` is the line's, for errors.
+///
+/// # Errors
+/// A quoted cell does not end, or `take` fails.
+pub fn cells<'a>(
     line: &'a str,
     number: usize,
     mut take: impl FnMut(usize, Cow<'a, str>) -> Result<(), RecordsError>,

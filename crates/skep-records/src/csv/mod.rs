@@ -25,8 +25,9 @@ use std::{collections::HashMap, fmt::Write};
 
 use skep_planner::{Buffer, Problem, UsageRecords, UsageRecordsError, shortened_name};
 
+pub use self::cells::cells;
 use self::{
-    cells::{cells, quoted},
+    cells::quoted,
     columns::{Columns, TableRow},
 };
 use crate::{

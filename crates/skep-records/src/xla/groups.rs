@@ -37,6 +37,14 @@ impl ValueGroups {
         self.0[group].end = self.0[group].end.max(step);
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn into_groups(self) -> impl Iterator<Item = ValueGroup> {
+        self.0.into_iter()
+    }
+
     pub(super) fn records(self) -> Result<UsageRecords, RecordsError> {
         let named = self.0.into_iter();
         let named = named.map(

@@ -15,7 +15,7 @@ use skep_planner::{UsageRecords, bounds};
 
 use crate::error::RecordsError;
 
-pub use proto::read_proto;
+pub use proto::{HeapBlock, read_heap_blocks, read_proto};
 pub use text::read_text;
 
 /// How a buffer assignment begins.

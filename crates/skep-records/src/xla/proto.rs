@@ -35,11 +35,57 @@ const ALLOC: u64 = 0;
 const FREE: u64 = 1;
 const SHARE_WITH: u64 = 2;
 
+/// What a dump without events lacks.
+const EXPECTED: &str = "a trace of the heap simulator in the buffer assignment, with an allocation";
+
 /// Reads an `HloProto`: for each trace of the heap simulator a title and the buffers of its values.
 ///
 /// # Errors
 /// The message is broken, says something that cannot be, or has no trace.
 pub fn read_proto(bytes: &[u8]) -> Result<Vec<(String, UsageRecords)>, RecordsError> {
+    let heaps = traces(bytes)?.into_iter().enumerate();
+    let heaps =
+        heaps.map(|(number, (groups, _))| Ok((format!("heap {number}"), groups.records()?)));
+    sorted(heaps.collect::<Result<_, RecordsError>>()?, EXPECTED)
+}
+
+/// A block of the heap simulator: what its values share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeapBlock {
+    /// Bytes, those of the largest of the values.
+    pub size: u64,
+    /// The event that allocates it, from 0 within the trace.
+    pub start: u64,
+    /// The event that frees the last of its values; `None` if one of them stays.
+    pub end: Option<u64>,
+}
+
+/// Reads an `HloProto`: for each trace of the heap simulator, in the order of the file, its blocks in the order of
+/// allocation.
+///
+/// # Errors
+/// As [`read_proto`].
+pub fn read_heap_blocks(bytes: &[u8]) -> Result<Vec<Vec<HeapBlock>>, RecordsError> {
+    let heaps = traces(bytes)?;
+    if heaps.iter().all(|(groups, _)| groups.is_empty()) {
+        return Err(RecordsError::NothingToPlan { expected: EXPECTED });
+    }
+    let heaps = heaps.into_iter();
+    Ok(heaps
+        .map(|(groups, events)| {
+            let blocks = groups.into_groups().map(|group| HeapBlock {
+                size: group.size,
+                start: group.start,
+                // Of a block that is live after the last event, the end is that of the trace.
+                end: Some(group.end).filter(|end| *end < events),
+            });
+            blocks.collect()
+        })
+        .collect())
+}
+
+/// The traces of the heap simulator: the buffers of each, and how many events it has.
+fn traces(bytes: &[u8]) -> Result<Vec<(ValueGroups, u64)>, RecordsError> {
     let mut logical_buffers = HashMap::new();
     let mut traces = Vec::new();
     for (message, at) in messages(bytes, 0, field::PROTO_BUFFER_ASSIGNMENT)? {
@@ -60,17 +106,10 @@ pub fn read_proto(bytes: &[u8]) -> Result<Vec<(String, UsageRecords)>, RecordsEr
             }
         }
     }
-    let mut heaps = Vec::new();
-    for (number, (message, at)) in traces.into_iter().enumerate() {
-        heaps.push((
-            format!("heap {number}"),
-            trace(message, at, &logical_buffers)?,
-        ));
-    }
-    sorted(
-        heaps,
-        "a trace of the heap simulator in the buffer assignment, with an allocation",
-    )
+    let traces = traces.into_iter();
+    traces
+        .map(|(message, at)| trace(message, at, &logical_buffers))
+        .collect()
 }
 
 /// The messages in fields of this number, with their positions.
@@ -157,14 +196,15 @@ fn event(message: &[u8], at: usize) -> Result<TraceEvent<'_>, RecordsError> {
     Ok(event)
 }
 
-/// The buffers of a trace, live from the event that allocates one to the event that frees the last of its values.
+/// The buffers of a trace, live from the event that allocates one to the event that frees the last of its values; and
+/// how many events it has.
 ///
 /// A value may share a buffer that the event before has freed: the instruction that ends one begins the other.
 fn trace(
     message: &[u8],
     at: usize,
     logical_buffers: &HashMap<u64, LogicalBuffer>,
-) -> Result<UsageRecords, RecordsError> {
+) -> Result<(ValueGroups, u64), RecordsError> {
     let mut groups = ValueGroups::default();
     // Each value's buffer, and whether the value is live.
     let mut values: HashMap<u64, (usize, bool)> = HashMap::new();
@@ -213,5 +253,5 @@ fn trace(
             groups.end(group, step);
         }
     }
-    groups.records()
+    Ok((groups, step))
 }
