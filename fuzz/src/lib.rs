@@ -10,3 +10,4 @@ pub mod onnx;
 pub mod records;
 pub mod simulation;
 pub mod tensor;
+pub mod trace;

@@ -31,5 +31,6 @@ fn corpora_hold() {
     feed("records", targets::records::records);
     feed("table", targets::simulation::table);
     feed("tensor", targets::tensor::tensor);
+    feed("trace", targets::trace::trace);
     feed("wire_json", targets::tensor::json);
 }
