@@ -22,7 +22,7 @@ const CAUTIONS: [usize; 4] = [SCENARIOS - 3, SCENARIOS / 2, SCENARIOS / 4, 1];
 
 /// What is best done first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Plan {
+pub(crate) struct BatchPlan {
     /// How many of the first requests to drop before the next batch is formed.
     pub(crate) dropped: usize,
     /// How many requests that batch has.
@@ -62,7 +62,7 @@ impl LookAhead {
         terms: AheadTerms<'_>,
         requests: impl Iterator<Item = (u64, usize)>,
         free: impl Iterator<Item = u64>,
-    ) -> Plan {
+    ) -> BatchPlan {
         self.requests.clear();
         self.requests.extend(requests.take(HORIZON));
         self.free.clear();
@@ -71,7 +71,7 @@ impl LookAhead {
         self.free.sort_unstable();
         self.free.truncate(MAX_INSTANCES);
         let variation = terms.latency.variation();
-        let mut best = (Plan::default(), None);
+        let mut best = (BatchPlan::default(), None);
         if let Some(caution) = terms.caution {
             self.plan_with(caution, terms, &mut best);
             return best.0;
@@ -88,7 +88,12 @@ impl LookAhead {
     }
 
     /// Improves on the best plan and its score with plans of this caution.
-    fn plan_with(&mut self, caution: f64, terms: AheadTerms<'_>, best: &mut (Plan, Option<f64>)) {
+    fn plan_with(
+        &mut self,
+        caution: f64,
+        terms: AheadTerms<'_>,
+        best: &mut (BatchPlan, Option<f64>),
+    ) {
         let mut largest = 0;
         for start in 0..self.requests.len() {
             // No more than all that are left can be answered.
@@ -113,7 +118,7 @@ impl LookAhead {
                 terms,
             );
             if best.1.is_none_or(|best| score > best) {
-                let plan = Plan {
+                let plan = BatchPlan {
                     dropped: start + first.dropped,
                     ..first
                 };
@@ -133,7 +138,7 @@ impl LookAhead {
         playing: &mut Vec<u64>,
         caution: f64,
         terms: AheadTerms<'_>,
-    ) -> (f64, Plan) {
+    ) -> (f64, BatchPlan) {
         let AheadTerms {
             latency,
             max_batch_size,
@@ -173,7 +178,7 @@ impl LookAhead {
                 // Time is better kept for what comes.
                 continue;
             }
-            first.get_or_insert(Plan {
+            first.get_or_insert(BatchPlan {
                 dropped: begin,
                 batch: next - begin,
                 in_time,
