@@ -22,6 +22,7 @@ FEW = ["--models", "20", "--hours", "0.1"]
 POINTS = ["--cpus", "1", "--max-batch", "1", "--point", "50"]
 PACKED = ["--profiles", "{profiles}", "--device", "name=d,cpus=0,memory=1G", "--rate", "m=10,100"]
 RECORDS = "id,lower,upper,size\na,0,2,64\nb,1,3,128\n"
+TRACE = "op,id,bytes\na,x,3000\na,y,100\nf,x,\na,z,2000\n"
 SHORT = ["--application", "SS", "--platform", "tetris,skep", "--minutes", "0.5", "--load", "0.1"]
 # No moment that a machine can name.
 BEYOND = "18446744073709551615"
@@ -37,6 +38,10 @@ COMMANDS = {
     "plan": ["plan", "{records}"],
     "plan --json": ["plan", "--json", "{records}"],
     "plan --csv": ["plan", "--csv", "{records}"],
+    "replay": ["replay", "{trace}"],
+    "replay --json": ["replay", "{trace}", "--json"],
+    "replay --csv": ["replay", "{trace}", "--csv"],
+    "replay --list": ["replay", "--list"],
     "simulate": ["simulate", "batching", *SMALL],
     "simulate --json": ["simulate", "batching", *SMALL, "--json"],
     "simulate --details": ["simulate", "batching", *SMALL, "--details"],
@@ -67,6 +72,7 @@ DAEMONS = {"serve", "store serve"}
 FILES = {
     "plan --svg": ["plan", "{records}", "--svg", "{file}"],
     "plan --html": ["plan", "{records}", "--html", "{file}"],
+    "replay --html": ["replay", "{trace}", "--html", "{file}"],
     "profile --output": ["profile", *POINTS, "{models}/m", "--output", "{file}"],
     "profile --html": ["profile", *POINTS, "{models}/m", "--html", "{file}"],
     "simulate batching --csv": ["simulate", "batching", *SMALL, "--csv", "{file}"],
@@ -119,6 +125,7 @@ def places(tmp_path_factory):
     repository = Repository(root / "models")
     repository.onnx("m", plus(1))
     (root / "records.csv").write_text(RECORDS)
+    (root / "trace.csv").write_text(TRACE)
     profiled = run("profile", *POINTS, repository.path / "m", "--output", root / "profiles.json")
     assert profiled.returncode == 0, profiled.stderr
     sockets = root / "sockets"
@@ -129,6 +136,7 @@ def places(tmp_path_factory):
             yield {
                 "models": repository.path,
                 "records": root / "records.csv",
+                "trace": root / "trace.csv",
                 "profiles": root / "profiles.json",
                 "sockets": sockets,
                 "url": f"http://{server.http}",

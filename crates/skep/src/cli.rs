@@ -10,8 +10,8 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
     bake::BakeArgs, check::CheckArgs, doctor::DoctorArgs, generate::GenerateArgs, infer::InferArgs,
-    pack::PackArgs, plan::PlanArgs, profile::ProfileArgs, serve::ServeArgs, simulate::SimulateArgs,
-    status::StatusArgs, store::StoreArgs,
+    pack::PackArgs, plan::PlanArgs, profile::ProfileArgs, replay::ReplayArgs, serve::ServeArgs,
+    simulate::SimulateArgs, status::StatusArgs, store::StoreArgs,
 };
 
 /// Skep, an inference server: many models, one node, nothing wasted.
@@ -101,6 +101,8 @@ pub(crate) enum Command {
     Simulate(SimulateArgs),
     /// Plan the memory of tensors whose sizes and live ranges are known
     Plan(PlanArgs),
+    /// Replay memory traces over allocators, side by side
+    Replay(ReplayArgs),
     /// Run as a worker process of a server (started by the server itself)
     #[command(name = skep_sandbox::COMMAND, hide = true)]
     Sandbox,

@@ -27,6 +27,7 @@ const ORDER: &[(u8, &str)] = &[
     (1, "skep-estimate"),
     (1, "skep-records"),
     (1, "skep-trace"),
+    (1, "skep-lab"),
     (1, "skep-placer"),
     (1, "skep-sim"),
     (2, "skep-host"),

@@ -314,7 +314,8 @@ fn follow(spec: &AllocatorSpec, limit: u64, steps: &[Step]) -> Result<(), TestCa
 }
 
 /// Specifications beside the defaults whose rules differ.
-const VARIANTS: [&str; 10] = [
+const VARIANTS: [&str; 11] = [
+    "buddy:chunk=1KiB",
     "bfc:allow_growth=false,limit=64MiB",
     "bfc:garbage_collection=true",
     "ort_arena:strategy=same_as_requested",

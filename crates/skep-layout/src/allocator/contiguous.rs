@@ -24,7 +24,7 @@ options! {
 pub(super) enum Fit {
     /// The one at the lowest address.
     First,
-    /// The smallest one.
+    /// The smallest one that is not the heap's end.
     Best,
 }
 
@@ -58,7 +58,20 @@ impl Contiguous {
 
     fn find(&self, size: u64, alignment: u64) -> Option<(PieceId, u64)> {
         match self.fit {
-            Fit::Best => self.free.find(&self.pieces, size, alignment, self.unit),
+            // The free end is for what fits nowhere else.
+            Fit::Best => {
+                let end = self
+                    .heap
+                    .as_ref()
+                    .and_then(|heap| heap.free_end(&self.pieces));
+                let fits = |id: PieceId| {
+                    let piece = self.pieces.get(id);
+                    let gap = gap_of(piece.address, alignment, self.unit);
+                    (piece.size >= size + gap).then_some((id, gap))
+                };
+                let mut inner = self.free.at_least(size).filter(|id| Some(*id) != end);
+                inner.find_map(fits).or_else(|| end.and_then(fits))
+            }
             Fit::First => self.by_address.values().find_map(|id| {
                 let piece = self.pieces.get(*id);
                 let gap = gap_of(piece.address, alignment, self.unit);

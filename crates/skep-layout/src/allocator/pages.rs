@@ -27,6 +27,15 @@ impl PagedRange {
         })
     }
 
+    pub(super) const fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Where memory ends.
+    pub(super) const fn end(&self) -> u64 {
+        self.address + self.committed
+    }
+
     pub(super) const fn step(&self) -> u64 {
         self.step
     }

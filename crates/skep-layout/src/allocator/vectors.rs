@@ -279,7 +279,17 @@ fn buddies_join_again() {
         Free(1),
         Trim(&[1]),
     ];
-    run("buddy", &asks, 512);
+    run("buddy:chunk=256", &asks, 512);
+    // One range of addresses, with memory for the pages up to the highest block.
+    let asks = [
+        Malloc(5000, 0, 0),
+        Malloc(300, 0, 8 * KIB),
+        Malloc(2000, 0, 10 * KIB),
+        Free(2),
+        Free(0),
+        Trim(&[]),
+    ];
+    run("buddy", &asks, 12 * KIB);
 }
 
 #[test]

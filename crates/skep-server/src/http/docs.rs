@@ -20,6 +20,7 @@ macro_rules! sources {
 
 /// All pages of `docs/`.
 const SOURCES: &[PageSource] = &sources![
+    "allocators.md",
     "backends.md",
     "batching.md",
     "cluster.md",

@@ -8,6 +8,7 @@ pub(crate) mod infer;
 pub(crate) mod pack;
 pub(crate) mod plan;
 pub(crate) mod profile;
+pub(crate) mod replay;
 pub(crate) mod sandbox;
 pub(crate) mod serve;
 pub(crate) mod simulate;

@@ -9,86 +9,20 @@
 //! have to take more than ever before, it first takes the memory of gaps. What is reserved is then what is in use, rounded
 //! to pages, whatever the order of sizes.
 
-use std::{collections::BTreeMap, ops::Range};
-
 use super::super::{
     BlockRequest, MemoryFigures, NotInUse, Source,
-    pieces::{FreePieces, PieceId, Pieces},
+    pieces::{FreePieces, PieceId, Pieces, gap_of},
 };
+use super::committed::CommittedPages;
 
 const OWNER: u64 = 0;
-
-/// Ranges of pages that have memory; no two touch.
-#[derive(Debug, Default)]
-struct CommittedPages {
-    ranges: BTreeMap<u64, u64>,
-    bytes: u64,
-}
-
-impl CommittedPages {
-    /// The parts of `range` that have memory, or that have none.
-    fn parts(&self, range: Range<u64>, with_memory: bool) -> Vec<Range<u64>> {
-        let mut parts = Vec::new();
-        let mut at = range.start;
-        let first = self.ranges.range(..=range.start).next_back();
-        let rest = self.ranges.range(range.start..range.end);
-        let first = first.filter(|(start, _)| **start < range.start);
-        for (start, end) in first.into_iter().chain(rest) {
-            let (start, end) = ((*start).max(range.start), (*end).min(range.end));
-            if start >= end {
-                continue;
-            }
-            if !with_memory && at < start {
-                parts.push(at..start);
-            }
-            if with_memory {
-                parts.push(start..end);
-            }
-            at = end;
-        }
-        if !with_memory && at < range.end {
-            parts.push(at..range.end);
-        }
-        parts
-    }
-
-    fn insert(&mut self, range: Range<u64>) {
-        self.bytes += range.end - range.start;
-        let (mut start, mut end) = (range.start, range.end);
-        if let Some((before, until)) = self.ranges.range(..start).next_back()
-            && *until == start
-        {
-            start = *before;
-        }
-        if let Some(until) = self.ranges.remove(&end) {
-            end = until;
-        }
-        self.ranges.insert(start, end);
-    }
-
-    /// Removes a range that has memory.
-    fn remove(&mut self, range: Range<u64>) {
-        let found = self.ranges.range(..=range.start).next_back();
-        let Some((start, end)) = found.map(|(start, end)| (*start, *end)) else {
-            return;
-        };
-        self.bytes -= range.end - range.start;
-        self.ranges.remove(&start);
-        if start < range.start {
-            self.ranges.insert(start, range.start);
-        }
-        if range.end < end {
-            self.ranges.insert(range.end, end);
-        }
-    }
-}
 
 /// A heap over a range of addresses.
 #[derive(Debug)]
 pub(super) struct PagedHeap {
     pieces: Pieces,
     free: FreePieces,
-    committed: CommittedPages,
+    pub(super) committed: CommittedPages,
     /// The addresses, and how many are in pieces.
     base: Option<u64>,
     length: u64,
@@ -113,7 +47,7 @@ impl PagedHeap {
     /// In use and padding; what is reserved is what has memory.
     pub(super) const fn figures(&self) -> MemoryFigures {
         MemoryFigures {
-            reserved: self.committed.bytes,
+            reserved: self.committed.bytes(),
             ..self.pieces.figures()
         }
     }
@@ -130,9 +64,7 @@ impl PagedHeap {
         request: BlockRequest,
         source: &mut dyn Source,
     ) -> Option<u64> {
-        let mut found = self
-            .free
-            .find(&self.pieces, size, request.alignment, self.unit);
+        let mut found = self.find(size, request.alignment);
         if found.is_none() {
             let gap = if request.alignment > self.unit {
                 request.alignment + self.unit
@@ -140,9 +72,7 @@ impl PagedHeap {
                 0
             };
             self.lengthen(size + gap, source)?;
-            found = self
-                .free
-                .find(&self.pieces, size, request.alignment, self.unit);
+            found = self.find(size, request.alignment);
         }
         let (id, gap) = found?;
         let id = self.free.take(&mut self.pieces, id, gap);
@@ -150,6 +80,18 @@ impl PagedHeap {
             self.free.trim_to(&mut self.pieces, id, size);
         }
         Some(self.pieces.begin_use(id, request.bytes, OWNER))
+    }
+
+    /// The smallest piece that fits; the last one, behind which addresses have no end, only if no other does.
+    fn find(&self, size: u64, alignment: u64) -> Option<(PieceId, u64)> {
+        let end = self.pieces.last_of_first();
+        let fits = |id: PieceId| {
+            let piece = self.pieces.get(id);
+            let gap = gap_of(piece.address, alignment, self.unit);
+            (piece.is_free() && piece.size >= size + gap).then_some((id, gap))
+        };
+        let mut inner = self.free.at_least(size).filter(|id| Some(*id) != end);
+        inner.find_map(fits).or_else(|| end.and_then(fits))
     }
 
     /// Addresses behind the last piece, so that the free end has `bytes`.
@@ -192,29 +134,6 @@ impl PagedHeap {
         Some(())
     }
 
-    /// The pages that a block lies on and that have no memory, and how many bytes they are.
-    pub(super) fn missing(&self, address: u64, size: u64, page: u64) -> (Vec<Range<u64>>, u64) {
-        let pages = address - address % page..(address + size).next_multiple_of(page);
-        let missing = self.committed.parts(pages, false);
-        let bytes = missing.iter().map(|part| part.end - part.start).sum();
-        (missing, bytes)
-    }
-
-    /// Puts memory behind pages; false where the source refuses, and then none of them has any.
-    pub(super) fn commit(&mut self, pages: &[Range<u64>], source: &mut dyn Source) -> bool {
-        for (number, part) in pages.iter().enumerate() {
-            if !source.commit(part.clone()) {
-                for part in &pages[..number] {
-                    source.decommit(part.clone());
-                    self.committed.remove(part.clone());
-                }
-                return false;
-            }
-            self.committed.insert(part.clone());
-        }
-        true
-    }
-
     /// The block is not in use any more; returns what was asked for.
     pub(super) fn free(&mut self, address: u64) -> Result<u64, NotInUse> {
         let (id, requested) = self.pieces.end_use(address)?;
@@ -241,43 +160,9 @@ impl PagedHeap {
             if start >= end {
                 continue;
             }
-            for part in self.committed.parts(start..end, true) {
-                let left = wanted.saturating_sub(reclaimed);
-                if left == 0 {
-                    break;
-                }
-                let most = part.end - part.start;
-                let length = left.min(most).next_multiple_of(page);
-                // The end of a gap is used last.
-                let part = part.end - length..part.end;
-                source.decommit(part.clone());
-                self.committed.remove(part);
-                reclaimed += length;
-            }
+            let left = wanted.saturating_sub(reclaimed);
+            reclaimed += self.committed.reclaim(start..end, left, source);
         }
         reclaimed
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn committed_pages_join_and_part() {
-        let mut pages = CommittedPages::default();
-        pages.insert(10..20);
-        pages.insert(30..40);
-        assert_eq!(pages.parts(5..45, false), [5..10, 20..30, 40..45]);
-        assert_eq!(pages.parts(15..35, true), [15..20, 30..35]);
-        pages.insert(20..30);
-        assert_eq!((pages.ranges.len(), pages.bytes), (1, 30));
-        pages.remove(12..14);
-        assert_eq!(
-            pages.parts(10..20, false),
-            vec![Range { start: 12, end: 14 }]
-        );
-        assert_eq!(pages.parts(12..14, true), []);
-        assert_eq!(pages.bytes, 28);
     }
 }

@@ -19,14 +19,16 @@
 //! *Giving back.* What was idle during a whole delay goes back to the source, and all that is idle with
 //! [`Allocator::trim`].
 
+mod committed;
 mod heap;
 mod period;
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use skep_planner::Budget;
 
 use self::{
+    committed::CommittedPages,
     heap::PagedHeap,
     period::{FoundPeriod, PeriodFinder},
 };
@@ -75,14 +77,40 @@ struct LiveBlock {
     home: BlockHome,
 }
 
-/// Memory of a plan.
+/// Addresses of a plan, with memory behind the pages that its blocks have lain on.
 #[derive(Debug)]
 struct PlanArena {
     base: u64,
     bytes: u64,
+    committed: CommittedPages,
+    plan: Arc<RunPlan>,
     /// By block of the plan: whether it is in use.
     live: Vec<bool>,
     in_use: usize,
+}
+
+impl PlanArena {
+    /// Takes the memory of pages that no block lies on back, until so many bytes came back; returns how many did.
+    fn reclaim(&mut self, wanted: u64, source: &mut dyn Source) -> u64 {
+        let page = source.page();
+        let live = (0..self.live.len()).filter(|block| self.live[*block]);
+        let places = live.filter_map(|block| {
+            let (size, offset) = self.plan.block(block)?;
+            Some((offset?, size))
+        });
+        let mut places: Vec<(u64, u64)> = places.collect();
+        places.sort_unstable();
+        let (mut from, mut reclaimed) = (0, 0);
+        for (offset, size) in places.into_iter().chain([(self.bytes, 0)]) {
+            let until = offset - offset % page;
+            if from < until && reclaimed < wanted {
+                let pages = self.base + from..self.base + until;
+                reclaimed += self.committed.reclaim(pages, wanted - reclaimed, source);
+            }
+            from = (offset + size).next_multiple_of(page).max(from);
+        }
+        reclaimed
+    }
 }
 
 /// Serving by a plan.
@@ -111,7 +139,6 @@ pub(super) struct ProfileGuided {
     live: AddressMap<LiveBlock>,
     in_use: u64,
     padding: u64,
-    arena_bytes: u64,
     most_reserved: u64,
     calls: u32,
     /// Since when the idle bytes are watched, and the fewest since.
@@ -136,7 +163,6 @@ impl ProfileGuided {
             live: AddressMap::default(),
             in_use: 0,
             padding: 0,
-            arena_bytes: 0,
             most_reserved: 0,
             calls: 0,
             watched_since: 0,
@@ -146,12 +172,59 @@ impl ProfileGuided {
     }
 
     fn reserved(&self) -> u64 {
-        self.small.figures().reserved + self.large.figures().reserved + self.arena_bytes
+        let heaps = self.small.figures().reserved + self.large.figures().reserved;
+        let arenas = self.arenas.iter().flatten();
+        heaps + arenas.map(|arena| arena.committed.bytes()).sum::<u64>()
     }
 
-    fn reclaim(&mut self, wanted: u64, source: &mut dyn Source) -> u64 {
-        let reclaimed = self.large.reclaim(wanted, source);
-        reclaimed + self.small.reclaim(wanted.saturating_sub(reclaimed), source)
+    /// Takes the memory of pages without a block back, until so many bytes came back.
+    fn reclaim(&mut self, wanted: u64, source: &mut dyn Source) {
+        let mut left = wanted;
+        left = left.saturating_sub(self.large.reclaim(left, source));
+        left = left.saturating_sub(self.small.reclaim(left, source));
+        for arena in self.arenas.iter_mut().flatten() {
+            if left > 0 {
+                left = left.saturating_sub(arena.reclaim(left, source));
+            }
+        }
+    }
+
+    /// Puts memory behind all pages of a block; false where there is none.
+    fn back(&mut self, home: BlockHome, block: Range<u64>, source: &mut dyn Source) -> bool {
+        let page = source.page();
+        let size = block.end - block.start;
+        let Some(committed) = self.committed(home) else {
+            return false;
+        };
+        let (_, bytes) = committed.missing(block.start, size, page);
+        if bytes == 0 {
+            return true;
+        }
+        self.make_room(bytes, source);
+        for _ in 0..2 {
+            // Idle pages may have been the block's own.
+            let Some(committed) = self.committed(home) else {
+                return false;
+            };
+            let (pages, _) = committed.missing(block.start, size, page);
+            if committed.commit(&pages, source) {
+                self.most_reserved = self.most_reserved.max(self.reserved());
+                return true;
+            }
+            self.reclaim(u64::MAX, source);
+        }
+        false
+    }
+
+    fn committed(&mut self, home: BlockHome) -> Option<&mut CommittedPages> {
+        match home {
+            BlockHome::Small => Some(&mut self.small.committed),
+            BlockHome::Large => Some(&mut self.large.committed),
+            BlockHome::Arena(arena, _) => {
+                let arena = self.arenas.get_mut(arena as usize)?.as_mut();
+                arena.map(|arena| &mut arena.committed)
+            }
+        }
     }
 
     /// Before so many bytes more are taken: idle memory makes up for what would be more than ever before.
@@ -160,10 +233,6 @@ impl ProfileGuided {
         if excess > 0 {
             self.reclaim(excess, source);
         }
-    }
-
-    fn taken(&mut self) {
-        self.most_reserved = self.most_reserved.max(self.reserved());
     }
 
     /// A place on one of the heaps.
@@ -179,27 +248,13 @@ impl ProfileGuided {
         } else {
             BlockHome::Large
         };
-        let page = source.page();
-        let heap = self.heap(is_small);
-        let address = heap.place(size, request, source)?;
-        let (_, bytes) = heap.missing(address, size, page);
-        if bytes > 0 {
-            self.make_room(bytes, source);
-            let (pages, bytes) = self.heap(is_small).missing(address, size, page);
-            let committed = self.heap(is_small).commit(&pages, source) || {
-                // Everything that is idle, and again.
-                self.reclaim(u64::MAX, source);
-                let (pages, _) = self.heap(is_small).missing(address, size, page);
-                bytes > 0 && self.heap(is_small).commit(&pages, source)
-            };
-            if !committed {
-                let freed = self.heap(is_small).free(address);
-                debug_assert!(freed.is_ok(), "the block was placed");
-                return None;
-            }
-            self.taken();
+        let address = self.heap(is_small).place(size, request, source)?;
+        if self.back(home, address..address + size, source) {
+            return Some((address, home));
         }
-        Some((address, home))
+        let freed = self.heap(is_small).free(address);
+        debug_assert!(freed.is_ok(), "the block was placed");
+        None
     }
 
     fn heap(&mut self, is_small: bool) -> &mut PagedHeap {
@@ -242,10 +297,25 @@ impl ProfileGuided {
             following.next = 0;
         }
         let offset = place?;
+        let address = memory.base + offset;
+        let whole = memory.committed.bytes() == memory.bytes;
         memory.live[block] = true;
         memory.in_use += 1;
-        let block = u32::try_from(block).expect("plans are bounded");
-        Some((memory.base + offset, BlockHome::Arena(arena, block)))
+        let home = BlockHome::Arena(arena, u32::try_from(block).expect("plans are bounded"));
+        if !whole && !self.back(home, address..address + request.bytes, source) {
+            self.end_planned(arena, block);
+            self.deviate(source);
+            return None;
+        }
+        Some((address, home))
+    }
+
+    /// A block of the plan is not in use any more.
+    fn end_planned(&mut self, arena: u32, block: usize) {
+        if let Some(arena) = self.arenas[arena as usize].as_mut() {
+            arena.live[block] = false;
+            arena.in_use -= 1;
+        }
     }
 
     /// Another period begins: its arena is there, and empty. False where that cannot be.
@@ -264,22 +334,16 @@ impl ProfileGuided {
         }
         let plan = Arc::clone(&following.plan);
         let bytes = plan.size().next_multiple_of(source.page());
-        let taken = source.reserve(bytes).and_then(|base| {
-            self.make_room(bytes, source);
-            let committed = source.commit(base..base + bytes);
-            if !committed {
-                source.release(base, bytes);
-            }
-            committed.then_some(base)
-        });
-        let Some(base) = taken else {
-            // Without memory for it there is no plan.
+        let Some(base) = source.reserve(bytes) else {
+            // Without addresses there is no plan.
             self.deviate(source);
             return false;
         };
         let arena = PlanArena {
             base,
             bytes,
+            committed: CommittedPages::default(),
+            plan: Arc::clone(&plan),
             live: vec![false; plan.block_count()],
             in_use: 0,
         };
@@ -289,8 +353,6 @@ impl ProfileGuided {
             self.arenas.len() - 1
         });
         self.arenas[number] = Some(arena);
-        self.arena_bytes += bytes;
-        self.taken();
         if let Some(following) = self.following.as_mut() {
             following.arena = u32::try_from(number).ok();
         }
@@ -312,10 +374,9 @@ impl ProfileGuided {
     fn drop_if_empty(&mut self, number: u32, source: &mut dyn Source) {
         let slot = &mut self.arenas[number as usize];
         if slot.as_ref().is_some_and(|arena| arena.in_use == 0)
-            && let Some(arena) = slot.take()
+            && let Some(mut arena) = slot.take()
         {
-            self.arena_bytes -= arena.bytes;
-            source.decommit(arena.base..arena.base + arena.bytes);
+            arena.reclaim(u64::MAX, source);
             source.release(arena.base, arena.bytes);
         }
     }
@@ -424,10 +485,7 @@ impl Allocator for ProfileGuided {
             BlockHome::Small => self.small.free(address).map(drop)?,
             BlockHome::Large => self.large.free(address).map(drop)?,
             BlockHome::Arena(number, planned) => {
-                if let Some(arena) = self.arenas[number as usize].as_mut() {
-                    arena.live[planned as usize] = false;
-                    arena.in_use -= 1;
-                }
+                self.end_planned(number, planned as usize);
                 let is_followed = self
                     .following
                     .as_ref()

@@ -1,0 +1,165 @@
+"""`skep replay`: memory traces over allocators."""
+
+import gzip
+import json
+
+import pytest
+
+from server import run
+
+MIB = 1 << 20
+
+
+def table(events):
+    return "op,id,bytes\n" + "".join(f"{op},{block},{size}\n" for op, block, size in events)
+
+
+def replay(path, *arguments):
+    outcome = run("replay", path, "--json", *arguments)
+    assert outcome.returncode == 0, outcome.stderr
+    document = json.loads(outcome.stdout)
+    return {row["name"]: row for row in document["allocators"]}, document, outcome.stderr
+
+
+@pytest.fixture
+def steps(tmp_path):
+    """Weights, and forty steps that allocate the same: sizes that best fit does not pack well."""
+    events, block = [], 0
+
+    def malloc(size):
+        nonlocal block
+        block += 1
+        events.append(("a", block, size))
+        return block
+
+    for size in (3 * MIB, MIB, 70_000):
+        malloc(size)
+    for _ in range(40):
+        live = []
+        for number, size in enumerate([5, 9, 3, 12, 7, 4, 15, 6, 11, 8, 2, 10]):
+            live.append(malloc(size * 100_000 + number))
+            if number % 3 == 2:
+                events.append(("f", live.pop(-2), ""))
+        for one in live:
+            events.append(("f", one, ""))
+    path = tmp_path / "steps.csv.gz"
+    path.write_bytes(gzip.compress(table(events).encode()))
+    return path
+
+
+def test_all_allocators_are_compared(steps):
+    rows, document, _ = replay(steps)
+    assert len(rows) == 17 and {"bfc", "ort_arena", "pytorch_caching", "skep", "planned"} <= set(rows)
+    assert document["events"] == 3 + 40 * 24 and document["unmatched"] == {}
+    peak, optimum = document["peak_live"], document["optimum"]
+    assert peak <= document["optimum_lower_bound"] <= optimum
+    for row in rows.values():
+        assert row["peak_reserved"] >= peak and row["out_of_memory"] == 0
+        assert row["ratio"] == pytest.approx(row["peak_reserved"] / peak)
+    assert rows["planned"]["peak_reserved"] <= optimum + 512
+    # After three steps it is placed by a plan, and before them on pages.
+    best = min(row["peak_reserved"] for name, row in rows.items() if name not in ("planned", "skep"))
+    assert rows["skep"]["peak_reserved"] <= 1.02 * best
+    assert rows["skep"]["reserved_after_trim"] == 0
+
+
+def test_a_limit_refuses_what_does_not_fit(steps):
+    _, document, _ = replay(steps)
+    limit = document["peak_live"] + 2 * MIB
+    rows, _, _ = replay(steps, "--limit", str(limit), "--allocator", "buddy", "--allocator", "skep")
+    assert rows["skep"]["out_of_memory"] == 0 and rows["skep"]["peak_reserved"] <= limit
+    assert rows["buddy"]["out_of_memory"] > 0 and rows["buddy"]["peak_reserved"] <= limit
+
+
+def test_options_are_told_apart(steps):
+    names = ["pytorch_caching", "pytorch_caching:expandable_segments=true", "ort_arena:strategy=same_as_requested"]
+    rows, _, _ = replay(steps, *[part for name in names for part in ("--allocator", name)])
+    assert list(rows) == names
+    assert rows[names[1]]["source_calls"]["take"] == 0 < rows[names[1]]["source_calls"]["commit"]
+
+
+def test_costs_and_failures_are_parameters(steps):
+    only = ["--allocator", "mxnet_naive"]
+    rows, _, _ = replay(steps, *only, "--device", "cuda")
+    twice, _, _ = replay(steps, *only, "--device", "cuda", "--cost", "take_ns=100000")
+    calls = rows["mxnet_naive"]["source_calls"]["take"]
+    assert twice["mxnet_naive"]["source_ns"] - rows["mxnet_naive"]["source_ns"] == pytest.approx(calls * 50_000)
+    failing, document, _ = replay(steps, *only, "--fail-every", "2")
+    assert failing["mxnet_naive"]["source_calls"]["refused"] > 0 and document["cost"]["take_ns"] > 0
+
+
+def test_what_a_trace_does_not_tell_is_counted(tmp_path):
+    path = tmp_path / "trace.csv"
+    path.write_text(table([("a", "x", 100), ("f", "y", ""), ("a", "x", 200), ("a", "z", 0), ("f", "x", "")]))
+    _, document, warnings = replay(path, "--allocator", "bfc")
+    assert document["unmatched"]["free of an id never allocated"] == 1
+    assert sum(document["unmatched"].values()) >= 2
+    assert "warning: " in warnings and "free of an id never allocated: 1" in warnings
+
+
+def test_several_traces_and_a_page(steps, tmp_path):
+    other = tmp_path / "other.csv"
+    other.write_text(table([("a", "</script>", 5000)]))
+    page = tmp_path / "page.html"
+    outcome = run("replay", steps, other, "--html", page, "--csv", "--allocator", "skep")
+    assert outcome.returncode == 0, outcome.stderr
+    lines = outcome.stdout.splitlines()
+    assert lines[0].startswith("# skep ") and lines[1].startswith("trace,allocator,events,")
+    assert [line.split(",")[1] for line in lines[2:]] == ["skep", "skep"]
+    assert page.read_text().count("</script>") == 2
+    outcome = run("replay", steps, other, "--json")
+    assert [len(trace["allocators"]) for trace in json.loads(outcome.stdout)["traces"]] == [17, 17]
+
+
+def test_all_options_are_listed():
+    outcome = run("replay", "--list")
+    assert outcome.returncode == 0
+    for words in ("pytorch_caching: ", "max_split_size=none", "planned: ", "take_ns="):
+        assert words in outcome.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--allocator", "bcf"], "there is no allocator `bcf`, expected one of `bfc`"),
+        (["--allocator", "bfc:limit=-1"], "option `limit` of allocator `bfc` is `-1`, expected `none`, or a number of bytes"),
+        (["--allocator", "bfc:growth=1"], "allocator `bfc` has no option `growth`"),
+        (["--limit", "0"], "expected bytes above 0"),
+        (["--budget", "-1"], "expected seconds from 0 to 86400"),
+        (["--cost", "take=1"], "--cost: cost `take=1`, expected `name=number`"),
+        (["--cost", "take_ns=nan"], "cost `take_ns` is `nan`, expected a number from 0 on"),
+    ],
+)
+def test_wrong_arguments_are_named(steps, arguments, words):
+    outcome = run("replay", steps, *arguments)
+    assert outcome.returncode != 0 and words in outcome.stderr
+    assert "panicked" not in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "cannot read"),
+        (b"nothing of interest\n", "cannot read"),
+        (b"op,id,bytes\na,x,many\n", "line 2"),
+        (b"op,id,bytes\na,x,-5\n", "line 2"),
+        (b"op,id,bytes\nf,x,\n", "no allocation that can be followed"),
+        (b"\x80\x04c__builtin__\neval\n.", "cannot read"),
+        (gzip.compress(b"op,id,bytes\na,x,5\n" * 1000)[:-40], "cannot read"),
+        (b'{"traceEvents": [', "cannot read"),
+    ],
+)
+def test_damaged_traces_are_refused(tmp_path, content, words):
+    path = tmp_path / "trace"
+    path.write_bytes(content)
+    outcome = run("replay", path)
+    assert outcome.returncode == 1 and words in outcome.stderr, outcome.stderr
+    assert "panicked" not in outcome.stderr
+
+
+def test_huge_blocks_are_refused_and_others_go_on(tmp_path):
+    path = tmp_path / "trace.csv"
+    path.write_text(table([("a", "x", 1 << 63), ("a", "y", 1000), ("a", "z", (1 << 62) - 1), ("f", "y", "")]))
+    rows, _, _ = replay(path)
+    for name, row in rows.items():
+        assert row["out_of_memory"] >= 1 and row["peak_in_use"] >= 1000, name
