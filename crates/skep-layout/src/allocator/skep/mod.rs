@@ -142,7 +142,7 @@ pub(super) struct ProfileGuided {
     most_reserved: u64,
     calls: u32,
     /// Since when the idle bytes are watched, and the fewest since.
-    watched_since: u64,
+    watched_since: Option<u64>,
     least_idle: u64,
 }
 
@@ -165,7 +165,7 @@ impl ProfileGuided {
             padding: 0,
             most_reserved: 0,
             calls: 0,
-            watched_since: 0,
+            watched_since: None,
             least_idle: u64::MAX,
             options,
         }
@@ -411,11 +411,10 @@ impl ProfileGuided {
         self.least_idle = self.least_idle.min(idle);
         let now = source.now();
         let delay = u64::from(self.options.decay_ms) * 1_000_000;
-        if now.saturating_sub(self.watched_since) >= delay {
-            if self.watched_since > 0 {
-                self.reclaim(self.least_idle, source);
-            }
-            self.watched_since = now;
+        let since = *self.watched_since.get_or_insert(now);
+        if now.saturating_sub(since) >= delay {
+            self.reclaim(self.least_idle, source);
+            self.watched_since = Some(now);
             self.least_idle = u64::MAX;
         }
     }
@@ -523,3 +522,6 @@ impl Allocator for ProfileGuided {
         self.small.largest_free().max(self.large.largest_free())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -35,7 +35,7 @@ pub(super) struct PeriodFinder {
     equal: u64,
     /// The longest period that is found, in mallocs.
     most: usize,
-    /// Lengths of periods that were found before and not kept to: they need more repetitions.
+    /// The length of the last period that was not kept to: it needs more repetitions.
     broken: Option<u64>,
 }
 
@@ -79,6 +79,8 @@ impl PeriodFinder {
         self.broken = Some(length);
         self.candidate = None;
         self.equal = 0;
+        // None was added while sizes followed the period: the last place with the same sizes would be many periods ago.
+        self.anchors.clear();
     }
 
     /// Another malloc. Returns the length of a period when it has just been seen twice.
