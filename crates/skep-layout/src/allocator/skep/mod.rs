@@ -23,7 +23,7 @@ mod committed;
 mod heap;
 mod period;
 
-use std::{ops::Range, sync::Arc};
+use std::{cmp::Ordering, ops::Range, sync::Arc};
 
 use skep_planner::Budget;
 
@@ -56,6 +56,9 @@ options! {
     }
 }
 
+/// The number of a block that the finder was not told of.
+const UNNUMBERED: u64 = u64::MAX;
+
 /// Calls from one look at the clock to the next.
 const CALLS: u32 = 64;
 
@@ -70,7 +73,7 @@ enum BlockHome {
 
 #[derive(Clone, Copy, Debug)]
 struct LiveBlock {
-    /// Counted from the first malloc of all.
+    /// The finder's number.
     number: u64,
     requested: u64,
     size: u64,
@@ -86,6 +89,8 @@ struct PlanArena {
     plan: Arc<RunPlan>,
     /// By block of the plan: whether it is in use.
     live: Vec<bool>,
+    /// By block of the plan: whether all its pages have memory, as far as is known.
+    backed: Vec<bool>,
     in_use: usize,
 }
 
@@ -109,8 +114,21 @@ impl PlanArena {
             }
             from = (offset + size).next_multiple_of(page).max(from);
         }
+        if reclaimed > 0 {
+            self.backed.fill(false);
+        }
         reclaimed
     }
+}
+
+/// What a plan says of a block.
+enum Planned {
+    /// There is no plan, or none any more.
+    Nothing,
+    /// The block outlives its period.
+    OnHeap,
+    /// It has a place.
+    At(u64, BlockHome),
 }
 
 /// Serving by a plan.
@@ -120,6 +138,8 @@ struct Following {
     length: u64,
     /// The number of the malloc with which it begins.
     begins: u64,
+    /// Whether it has begun: from then on the finder is not asked.
+    begun: bool,
     /// The next block of the plan.
     next: usize,
     /// The number of the arena, once a period has begun.
@@ -265,49 +285,68 @@ impl ProfileGuided {
         }
     }
 
-    /// The place that the plan has for the next block: `None` where the block belongs on the heap.
-    fn planned(
-        &mut self,
-        request: BlockRequest,
-        source: &mut dyn Source,
-    ) -> Option<(u64, BlockHome)> {
-        let number = self.finder.next_number() - 1;
-        let following = self.following.as_mut()?;
-        if number < following.begins {
-            return None;
+    /// What the plan says of the next block. Where it does not say anything, or anything any more, the block is the
+    /// finder's.
+    fn planned(&mut self, request: BlockRequest, source: &mut dyn Source) -> Planned {
+        let number = self.finder.next_number();
+        let Some(following) = self.following.as_mut() else {
+            return Planned::Nothing;
+        };
+        if !following.begun {
+            match number.cmp(&following.begins) {
+                Ordering::Less => return Planned::Nothing,
+                Ordering::Equal => following.begun = true,
+                Ordering::Greater => {
+                    self.deviate(source);
+                    return Planned::Nothing;
+                }
+            }
         }
-        if following.next == 0 && !self.begin_period(source) {
-            return None;
+        let begins = following.next == 0;
+        if begins && !self.begin_period(source) {
+            return Planned::Nothing;
         }
+        self.next_of_plan(request, source).unwrap_or_else(|| {
+            self.deviate(source);
+            Planned::Nothing
+        })
+    }
+
+    /// The next block's place; `None` where the request differs from the plan.
+    fn next_of_plan(&mut self, request: BlockRequest, source: &mut dyn Source) -> Option<Planned> {
         let following = self.following.as_mut()?;
         let (block, arena) = (following.next, following.arena?);
         let memory = self.arenas[arena as usize].as_mut()?;
-        let planned = following.plan.block(block);
-        let follows = planned.is_some_and(|(bytes, _)| bytes == request.bytes)
-            && request.alignment <= crate::ALIGNMENT;
-        let place = planned.and_then(|(_, place)| place);
+        let (bytes, place) = following.plan.block(block)?;
         let is_free = |before: &u32| !memory.live[*before as usize];
-        if !follows || (place.is_some() && !following.plan.predecessors(block).iter().all(is_free))
-        {
-            self.deviate(source);
+        let follows = bytes == request.bytes
+            && request.alignment <= crate::ALIGNMENT
+            && (place.is_none() || following.plan.predecessors(block).iter().all(is_free));
+        if !follows {
             return None;
         }
         following.next += 1;
         if following.next == following.plan.block_count() {
             following.next = 0;
         }
-        let offset = place?;
+        let Some(offset) = place else {
+            return Some(Planned::OnHeap);
+        };
         let address = memory.base + offset;
-        let whole = memory.committed.bytes() == memory.bytes;
+        let backed = memory.backed[block];
         memory.live[block] = true;
         memory.in_use += 1;
         let home = BlockHome::Arena(arena, u32::try_from(block).expect("plans are bounded"));
-        if !whole && !self.back(home, address..address + request.bytes, source) {
-            self.end_planned(arena, block);
-            self.deviate(source);
-            return None;
+        if !backed {
+            if !self.back(home, address..address + request.bytes, source) {
+                self.end_planned(arena, block);
+                return None;
+            }
+            if let Some(memory) = self.arenas[arena as usize].as_mut() {
+                memory.backed[block] = true;
+            }
         }
-        Some((address, home))
+        Some(Planned::At(address, home))
     }
 
     /// A block of the plan is not in use any more.
@@ -345,6 +384,7 @@ impl ProfileGuided {
             committed: CommittedPages::default(),
             plan: Arc::clone(&plan),
             live: vec![false; plan.block_count()],
+            backed: vec![false; plan.block_count()],
             in_use: 0,
         };
         let vacant = self.arenas.iter().position(Option::is_none);
@@ -395,6 +435,7 @@ impl ProfileGuided {
             plan: Arc::new(plan),
             length,
             begins,
+            begun: false,
             next: 0,
             arena: None,
         });
@@ -447,20 +488,23 @@ impl Allocator for ProfileGuided {
         let size = rounded(request.bytes, self.unit)
             .filter(|size| *size <= self.options.addresses)
             .ok_or(out_of_memory)?;
-        let number = self.finder.next_number();
-        let seen_twice = self.finder.allocated(request.bytes);
-        let placed = self
-            .planned(request, source)
-            .or_else(|| self.on_heap(size, request, source));
-        if let Some(length) = seen_twice
-            && self.following.is_none()
-        {
-            self.follow(length, source);
-        }
-        let Some((address, home)) = placed else {
-            // A number without a block: nobody frees it.
-            return Err(out_of_memory);
+        let (number, placed) = match self.planned(request, source) {
+            Planned::At(address, home) => (UNNUMBERED, Some((address, home))),
+            Planned::OnHeap => (UNNUMBERED, self.on_heap(size, request, source)),
+            Planned::Nothing => {
+                let number = self.finder.next_number();
+                let seen_twice = self.finder.allocated(request.bytes);
+                let placed = self.on_heap(size, request, source);
+                if let Some(length) = seen_twice
+                    && self.following.is_none()
+                {
+                    self.follow(length, source);
+                }
+                (number, placed)
+            }
         };
+        // If there is no memory, a number has no block: nobody frees it.
+        let (address, home) = placed.ok_or(out_of_memory)?;
         self.in_use += request.bytes;
         self.padding += size - request.bytes;
         self.live.insert(
@@ -477,7 +521,9 @@ impl Allocator for ProfileGuided {
 
     fn free(&mut self, address: u64, source: &mut dyn Source) -> Result<u64, NotInUse> {
         let block = self.live.remove(&address).ok_or(NotInUse { address })?;
-        self.finder.freed(block.number);
+        if block.number != UNNUMBERED {
+            self.finder.freed(block.number);
+        }
         self.in_use -= block.requested;
         self.padding -= block.size - block.requested;
         match block.home {

@@ -79,8 +79,11 @@ impl PeriodFinder {
         self.broken = Some(length);
         self.candidate = None;
         self.equal = 0;
-        // None was added while sizes followed the period: the last place with the same sizes would be many periods ago.
+        // Nothing was told while the period was followed: what comes does not continue what was.
         self.anchors.clear();
+        self.steps.clear();
+        self.first += self.mallocs.len() as u64;
+        self.mallocs.clear();
     }
 
     /// Another malloc. Returns the length of a period when it has just been seen twice.
