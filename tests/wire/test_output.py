@@ -42,6 +42,7 @@ COMMANDS = {
     "replay --json": ["replay", "{trace}", "--json"],
     "replay --csv": ["replay", "{trace}", "--csv"],
     "replay --list": ["replay", "--list"],
+    "trace record": ["trace", "record", "{models}/m", "--output", "{out}"],
     "simulate": ["simulate", "batching", *SMALL],
     "simulate --json": ["simulate", "batching", *SMALL, "--json"],
     "simulate --details": ["simulate", "batching", *SMALL, "--details"],
@@ -73,6 +74,7 @@ FILES = {
     "plan --svg": ["plan", "{records}", "--svg", "{file}"],
     "plan --html": ["plan", "{records}", "--html", "{file}"],
     "replay --html": ["replay", "{trace}", "--html", "{file}"],
+    "trace record --output": ["trace", "record", "{models}/m", "--output", "{file}"],
     "profile --output": ["profile", *POINTS, "{models}/m", "--output", "{file}"],
     "profile --html": ["profile", *POINTS, "{models}/m", "--html", "{file}"],
     "simulate batching --csv": ["simulate", "batching", *SMALL, "--csv", "{file}"],
@@ -86,7 +88,7 @@ FILES = {
         "--save-table", "{file}",
     ],
 }
-READ = {"pack --profiles", "pack --rates", "plan --onnxruntime-library", "serve --profiles"}
+READ = {"pack --profiles", "pack --rates", "plan --onnxruntime-library", "serve --profiles", "trace record --onnxruntime-library"}
 
 
 @functools.cache

@@ -111,6 +111,24 @@ def test_several_traces_and_a_page(steps, tmp_path):
     assert [len(trace["allocators"]) for trace in json.loads(outcome.stdout)["traces"]] == [17, 17]
 
 
+def test_a_model_is_recorded_and_replayed(tmp_path):
+    assert run("generate", "cnn", tmp_path / "model.onnx").returncode == 0
+    table = tmp_path / "trace.csv"
+    outcome = run("trace", "record", tmp_path, "--output", table, "--runs", "4", "--batch", "2")
+    assert outcome.returncode == 0, outcome.stderr
+    assert f"{table}: " in outcome.stdout
+    rows, document, warnings = replay(table, "--allocator", "skep", "--allocator", "planned")
+    assert document["events"] > 8 and document["unmatched"] == {} and warnings == ""
+    assert rows["planned"]["peak_reserved"] >= document["peak_live"] > 0
+    for arguments, words in [
+        ([table], "is no ONNX model"),
+        ([tmp_path / "none.onnx"], "cannot read"),
+        ([tmp_path, "--batch", "1,2"], "--batch: a recording is of one batch size"),
+    ]:
+        outcome = run("trace", "record", *arguments, "--output", tmp_path / "other.csv")
+        assert outcome.returncode == 1 and words in outcome.stderr
+
+
 def test_all_options_are_listed():
     outcome = run("replay", "--list")
     assert outcome.returncode == 0

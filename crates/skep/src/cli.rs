@@ -11,7 +11,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::commands::{
     bake::BakeArgs, check::CheckArgs, doctor::DoctorArgs, generate::GenerateArgs, infer::InferArgs,
     pack::PackArgs, plan::PlanArgs, profile::ProfileArgs, replay::ReplayArgs, serve::ServeArgs,
-    simulate::SimulateArgs, status::StatusArgs, store::StoreArgs,
+    simulate::SimulateArgs, status::StatusArgs, store::StoreArgs, trace::TraceArgs,
 };
 
 /// Skep, an inference server: many models, one node, nothing wasted.
@@ -103,6 +103,8 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Replay memory traces over allocators, side by side
     Replay(ReplayArgs),
+    /// Make memory traces for `skep replay`
+    Trace(TraceArgs),
     /// Run as a worker process of a server (started by the server itself)
     #[command(name = skep_sandbox::COMMAND, hide = true)]
     Sandbox,

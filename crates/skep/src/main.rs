@@ -56,6 +56,7 @@ fn main() -> ExitCode {
         cli::Command::Simulate(args) => commands::simulate::run(&args),
         cli::Command::Plan(args) => commands::plan::run(&args),
         cli::Command::Replay(args) => commands::replay::run(&args),
+        cli::Command::Trace(args) => commands::trace::run(&args),
         cli::Command::Sandbox => commands::sandbox::run(),
         cli::Command::Store(args) => commands::store::run(args),
     };

@@ -2,10 +2,10 @@
 
 mod compare;
 mod json;
-mod onnx;
+pub(super) mod onnx;
 mod picture;
 mod show;
-mod source;
+pub(super) mod source;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 

@@ -31,6 +31,20 @@ pub(super) struct PlanSource {
     pub(super) report: Option<EstimateReport>,
 }
 
+/// The one ONNX model at a path, which may be a directory: its file and what is in it.
+pub(in crate::commands) fn onnx_model(path: &Path) -> anyhow::Result<(PathBuf, Bytes)> {
+    let path = match path.is_dir() {
+        true => in_directory(path)?,
+        false => path.to_owned(),
+    };
+    let content = bytes(&path)?;
+    let plain = unpack(&content).with_context(|| format!("`{}`", path.display()))?;
+    if Format::of(&plain) != Some(Format::Onnx) {
+        bail!("`{}` is no ONNX model", path.display());
+    }
+    Ok((path, Bytes::from(plain.into_owned())))
+}
+
 /// Reads a file of any format, or of a directory the one ONNX model that it holds.
 pub(super) fn read(path: &Path, args: &OnnxArgs) -> anyhow::Result<PlanSource> {
     match path.is_dir() {

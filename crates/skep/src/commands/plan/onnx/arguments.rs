@@ -15,10 +15,11 @@ const INSTANCES: [u32; 3] = [1, 2, 4];
 /// A tensor's name and dimensions; `None` for one that is the batch size.
 type Stated = (String, Vec<Option<usize>>);
 
+/// Sizes that a model's file leaves open.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "ONNX models")]
-pub(crate) struct OnnxArgs {
-    /// Batch sizes, such as `1,4`: plans are for the first, estimates for each [default: 1, 2, 4 and 8]
+pub(in crate::commands) struct ShapeArgs {
+    /// Batch sizes, such as `1,4`: plans and recordings are for the first, estimates for each [default: 1, 2, 4 and 8]
     #[arg(long, value_name = "N", value_delimiter = ',')]
     batch: Vec<NonZeroU32>,
     /// The shape of an input, such as `ids:-1,128`; -1 is the batch size
@@ -30,6 +31,13 @@ pub(crate) struct OnnxArgs {
     /// The shape of a tensor, for a tensor whose shape is otherwise known only after a run
     #[arg(long, value_name = "NAME:SHAPE", value_parser = shape)]
     tensor: Vec<Stated>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "ONNX models")]
+pub(in crate::commands) struct OnnxArgs {
+    #[command(flatten)]
+    pub(super) shapes: ShapeArgs,
     /// Do not run the model; omits the plan that is recorded in a run with ONNX Runtime
     #[arg(long)]
     no_run: bool,
@@ -41,9 +49,9 @@ pub(crate) struct OnnxArgs {
     instances: Vec<NonZeroU32>,
 }
 
-impl OnnxArgs {
+impl ShapeArgs {
     /// The batch sizes that were asked for.
-    pub(super) fn batches(&self) -> Vec<usize> {
+    pub(in crate::commands) fn batches(&self) -> Vec<usize> {
         let sizes = self.batch.iter();
         sizes
             .map(|batch| usize::try_from(batch.get()).unwrap_or(usize::MAX))
@@ -54,35 +62,6 @@ impl OnnxArgs {
     pub(super) fn has_open_batch(&self) -> bool {
         let mut stated = self.input.iter().chain(&self.tensor);
         stated.any(|(_, dims)| dims.contains(&None))
-    }
-
-    /// Where the library for a run is looked for; `None` if the model is not to be run.
-    pub(super) fn search(&self) -> Option<LibrarySearch> {
-        let library = self.onnxruntime_library.clone();
-        (!self.no_run).then(|| backends::search(library))
-    }
-
-    pub(super) fn instances(&self) -> Vec<u32> {
-        match &self.instances[..] {
-            [] => INSTANCES.to_vec(),
-            asked => asked.iter().map(|count| count.get()).collect(),
-        }
-    }
-
-    /// The first flag that was given.
-    pub(crate) fn given_flag(&self) -> Option<&'static str> {
-        let flags = [
-            ("--batch", self.batch.is_empty()),
-            ("--input", self.input.is_empty()),
-            ("--dim", self.dim.is_empty()),
-            ("--tensor", self.tensor.is_empty()),
-            ("--instances", self.instances.is_empty()),
-            ("--no-run", !self.no_run),
-            ("--onnxruntime-library", self.onnxruntime_library.is_none()),
-        ];
-        flags
-            .into_iter()
-            .find_map(|(flag, is_absent)| (!is_absent).then_some(flag))
     }
 
     /// What is fixed before inference, at this batch size.
@@ -112,6 +91,37 @@ impl OnnxArgs {
             inputs: shapes(&self.input),
             tensors: shapes(&self.tensor),
         }
+    }
+}
+
+impl OnnxArgs {
+    /// Where the library for a run is looked for; `None` if the model is not to be run.
+    pub(super) fn search(&self) -> Option<LibrarySearch> {
+        let library = self.onnxruntime_library.clone();
+        (!self.no_run).then(|| backends::search(library))
+    }
+
+    pub(super) fn instances(&self) -> Vec<u32> {
+        match &self.instances[..] {
+            [] => INSTANCES.to_vec(),
+            asked => asked.iter().map(|count| count.get()).collect(),
+        }
+    }
+
+    /// The first flag that was given.
+    pub(crate) fn given_flag(&self) -> Option<&'static str> {
+        let flags = [
+            ("--batch", self.shapes.batch.is_empty()),
+            ("--input", self.shapes.input.is_empty()),
+            ("--dim", self.shapes.dim.is_empty()),
+            ("--tensor", self.shapes.tensor.is_empty()),
+            ("--instances", self.instances.is_empty()),
+            ("--no-run", !self.no_run),
+            ("--onnxruntime-library", self.onnxruntime_library.is_none()),
+        ];
+        flags
+            .into_iter()
+            .find_map(|(flag, is_absent)| (!is_absent).then_some(flag))
     }
 }
 

@@ -8,7 +8,8 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use skep_backend_onnxruntime::channel_block;
+use skep_alloc::Recording;
+use skep_backend_onnxruntime::{LibrarySearch, channel_block};
 use skep_estimate::{CpuTraits, MemoryEstimate, RewriteLevel, graph_usage};
 use skep_onnx::OnnxModel;
 use skep_planner::UsageRecords;
@@ -17,6 +18,7 @@ use skep_shapes::{InferError, InferredShapes, infer_shapes};
 use crate::backends;
 
 pub(super) use arguments::OnnxArgs;
+pub(in crate::commands) use arguments::ShapeArgs;
 pub(super) use report::EstimateReport;
 
 /// Batch sizes of the estimate where none are asked for and the file leaves them open.
@@ -38,11 +40,8 @@ pub(super) fn read(path: &Path, bytes: Bytes, args: &OnnxArgs) -> anyhow::Result
         backends::start_named(search)?;
     }
     let model = OnnxModel::decode(bytes).with_context(named)?;
-    let cpu = CpuTraits {
-        channel_block: channel_block(),
-        cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-    };
-    let shaped = shapes(&model, args).with_context(named)?;
+    let cpu = cpu_traits();
+    let shaped = shapes(&model, &args.shapes).with_context(named)?;
     let Some((batch, first)) = shaped.first() else {
         bail!("{} has no shapes to plan with", named());
     };
@@ -93,10 +92,41 @@ pub(super) fn read(path: &Path, bytes: Bytes, args: &OnnxArgs) -> anyhow::Result
     })
 }
 
+/// What one run of the model allocates, with the first of the batch sizes.
+///
+/// # Errors
+/// The model cannot be read or run, and why.
+pub(in crate::commands) fn recorded_run(
+    path: &Path,
+    bytes: Bytes,
+    args: &ShapeArgs,
+    search: &LibrarySearch,
+) -> anyhow::Result<Recording> {
+    let named = || format!("`{}`", path.display());
+    backends::start_named(search)?;
+    let model = OnnxModel::decode(bytes).with_context(named)?;
+    let shaped = shapes(&model, args).with_context(named)?;
+    let Some((_, inferred)) = shaped.first() else {
+        bail!("{} has no shapes to run with", named());
+    };
+    let estimate = MemoryEstimate::new(&model, inferred, cpu_traits()).with_context(named)?;
+    let needed = estimate.with_instances(1).total();
+    recorded::run(path, &model, inferred, needed, search)
+        .map_err(|why| anyhow::anyhow!("{}: {why}", named()))
+}
+
+/// What estimates need to know of this machine.
+fn cpu_traits() -> CpuTraits {
+    CpuTraits {
+        channel_block: channel_block(),
+        cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+    }
+}
+
 /// The shapes of all tensors, for each batch size; `None` where the file or the arguments leave none open.
 fn shapes(
     model: &OnnxModel,
-    args: &OnnxArgs,
+    args: &ShapeArgs,
 ) -> Result<Vec<(Option<usize>, InferredShapes)>, InferError> {
     let infer = |batch: Option<usize>| infer_shapes(model, &args.given(model, batch));
     let each = |batches: &[usize]| {

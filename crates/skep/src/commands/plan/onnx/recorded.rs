@@ -25,6 +25,18 @@ pub(super) fn records(
     needed: u64,
     search: &LibrarySearch,
 ) -> Result<UsageRecords, String> {
+    let recording = run(path, model, inferred, needed, search)?;
+    UsageRecords::new(buffers(&recording)).map_err(|error| error.to_string())
+}
+
+/// The same run as it was recorded.
+pub(super) fn run(
+    path: &Path,
+    model: &OnnxModel,
+    inferred: &InferredShapes,
+    needed: u64,
+    search: &LibrarySearch,
+) -> Result<Recording, String> {
     let available = skep_host::memory().available;
     if needed > available {
         return Err(format!(
@@ -49,10 +61,9 @@ pub(super) fn records(
     let (runtime, _) = OnnxRuntime::start(search)
         .map_err(|_| "ONNX Runtime was not found; `skep doctor` shows where Skep looked")?;
     let file = ModelFile::open(path).map_err(|error| error.to_string())?;
-    let recording = runtime
+    runtime
         .record(&file, &shapes)
-        .map_err(|error| error.to_string())?;
-    UsageRecords::new(buffers(&recording)).map_err(|error| error.to_string())
+        .map_err(|error| error.to_string())
 }
 
 /// What the server's arena is planned by, block by block.
