@@ -5,7 +5,8 @@
 //! piece is the same.
 
 use super::{
-    Allocator, BlockRequest, MemoryFigures, NotInUse, OutOfMemory, Source,
+    Allocator, BlockRequest, CHUNK_ALIGNMENT, MemoryFigures, NotInUse, OutOfMemory, Source,
+    available,
     options::options,
     pieces::{FreePieces, PieceId, Pieces},
     rounded,
@@ -142,20 +143,10 @@ impl Bfc {
         }
     }
 
-    /// Bytes that may still be taken.
-    fn available(&self, source: &dyn Source) -> u64 {
-        let reserved = self.binned.figures().reserved;
-        let own = self
-            .options
-            .limit
-            .map(|limit| limit.saturating_sub(reserved));
-        let both = [own, source.available()].into_iter().flatten().min();
-        let available = both.unwrap_or(1 << 62);
-        available - available % UNIT
-    }
-
     fn extend(&mut self, size: u64, source: &mut dyn Source) -> bool {
-        let available = self.available(source);
+        let reserved = self.binned.figures().reserved;
+        let available = available(self.options.limit, reserved, source);
+        let available = available - available % UNIT;
         if size > available {
             return false;
         }
@@ -179,19 +170,13 @@ impl Allocator for Bfc {
         request: BlockRequest,
         source: &mut dyn Source,
     ) -> Result<u64, OutOfMemory> {
-        let out_of_memory = OutOfMemory {
-            bytes: request.bytes,
-        };
+        let out_of_memory = request.refused();
         let size = rounded(request.bytes, UNIT).ok_or(out_of_memory)?;
         if let Some(address) = self.binned.place(size, request) {
             return Ok(address);
         }
-        // A chunk's beginning is hardly ever aligned to more than the source's own alignment.
-        let with_gap = if request.alignment > super::CHUNK_ALIGNMENT {
-            rounded(size + request.alignment, UNIT).ok_or(out_of_memory)?
-        } else {
-            size
-        };
+        let slack = request.slack(CHUNK_ALIGNMENT);
+        let with_gap = rounded(size + slack, UNIT).ok_or(out_of_memory)?;
         let mut extended = self.extend(with_gap, source);
         if !extended && self.options.garbage_collection {
             self.binned.give_back(source, |_| true);

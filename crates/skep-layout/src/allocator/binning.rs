@@ -66,9 +66,7 @@ impl Allocator for Binning {
         request: BlockRequest,
         source: &mut dyn Source,
     ) -> Result<u64, OutOfMemory> {
-        let out_of_memory = OutOfMemory {
-            bytes: request.bytes,
-        };
+        let out_of_memory = request.refused();
         if request.alignment > CHUNK_ALIGNMENT {
             return Err(out_of_memory);
         }

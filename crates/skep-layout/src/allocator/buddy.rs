@@ -193,9 +193,7 @@ impl Allocator for Buddy {
         request: BlockRequest,
         source: &mut dyn Source,
     ) -> Result<u64, OutOfMemory> {
-        let out_of_memory = OutOfMemory {
-            bytes: request.bytes,
-        };
+        let out_of_memory = request.refused();
         // A block is aligned to its own size within its chunk, and a chunk to what the source aligns.
         let beyond = request.alignment > CHUNK_ALIGNMENT;
         let order = order_of(request.bytes.max(request.alignment)).max(self.min_order);

@@ -112,17 +112,11 @@ impl Allocator for Contiguous {
         request: BlockRequest,
         source: &mut dyn Source,
     ) -> Result<u64, OutOfMemory> {
-        let out_of_memory = OutOfMemory {
-            bytes: request.bytes,
-        };
+        let out_of_memory = request.refused();
         let size = rounded(request.bytes, self.unit).ok_or(out_of_memory)?;
         let mut found = self.find(size, request.alignment);
         if found.is_none() {
-            let more = if request.alignment > self.unit {
-                request.alignment.max(self.unit)
-            } else {
-                0
-            };
+            let more = request.slack(self.unit);
             if !self.grow(size + more, source) {
                 return Err(out_of_memory);
             }

@@ -94,18 +94,12 @@ impl Allocator for CudaAsync {
         request: BlockRequest,
         source: &mut dyn Source,
     ) -> Result<u64, OutOfMemory> {
-        let out_of_memory = OutOfMemory {
-            bytes: request.bytes,
-        };
+        let out_of_memory = request.refused();
         let size = rounded(request.bytes, UNIT).ok_or(out_of_memory)?;
         if let Some(address) = self.place(size, request) {
             return Ok(address);
         }
-        let gap = if request.alignment > CHUNK_ALIGNMENT {
-            request.alignment
-        } else {
-            0
-        };
+        let gap = request.slack(CHUNK_ALIGNMENT);
         self.grow(size + gap, source).ok_or(out_of_memory)?;
         self.place(size, request).ok_or(out_of_memory)
     }

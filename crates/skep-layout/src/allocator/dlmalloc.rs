@@ -123,9 +123,7 @@ impl Allocator for Dlmalloc {
         request: BlockRequest,
         source: &mut dyn Source,
     ) -> Result<u64, OutOfMemory> {
-        let out_of_memory = OutOfMemory {
-            bytes: request.bytes,
-        };
+        let out_of_memory = request.refused();
         let size = rounded(request.bytes.saturating_add(TAG), UNIT).ok_or(out_of_memory)?;
         let size = size.max(MIN_BLOCK);
         if request.bytes >= self.map_threshold

@@ -71,6 +71,21 @@ impl BlockRequest {
             stream: 0,
         }
     }
+
+    /// The error of a request that gets no memory.
+    const fn refused(self) -> OutOfMemory {
+        OutOfMemory { bytes: self.bytes }
+    }
+
+    /// What a chunk needs beyond the block's size, so that the block can be aligned within it. Pieces of chunks begin at
+    /// multiples of `unit`.
+    const fn slack(self, unit: u64) -> u64 {
+        if self.alignment > unit {
+            self.alignment
+        } else {
+            0
+        }
+    }
 }
 
 /// The source refused memory, or the request is larger than any address space.
@@ -139,6 +154,13 @@ pub trait Allocator: fmt::Debug + Send {
 
     /// The largest piece of free memory that a block could take, in bytes.
     fn largest_free(&self) -> u64;
+}
+
+/// What an allocator with this limit may still take.
+fn available(limit: Option<u64>, reserved: u64, source: &dyn Source) -> u64 {
+    let own = limit.map(|limit| limit.saturating_sub(reserved));
+    let both = [own, source.available()].into_iter().flatten().min();
+    both.unwrap_or(1 << 62)
 }
 
 /// The next multiple of a power of two; `None` beyond the address space.

@@ -117,9 +117,7 @@ impl Allocator for MxnetPool {
         request: BlockRequest,
         source: &mut dyn Source,
     ) -> Result<u64, OutOfMemory> {
-        let out_of_memory = OutOfMemory {
-            bytes: request.bytes,
-        };
+        let out_of_memory = request.refused();
         // A block begins where the source's chunk does.
         if request.alignment > CHUNK_ALIGNMENT {
             return Err(out_of_memory);

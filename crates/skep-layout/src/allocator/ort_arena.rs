@@ -5,6 +5,7 @@
 
 use super::{
     Allocator, BlockRequest, CHUNK_ALIGNMENT, MemoryFigures, NotInUse, OutOfMemory, Source,
+    available,
     bfc::{BinnedPieces, UNIT},
     options::{options, words},
     rounded,
@@ -64,18 +65,9 @@ impl OrtArena {
         }
     }
 
-    fn available(&self, source: &dyn Source) -> u64 {
-        let reserved = self.binned.figures().reserved;
-        let own = self
-            .options
-            .limit
-            .map(|limit| limit.saturating_sub(reserved));
-        let both = [own, source.available()].into_iter().flatten().min();
-        both.unwrap_or(1 << 62)
-    }
-
     fn extend(&mut self, size: u64, source: &mut dyn Source) -> bool {
-        let available = self.available(source);
+        let reserved = self.binned.figures().reserved;
+        let available = available(self.options.limit, reserved, source);
         if size > available {
             return false;
         }
@@ -106,18 +98,13 @@ impl Allocator for OrtArena {
         request: BlockRequest,
         source: &mut dyn Source,
     ) -> Result<u64, OutOfMemory> {
-        let out_of_memory = OutOfMemory {
-            bytes: request.bytes,
-        };
+        let out_of_memory = request.refused();
         let size = rounded(request.bytes, UNIT).ok_or(out_of_memory)?;
         if let Some(address) = self.binned.place(size, request) {
             return Ok(address);
         }
-        let with_gap = if request.alignment > CHUNK_ALIGNMENT {
-            rounded(size + request.alignment, UNIT).ok_or(out_of_memory)?
-        } else {
-            size
-        };
+        let slack = request.slack(CHUNK_ALIGNMENT);
+        let with_gap = rounded(size + slack, UNIT).ok_or(out_of_memory)?;
         let extended = self.extend(with_gap, source);
         let placed = extended.then(|| self.binned.place(size, request)).flatten();
         placed.ok_or(out_of_memory)

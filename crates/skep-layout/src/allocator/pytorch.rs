@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Allocator, BlockRequest, MemoryFigures, NotInUse, OutOfMemory, Source,
+    Allocator, BlockRequest, MemoryFigures, NotInUse, OutOfMemory, Source, available,
     options::options,
     pieces::{FreePieces, GrowingChunk, Piece, PieceId, Pieces},
     rounded,
@@ -156,13 +156,7 @@ impl PytorchCaching {
 
     /// Bytes that may still be taken.
     fn available(&self, source: &dyn Source) -> u64 {
-        let reserved = self.figures().reserved;
-        let own = self
-            .options
-            .limit
-            .map(|limit| limit.saturating_sub(reserved));
-        let both = [own, source.available()].into_iter().flatten().min();
-        both.unwrap_or(u64::MAX)
+        available(self.options.limit, self.figures().reserved, source)
     }
 
     /// A new segment with room for the request.
@@ -335,9 +329,7 @@ impl Allocator for PytorchCaching {
         request: BlockRequest,
         source: &mut dyn Source,
     ) -> Result<u64, OutOfMemory> {
-        let out_of_memory = OutOfMemory {
-            bytes: request.bytes,
-        };
+        let out_of_memory = request.refused();
         let size = self.round(request.bytes).ok_or(out_of_memory)?;
         let key = PoolKey {
             stream: request.stream,

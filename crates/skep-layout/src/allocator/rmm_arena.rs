@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Allocator, BlockRequest, CHUNK_ALIGNMENT, MemoryFigures, NotInUse, OutOfMemory, Source,
+    Allocator, BlockRequest, MemoryFigures, NotInUse, OutOfMemory, Source,
     options::options,
     pieces::{PieceId, Pieces, gap_of},
 };
@@ -165,19 +165,13 @@ impl Allocator for RmmArena {
         request: BlockRequest,
         source: &mut dyn Source,
     ) -> Result<u64, OutOfMemory> {
-        let out_of_memory = OutOfMemory {
-            bytes: request.bytes,
-        };
+        let out_of_memory = request.refused();
         let size = class_of(request.bytes).ok_or(out_of_memory)?;
         if let Some(address) = self.arenas.place(size, request, request.stream) {
             return Ok(address);
         }
         // A superblock begins at a multiple of the unit.
-        let gap = if request.alignment > UNIT.min(CHUNK_ALIGNMENT) {
-            request.alignment
-        } else {
-            0
-        };
+        let gap = request.slack(UNIT);
         if !self.take_superblock(size + gap, request.stream, source) {
             return Err(out_of_memory);
         }

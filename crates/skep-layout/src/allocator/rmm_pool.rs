@@ -81,9 +81,7 @@ impl Allocator for RmmPool {
         request: BlockRequest,
         source: &mut dyn Source,
     ) -> Result<u64, OutOfMemory> {
-        let out_of_memory = OutOfMemory {
-            bytes: request.bytes,
-        };
+        let out_of_memory = request.refused();
         if !std::mem::replace(&mut self.began, true) && self.options.initial > 0 {
             let initial = self.options.initial.next_multiple_of(UNIT);
             if !self.add(initial, source) {
@@ -95,11 +93,7 @@ impl Allocator for RmmPool {
         let alignment = request.alignment;
         let mut found = self.free.find(&self.pieces, size, alignment, UNIT);
         if found.is_none() {
-            let gap = if alignment > CHUNK_ALIGNMENT {
-                alignment
-            } else {
-                0
-            };
+            let gap = request.slack(CHUNK_ALIGNMENT);
             if !self.grow(size + gap, source) {
                 return Err(out_of_memory);
             }

@@ -293,9 +293,7 @@ impl Allocator for SlabAllocator {
         request: BlockRequest,
         source: &mut dyn Source,
     ) -> Result<u64, OutOfMemory> {
-        let out_of_memory = OutOfMemory {
-            bytes: request.bytes,
-        };
+        let out_of_memory = request.refused();
         self.purge(false, source);
         // A class that is a multiple of a power of two keeps its blocks aligned to it.
         let class = class_of(request.bytes).ok_or(out_of_memory)?;

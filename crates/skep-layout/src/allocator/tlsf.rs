@@ -143,9 +143,7 @@ impl Allocator for Tlsf {
         request: BlockRequest,
         source: &mut dyn Source,
     ) -> Result<u64, OutOfMemory> {
-        let out_of_memory = OutOfMemory {
-            bytes: request.bytes,
-        };
+        let out_of_memory = request.refused();
         let size = rounded(request.bytes, self.unit).ok_or(out_of_memory)?;
         if let Some(address) = self.place(size, request) {
             return Ok(address);

@@ -481,9 +481,7 @@ impl Allocator for ProfileGuided {
         request: BlockRequest,
         source: &mut dyn Source,
     ) -> Result<u64, OutOfMemory> {
-        let out_of_memory = OutOfMemory {
-            bytes: request.bytes,
-        };
+        let out_of_memory = request.refused();
         self.decay(source);
         let size = rounded(request.bytes, self.unit)
             .filter(|size| *size <= self.options.addresses)
