@@ -51,6 +51,8 @@ options! {
         plan_nodes: u32 = 20_000;
         /// memory that was idle for so many milliseconds goes back
         decay_ms: u32 = 10_000;
+        /// the share of the most bytes in use by which more may be reserved than ever before, rather than taking back idle memory
+        slack: f64 = 0.01;
         /// addresses of each heap
         addresses: u64 = 1 << 40;
     }
@@ -135,6 +137,8 @@ enum Planned {
 #[derive(Debug)]
 struct Following {
     plan: Arc<RunPlan>,
+    /// The plan's bytes over the most that are in use of them.
+    waste: f64,
     length: u64,
     /// The number of the malloc with which it begins.
     begins: u64,
@@ -160,6 +164,7 @@ pub(super) struct ProfileGuided {
     in_use: u64,
     padding: u64,
     most_reserved: u64,
+    most_in_use: u64,
     calls: u32,
     /// Since when the idle bytes are watched, and the fewest since.
     watched_since: Option<u64>,
@@ -184,6 +189,7 @@ impl ProfileGuided {
             in_use: 0,
             padding: 0,
             most_reserved: 0,
+            most_in_use: 0,
             calls: 0,
             watched_since: None,
             least_idle: u64::MAX,
@@ -247,9 +253,20 @@ impl ProfileGuided {
         }
     }
 
-    /// Before so many bytes more are taken: idle memory makes up for what would be more than ever before.
+    /// Before so many bytes more are taken: idle memory makes up for what would be more than ever before. A little more
+    /// is allowed, and what the plan cannot do without: where a plan needs a page more than there was, memory would be
+    /// taken back and forth in every period.
     fn make_room(&mut self, more: u64, source: &mut dyn Source) {
-        let excess = (self.reserved() + more).saturating_sub(self.most_reserved);
+        #[expect(clippy::cast_sign_loss, reason = "a share of bytes is positive")]
+        let allowed = {
+            let waste = self
+                .following
+                .as_ref()
+                .map_or(1.0, |following| following.waste);
+            (self.most_in_use as f64 * waste * (1.0 + self.options.slack)) as u64
+        };
+        let most = self.most_reserved.max(allowed);
+        let excess = (self.reserved() + more).saturating_sub(most);
         if excess > 0 {
             self.reclaim(excess, source);
         }
@@ -424,15 +441,17 @@ impl ProfileGuided {
     /// Plans a period, to follow from the next one on.
     fn follow(&mut self, length: u64, source: &mut dyn Source) {
         let period = self.finder.period(length);
-        let Some((begins, plan)) = period.and_then(|period| {
+        let Some((begins, plan, waste)) = period.and_then(|period| {
             let plan = plan_period(&period, u64::from(self.options.plan_nodes))?;
-            Some((period.next, plan))
+            let waste = plan.size() as f64 / planned_peak(&period).max(1) as f64;
+            Some((period.next, plan, waste))
         }) else {
             return;
         };
         self.deviate(source);
         self.following = Some(Following {
             plan: Arc::new(plan),
+            waste,
             length,
             begins,
             begun: false,
@@ -475,6 +494,22 @@ fn plan_period(period: &FoundPeriod, nodes: u64) -> Option<RunPlan> {
     plan_recording(&recording, &Budget::nodes(nodes))
 }
 
+/// The most bytes of a period that are in use at once, of blocks that do not outlive it.
+fn planned_peak(period: &FoundPeriod) -> u64 {
+    let ended = period.blocks.iter().filter_map(|(size, begin, end)| {
+        let size = i128::from(*size);
+        Some([(*begin, size), ((*end)?, -size)])
+    });
+    let mut steps: Vec<(u64, i128)> = ended.flatten().collect();
+    steps.sort_unstable();
+    let (mut live, mut peak) = (0, 0);
+    for (_, change) in steps {
+        live += change;
+        peak = live.max(peak);
+    }
+    u64::try_from(peak).unwrap_or(u64::MAX)
+}
+
 impl Allocator for ProfileGuided {
     fn malloc(
         &mut self,
@@ -504,6 +539,7 @@ impl Allocator for ProfileGuided {
         // If there is no memory, a number has no block: nobody frees it.
         let (address, home) = placed.ok_or(out_of_memory)?;
         self.in_use += request.bytes;
+        self.most_in_use = self.most_in_use.max(self.in_use);
         self.padding += size - request.bytes;
         self.live.insert(
             address,

@@ -155,9 +155,16 @@ impl PeriodFinder {
     pub(super) fn period(&self, length: u64) -> Option<FoundPeriod> {
         let length_here = usize::try_from(length).ok()?;
         let from = self.mallocs.len().checked_sub(2 * length_here)?;
-        let ends = self.ends(from);
-        // Bytes across the beginning of each malloc: those of blocks that began before it and end behind it.
         let begin = |index: usize| self.mallocs[index].0;
+        let mut ends = self.ends(from);
+        // Steps of a period. The second one has just made its last malloc: what it will free is what the first one did.
+        let steps = begin(from + length_here) - begin(from);
+        for offset in 0..length_here {
+            if let (Some(end), None) = (ends[offset], ends[offset + length_here]) {
+                ends[offset + length_here] = Some(end + steps);
+            }
+        }
+        // Bytes across the beginning of each malloc: those of blocks that began before it and end behind it.
         let mut across = vec![0_i128; 2 * length_here + 1];
         for (offset, end) in ends.iter().enumerate() {
             let index = from + offset;
@@ -177,15 +184,11 @@ impl PeriodFinder {
             }
         }
         let start = from + best.1;
-        let last = begin(start + length_here - 1);
-        let next_begin = self
-            .mallocs
-            .get(start + length_here)
-            .map_or(self.steps.len(), |m| m.0);
+        let next_begin = begin(start) + steps;
         let blocks = (start..start + length_here)
             .map(|index| {
                 let (step, size) = self.mallocs[index];
-                let end = ends[index - from].filter(|end| *end < next_begin.max(last + 1));
+                let end = ends[index - from].filter(|end| *end < next_begin);
                 let relative = |step: usize| (step - begin(start)) as u64;
                 (size, relative(step), end.map(relative))
             })
@@ -259,6 +262,25 @@ mod tests {
         assert_eq!((period.length, period.next), (10, 20));
         let sizes: Vec<u64> = period.blocks.iter().map(|(size, ..)| *size).collect();
         assert_eq!(sizes[..3], [50, 1000, 60]);
+        assert!(
+            period.blocks.iter().all(|(_, _, end)| end.is_some()),
+            "{period:?}"
+        );
+    }
+
+    #[test]
+    fn what_a_period_frees_after_its_last_malloc_is_known_from_the_one_before() {
+        let mut finder = PeriodFinder::new(100);
+        // The last two blocks are freed when the next period has not begun.
+        let first = [
+            10, 11, -1, 12, 13, -1, 14, 15, -1, 16, 17, -1, 18, 19, -1, -2, -4, -6, -8, -10,
+        ];
+        run(&mut finder, &first);
+        let mallocs_of_second = first.len() - 6;
+        let found = run(&mut finder, &first[..mallocs_of_second]);
+        assert_eq!(found, [(19, 10)]);
+        let period = finder.period(10).expect("a period");
+        assert_eq!(period.next, 20);
         assert!(
             period.blocks.iter().all(|(_, _, end)| end.is_some()),
             "{period:?}"
