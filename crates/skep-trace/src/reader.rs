@@ -1,6 +1,6 @@
 //! A trace as a stream of events, whatever its format.
 
-use std::{fmt, io::Read};
+use std::{fmt, io::Read, iter::FusedIterator};
 
 use crate::{
     blocks::LiveBlocks,
@@ -124,6 +124,8 @@ impl<R: Read> Iterator for TraceReader<R> {
         }
     }
 }
+
+impl<R: Read> FusedIterator for TraceReader<R> {}
 
 impl<R> fmt::Debug for TraceReader<R> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -73,15 +73,11 @@ impl TableReader {
             return Ok(true);
         }
         let mut row: Vec<Cow<'_, str>> = Vec::with_capacity(COLUMNS.len());
-        // Numbers of lines for people: no table has 2^32 lines where this could matter.
-        cells(
-            text,
-            usize::try_from(number).unwrap_or(usize::MAX),
-            |_, cell| {
-                row.push(cell);
-                Ok(())
-            },
-        )?;
+        let shown_number = usize::try_from(number).unwrap_or(usize::MAX);
+        cells(text, shown_number, |_, cell| {
+            row.push(cell);
+            Ok(())
+        })?;
         if self.columns == 0 {
             self.columns = heading(&row).ok_or_else(|| TraceError::Line {
                 line: number,

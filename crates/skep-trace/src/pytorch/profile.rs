@@ -174,25 +174,25 @@ impl ProfileReader {
             value.ok_or_else(|| TraceError::Byte {
                 byte: at,
                 expected,
-                got: "an event `[memory]` without it".to_owned(),
+                got: "one without".to_owned(),
             })
         };
         Ok(Some(MemoryEvent {
-            time: needed(time, "an event with a number `ts`")?,
+            time: needed(time, "an event `[memory]` with a number `ts`")?,
             index: arguments.index.unwrap_or(0),
             order: self.count,
             bytes: needed(
                 arguments
                     .bytes
                     .filter(|bytes| *bytes <= i128::from(MAX_BLOCK_BYTES)),
-                "an event with `Bytes`, a whole number from -2^63 to 2^63",
+                "an event `[memory]` with `Bytes`, a whole number from -2^63 to 2^63",
             )?,
             block: ProfiledBlock {
                 device_type: arguments.device_type.unwrap_or(0),
                 device: arguments.device.unwrap_or(0),
                 address: needed(
                     arguments.address,
-                    "an event with `Addr`, a whole number of 64 bits",
+                    "an event `[memory]` with `Addr`, a whole number of 64 bits",
                 )?,
             },
         }))
@@ -287,6 +287,7 @@ mod tests {
             ("-1.5", -1_500_000),
             ("1.5e3", 1_500_000_000),
             ("12.", 12_000_000),
+            (".5", 500_000),
         ] {
             assert_eq!(fixed_point(text.as_bytes()), Some(expected), "{text}");
         }

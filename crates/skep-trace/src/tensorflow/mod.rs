@@ -28,7 +28,8 @@ const EXPECTED: &str =
 pub(crate) fn marker(bytes: &[u8]) -> Option<usize> {
     bytes
         .windows(MARKER.len())
-        .position(|window| window == MARKER)
+        // The first byte is compared apart, since it is enough nearly everywhere.
+        .position(|window| window[0] == MARKER[0] && window == MARKER)
 }
 
 /// Reads a log line by line.

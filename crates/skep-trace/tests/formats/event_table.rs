@@ -20,14 +20,18 @@ fn events_of_a_table() {
         "op,id,bytes,stream\na,x,64,0\na,y,32,\nf,x,,\na,x,8,\nf,x,,\n",
     ] {
         assert_eq!(read_whole(table.as_bytes()), (expected.clone(), vec![]));
-        let reader = TraceReader::open(table.as_bytes()).expect("a table");
+        let mut reader = TraceReader::open(table.as_bytes()).expect("a table");
         assert_eq!(reader.format(), TraceFormat::EventTable);
+        assert_eq!(reader.by_ref().count(), expected.len());
+        assert!(reader.unmatched().is_empty());
     }
     assert_eq!(read_whole(b"op,id,bytes"), (vec![], vec![]));
 }
 
 #[test]
 fn what_does_not_match_is_counted() {
+    let mut reader = TraceReader::open(&b"op,id,bytes\nf,x,\n"[..]).expect("a table");
+    assert!(reader.next().is_none() && !reader.unmatched().is_empty());
     let table = "op,id,bytes,stream\na,,1,\nf,,,\nf,x,,\na,x,0,7\na,x,9223372036854775808,18446744073709551615\nf,x,,\nf,x,,\n";
     assert_eq!(
         read_whole(table.as_bytes()),

@@ -67,15 +67,23 @@ fn devices_have_addresses_of_their_own() {
             "\"Device Id\": 0, \"Device Type\": 1",
         )
     };
+    let second = |text: String| text.replace("\"Device Id\": 0", "\"Device Id\": 1");
+    let privateuse = |text: String| text.replace("\"Device Type\": 1", "\"Device Type\": 20");
     let profile = profile(&[
         event("1", 0, 1, 0xffff_ffff_ffff_ffff),
         cuda(event("2", 0, 512, 0xffff_ffff_ffff_ffff)),
-        event("3", 0, -1, 0xffff_ffff_ffff_ffff),
+        second(cuda(event("3", 0, 1024, 0xffff_ffff_ffff_ffff))),
+        privateuse(cuda(event("4", 0, 2048, 0xffff_ffff_ffff_ffff))),
+        event("5", 0, -1, 0xffff_ffff_ffff_ffff),
     ]);
-    assert_eq!(
-        read_whole(&profile),
-        (vec![malloc(0, 1), malloc(1, 512), free(0)], vec![])
-    );
+    let expected = vec![
+        malloc(0, 1),
+        malloc(1, 512),
+        malloc(2, 1024),
+        malloc(3, 2048),
+        free(0),
+    ];
+    assert_eq!(read_whole(&profile), (expected, vec![]));
 }
 
 #[test]
@@ -127,26 +135,24 @@ fn errors_in_a_profile_say_where() {
     for (text, expected) in [
         (
             without("\"ts\": 1,", ""),
-            format!("byte {begin}: expected an event with a number `ts`, got an event `[memory]` without it"),
+            format!("byte {begin}: expected an event `[memory]` with a number `ts`, got one without"),
         ),
         (
             without("\"Addr\": 16", "\"Addr\": \"0x10\""),
             format!(
-                "byte {begin}: expected an event with `Addr`, a whole number of 64 bits, got an event `[memory]` without it"
+                "byte {begin}: expected an event `[memory]` with `Addr`, a whole number of 64 bits, got one without"
             ),
         ),
         (
             without("\"Bytes\": 64", "\"Bytes\": 9223372036854775809"),
             format!(
-                "byte {begin}: expected an event with `Bytes`, a whole number from -2^63 to 2^63, got an event `[memory]` \
-                 without it"
+                "byte {begin}: expected an event `[memory]` with `Bytes`, a whole number from -2^63 to 2^63, got one without"
             ),
         ),
         (
             without("\"Bytes\": 64", "\"Bytes\": 6.5"),
             format!(
-                "byte {begin}: expected an event with `Bytes`, a whole number from -2^63 to 2^63, got an event `[memory]` \
-                 without it"
+                "byte {begin}: expected an event `[memory]` with `Bytes`, a whole number from -2^63 to 2^63, got one without"
             ),
         ),
         (
@@ -268,6 +274,58 @@ fn numbers_of_every_size() {
             vec![]
         )
     );
+}
+
+#[test]
+fn values_of_other_kinds_are_passed_over() {
+    for value in [
+        &b"N"[..],
+        b"\x88",
+        b"\x89",
+        b"G\x3f\xe0\x00\x00\x00\x00\x00\x00",
+        b"C\x02..",
+        b"B\x02\x00\x00\x00..",
+        b"\x8e\x02\x00\x00\x00\x00\x00\x00\x00..",
+        b"\x96\x02\x00\x00\x00\x00\x00\x00\x00..",
+        b"U\x02..",
+        b"T\x02\x00\x00\x00..",
+        b"\x8c\x02..",
+        b"X\x02\x00\x00\x00..",
+        b"\x8d\x02\x00\x00\x00\x00\x00\x00\x00..",
+        b"\x8a\x0c............",
+        b"\x8b\x0c\x00\x00\x00............",
+        b"NNN\x87",
+    ] {
+        let members = [
+            &text("segments"),
+            value,
+            b"s",
+            &text("device_traces"),
+            b"]s.",
+        ];
+        let snapshot = pickle(&[b"}", &members.concat()]);
+        assert_eq!(read_whole(&snapshot), (vec![], vec![]), "{value:?}");
+    }
+}
+
+#[test]
+fn the_last_of_equal_names_and_numbers_counts() {
+    let entry = [
+        &b"}("[..],
+        &text("action"),
+        &text("oom"),
+        &text("action"),
+        &text("alloc"),
+        &text("addr"),
+        b"K\x01q\x00",
+        &text("size"),
+        b"K\x07q\x00",
+        &text("stream"),
+        b"h\x00u",
+    ];
+    let devices = [&b"](]("[..], &entry.concat(), b"ee"].concat();
+    let expected = vec![malloc_on(0, 7, 7)];
+    assert_eq!(read_whole(&snapshot(&devices)), (expected, vec![]));
 }
 
 #[test]
@@ -412,6 +470,10 @@ fn broken_snapshots_say_where() {
                 b"\x8a\x0a\x01\x00\x00\x00\x00\x00\x00\x80\x00\x00",
                 b"K\x03",
             ),
+            "`size`, a whole number from 0 to 2^63",
+        ),
+        (
+            &*entry("alloc", b"K\x02", b"\x8a\x02\xff\xff", b"K\x03"),
             "`size`, a whole number from 0 to 2^63",
         ),
         (

@@ -136,6 +136,23 @@ fn fields_elsewhere_do_not_count() {
 }
 
 #[test]
+fn what_was_asked_for_counts_before_what_was_allocated() {
+    let allocation = |id: u64, sizes: &str| {
+        format!(
+            "MemoryLogTensorAllocation {{ tensor {{ allocation_description {{ {sizes} allocator_name: \"GPU_0_bfc\" \
+             allocation_id: {id} }} }} }}"
+        )
+    };
+    let log = log(&[
+        &allocation(1, "requested_bytes: 4 allocated_bytes: 256"),
+        &allocation(2, "allocated_bytes: 256"),
+        &allocation(3, "requested_bytes: 4"),
+    ]);
+    let expected = vec![malloc(0, 4), malloc(1, 256), malloc(2, 4)];
+    assert_eq!(read_whole(&log), (expected, vec![]));
+}
+
+#[test]
 fn deferred_frees_come_twice() {
     let raw = |id: i64, step: i64| {
         format!(
@@ -157,18 +174,30 @@ fn deferred_frees_come_twice() {
         &freed(2, 1, ""),
         &freed(2, 1, " deferred: true"),
         &freed(-1, 1, ""),
-        // Of another step, which defers nothing.
-        &raw(3, 2),
-        &freed(3, 2, ""),
+        // Two at once; of another step and of another operation, which defer nothing; and when all was said twice.
+        &raw(3, 1),
+        &raw(4, 1),
+        &freed(3, 1, " deferred: true"),
+        &freed(4, 1, " deferred: true"),
+        &raw(5, 2),
+        &freed(5, 2, ""),
+        &raw(6, 1),
+        &freed(6, 1, "").replace("Scan", "Sort"),
+        &freed(3, 1, ""),
+        &freed(4, 1, ""),
+        &raw(7, 1),
+        &freed(7, 1, ""),
     ]);
-    let expected = vec![
-        malloc(0, 100),
-        free(0),
-        malloc(1, 200),
-        free(1),
-        malloc(2, 300),
-        free(2),
-    ];
+    let alone = |block: u32, bytes| [malloc(block, bytes), free(block)];
+    let expected = [
+        &alone(0, 100)[..],
+        &alone(1, 200),
+        &[malloc(2, 300), malloc(3, 400), free(2), free(3)],
+        &alone(4, 500),
+        &alone(5, 600),
+        &alone(6, 700),
+    ]
+    .concat();
     assert_eq!(read_whole(&log), (expected, vec![]));
 }
 
