@@ -234,3 +234,18 @@ impl<R: Read> Read for CountedSource<R> {
         read
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rest_ends_at_its_limit() {
+        let rest = |limit| Input::open(&b"abc"[..]).expect("plain").rest(limit);
+        assert_eq!(rest(3).expect("as long as may be"), b"abc");
+        assert_eq!(
+            rest(2).expect_err("too long").to_string(),
+            "more than 2 bytes of a file that is read whole, which is the limit"
+        );
+    }
+}

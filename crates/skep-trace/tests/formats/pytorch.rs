@@ -56,7 +56,11 @@ fn events_of_other_kinds_are_passed_over() {
     let events: Vec<String> = [windows, nested, "7", "[{}]", "null", other_order, &long]
         .map(str::to_owned)
         .into();
-    assert_eq!(read_whole(&profile(&events)), (vec![malloc(0, 5)], vec![]));
+    let profile = String::from_utf8(profile(&events)).expect("text");
+    // Objects in another array.
+    let profile = profile.replacen("[\"x\"]", &format!("[{other_order}]"), 1);
+    let expected = (vec![malloc(0, 5)], vec![]);
+    assert_eq!(read_whole(profile.as_bytes()), expected);
 }
 
 #[test]
