@@ -1,7 +1,8 @@
 //! ONNX Runtime's arena.
 //!
 //! Source: `onnxruntime/core/framework/bfc_arena.cc`. Its chunks and bins are TensorFlow's; growth, the second strategy and
-//! the return of chunks are its own.
+//! the return of chunks are its own. Streams share pieces: the library's stream-aware arena, which keeps them apart until a
+//! synchronisation, is left out.
 
 use super::{
     Allocator, BlockRequest, CHUNK_ALIGNMENT, MemoryFigures, NotInUse, OutOfMemory, Source,
