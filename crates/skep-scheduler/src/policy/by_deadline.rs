@@ -260,8 +260,10 @@ impl DecisionContext<'_> {
         if in_time >= costs || !line.may_grow() {
             return None;
         }
-        let latest = line.deadline(1)?.saturating_add(self.terms.margin);
-        let latest = latest.saturating_sub(self.latency.luckiest(line.size(1))) + 1;
+        let deadline = line.deadline(1)?.saturating_add(self.terms.margin);
+        // A nanosecond later it is late, however lucky the execution; none waits beyond its deadline.
+        let late = deadline.saturating_sub(self.latency.luckiest(line.size(1))) + 1;
+        let latest = late.min(deadline);
         (latest > self.now).then(|| Verdict::Wait(Time::from_nanos(latest)))
     }
 

@@ -183,6 +183,34 @@ fn a_batch_has_a_request_even_if_one_execution_in_many_is_too_slow_for_it() {
 }
 
 #[test]
+fn a_batch_that_is_not_worth_its_time_waits_to_its_deadline_at_most() {
+    let mut latency = affine();
+    // One of eight executions takes no time, so that no moment before the deadline is too late.
+    for number in 0..128_u64 {
+        let ns = if number % 8 == 0 { 0 } else { 110 };
+        latency.learn(1, Duration::from_nanos(ns));
+    }
+    let dear = Manner {
+        price_percent: 90,
+        ..AT_ONCE
+    };
+    let context = DecisionContext {
+        earned_per_ns: 1.0,
+        ..context(&latency)
+    };
+    let until = Time::from_nanos(500);
+    assert_eq!(decide(context, dear, &listed(&[500])), Verdict::Wait(until));
+    let at_deadline = DecisionContext {
+        now: 500,
+        ..context
+    };
+    assert!(matches!(
+        decide(at_deadline, dear, &listed(&[500])),
+        Verdict::Send { requests: 1, .. }
+    ));
+}
+
+#[test]
 fn a_plain_manner_plans_by_most_executions() {
     let mut latency = affine();
     // A seventh of the executions take 1.5 times as long as the others: one of eight, seen from the percentile 99.
