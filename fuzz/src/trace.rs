@@ -46,7 +46,7 @@ pub fn trace(data: &[u8]) {
     }
 }
 
-/// The format, the events before an error, and whether there is none.
+/// The format, the events before the first error, and whether the trace was read to its end without one.
 fn read(data: &[u8]) -> (Option<TraceFormat>, Vec<TraceEvent>, bool) {
     let Ok(reader) = TraceReader::open(data) else {
         return (None, Vec::new(), false);

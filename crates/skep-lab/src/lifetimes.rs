@@ -2,26 +2,21 @@
 
 use std::sync::Arc;
 
-use skep_layout::{BlockEvent, Recording, RunPlan};
-use skep_planner::{BoundedPlan, Budget, Buffer, JobRunner, Problem, auto_with};
+use skep_layout::{RecordedBlock, Recording, RunPlan, recorded_buffer};
+use skep_planner::{BoundedPlan, Budget, JobRunner, Problem, auto_with};
 use skep_trace::TraceEvent;
 
 /// Sizes and live ranges, as they come.
 #[derive(Clone, Debug, Default)]
 pub struct Lifetimes {
-    /// By block: bytes, first step, and the step that frees it.
-    blocks: Vec<(u64, u64, Option<u64>)>,
+    blocks: Vec<RecordedBlock>,
     steps: u64,
     live: u64,
     peak: u64,
-    sum: u64,
 }
 
 /// Blocks of a trace whose optimum is computed at most: planning takes minutes beyond.
 const MAX_BLOCKS: usize = 1 << 18;
-
-/// The alignment of blocks in the optimum: a cache line, the least that any allocator here has.
-const ALIGNMENT: u64 = 64;
 
 /// The least that any allocator could have reserved.
 #[derive(Clone, Debug)]
@@ -42,15 +37,18 @@ impl Lifetimes {
         match event {
             TraceEvent::Malloc { block, bytes, .. } => {
                 debug_assert_eq!(block.0 as usize, self.blocks.len());
-                self.blocks.push((bytes, step, None));
+                self.blocks.push(RecordedBlock {
+                    size: bytes,
+                    start: step,
+                    end: None,
+                });
                 self.live = self.live.saturating_add(bytes);
-                self.sum = self.sum.saturating_add(bytes);
                 self.peak = self.peak.max(self.live);
             }
             TraceEvent::Free { block } => {
                 if let Some(found) = self.blocks.get_mut(block.0 as usize) {
-                    found.2 = Some(step);
-                    self.live = self.live.saturating_sub(found.0);
+                    found.end = Some(step);
+                    self.live = self.live.saturating_sub(found.size);
                 }
             }
         }
@@ -80,10 +78,15 @@ impl Lifetimes {
         if self.blocks.len() > MAX_BLOCKS {
             return None;
         }
-        let sized = || self.blocks.iter().filter(|(bytes, ..)| *bytes > 0);
-        let buffers = sized().map(|(bytes, start, end)| {
-            Buffer::new(*bytes, *start, end.unwrap_or(self.steps)).aligned(ALIGNMENT)
-        });
+        // Blocks of 0 bytes take no memory; what is left is freed at the end.
+        let sized = self.blocks.iter().filter(|block| block.size > 0);
+        let blocks: Vec<RecordedBlock> = sized
+            .map(|block| RecordedBlock {
+                end: Some(block.end.unwrap_or(self.steps)),
+                ..*block
+            })
+            .collect();
+        let buffers = blocks.iter().filter_map(recorded_buffer);
         let problem = Problem::new(buffers.collect()).ok()?;
         if problem.is_empty() {
             return None;
@@ -94,30 +97,16 @@ impl Lifetimes {
         Some(OfflineOptimum {
             bytes: plan.size,
             lower_bound,
-            plan: self.run_plan(&plan.offsets),
+            plan: run_plan(&blocks, &plan.offsets),
         })
     }
+}
 
-    /// The plan as an allocator follows it: all blocks that are left are freed at the end.
-    fn run_plan(&self, offsets: &[u64]) -> Option<Arc<RunPlan>> {
-        let mut numbers = Vec::with_capacity(self.blocks.len());
-        let mut next = 0_u32;
-        for (bytes, ..) in &self.blocks {
-            numbers.push(next);
-            next += u32::from(*bytes > 0);
-        }
-        let mut events: Vec<(u64, BlockEvent)> = Vec::new();
-        for ((bytes, start, end), number) in self.blocks.iter().zip(&numbers) {
-            if *bytes > 0 {
-                events.push((*start, BlockEvent::Malloc(*bytes)));
-                events.push((end.unwrap_or(self.steps), BlockEvent::Free(*number)));
-            }
-        }
-        events.sort_by_key(|(step, _)| *step);
-        let recording = Recording::new(events.into_iter().map(|(_, event)| event).collect())?;
-        let places: Vec<Option<u64>> = offsets.iter().copied().map(Some).collect();
-        RunPlan::new(&recording, &places).ok().map(Arc::new)
-    }
+/// The plan as an allocator follows it.
+fn run_plan(blocks: &[RecordedBlock], offsets: &[u64]) -> Option<Arc<RunPlan>> {
+    let recording = Recording::of_blocks(blocks)?;
+    let places: Vec<Option<u64>> = offsets.iter().copied().map(Some).collect();
+    RunPlan::new(&recording, &places).ok().map(Arc::new)
 }
 
 #[cfg(test)]

@@ -47,6 +47,21 @@ impl Recording {
         Some(Self { events })
     }
 
+    /// The recording of blocks with these live ranges, in order of allocation; their steps order the events and need not
+    /// be consecutive. `None` where a block is freed before it is allocated, or blocks are too many to be numbered.
+    #[must_use]
+    pub fn of_blocks(blocks: &[RecordedBlock]) -> Option<Self> {
+        let mut steps: Vec<(u64, BlockEvent)> = Vec::with_capacity(2 * blocks.len());
+        for (number, block) in blocks.iter().enumerate() {
+            steps.push((block.start, BlockEvent::Malloc(block.size)));
+            if let Some(end) = block.end {
+                steps.push((end, BlockEvent::Free(u32::try_from(number).ok()?)));
+            }
+        }
+        steps.sort_by_key(|(step, _)| *step);
+        Self::new(steps.into_iter().map(|(_, event)| event).collect())
+    }
+
     /// The events, in their order.
     #[must_use]
     pub fn events(&self) -> &[BlockEvent] {

@@ -8,7 +8,7 @@ use super::{
     Allocator, BlockRequest, CHUNK_ALIGNMENT, MemoryFigures, NotInUse, OutOfMemory, Source,
     available,
     options::options,
-    pieces::{FreePieces, PieceId, Pieces},
+    pieces::{FreePieces, Pieces},
     rounded,
 };
 
@@ -69,19 +69,8 @@ impl BinnedPieces {
 
     /// Gives the chunks without a block in use back, of those that `may_go`.
     pub(super) fn give_back(&mut self, source: &mut dyn Source, may_go: impl Fn(u64) -> bool) {
-        let whole: Vec<PieceId> = self
-            .free
-            .iter()
-            .filter(|id| {
-                let piece = self.pieces.get(*id);
-                piece.is_whole_chunk() && may_go(piece.address)
-            })
-            .collect();
-        for id in whole {
-            self.free.remove(&self.pieces, id);
-            let chunk = self.pieces.remove_chunk(id);
-            source.give_back(chunk.address, chunk.size);
-        }
+        self.free
+            .give_back(&mut self.pieces, source, |chunk| may_go(chunk.address));
     }
 
     /// A chunk of `wanted` bytes, or of a tenth less and less, as long as it has `least`.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{
     Allocator, BlockRequest, MemoryFigures, NotInUse, OutOfMemory, Source,
     options::options,
-    pieces::{FreePieces, GrowingChunk, PieceId, Pieces, gap_of},
+    pieces::{FreePieces, GrowingChunk, PieceId, Pieces, room},
     rounded,
 };
 
@@ -60,23 +60,16 @@ impl Contiguous {
         match self.fit {
             // The free end is for what fits nowhere else.
             Fit::Best => {
-                let end = self
-                    .heap
-                    .as_ref()
-                    .and_then(|heap| heap.free_end(&self.pieces));
-                let fits = |id: PieceId| {
-                    let piece = self.pieces.get(id);
-                    let gap = gap_of(piece.address, alignment, self.unit);
-                    (piece.size >= size + gap).then_some((id, gap))
-                };
-                let mut inner = self.free.at_least(size).filter(|id| Some(*id) != end);
-                inner.find_map(fits).or_else(|| end.and_then(fits))
+                let heap = self.heap.as_ref();
+                let end = heap.and_then(|heap| heap.free_end(&self.pieces));
+                let (pieces, unit) = (&self.pieces, self.unit);
+                self.free
+                    .find_before_end(pieces, end, size, alignment, unit)
             }
-            Fit::First => self.by_address.values().find_map(|id| {
-                let piece = self.pieces.get(*id);
-                let gap = gap_of(piece.address, alignment, self.unit);
-                (piece.size >= size + gap).then_some((*id, gap))
-            }),
+            Fit::First => {
+                let mut lowest_first = self.by_address.values();
+                lowest_first.find_map(|id| room(&self.pieces, *id, size, alignment, self.unit))
+            }
         }
     }
 

@@ -6,7 +6,7 @@
 use super::{
     Allocator, BlockRequest, CHUNK_ALIGNMENT, MemoryFigures, NotInUse, OutOfMemory, Source,
     options::options,
-    pieces::{FreePieces, GrowingChunk, PieceId, Pieces, gap_of},
+    pieces::{FreePieces, GrowingChunk, PieceId, Pieces, room},
     rounded,
 };
 
@@ -70,16 +70,10 @@ impl Dlmalloc {
     /// A small block's exact fit, or the last remainder; then the best fit; then the end of the heap.
     fn find(&self, size: u64, alignment: u64) -> Option<(PieceId, u64)> {
         let end = self.end_of_heap();
-        let fits = |id: PieceId| {
-            let piece = self.pieces.get(id);
-            let gap = gap_of(piece.address, alignment, MIN_BLOCK);
-            (piece.size >= size + gap).then_some((id, gap))
-        };
-        let inner = || self.free.at_least(size).filter(|id| Some(*id) != end);
+        let fits = |id| room(&self.pieces, id, size, alignment, MIN_BLOCK);
         if size < SMALL {
-            let exact = inner()
-                .next()
-                .filter(|id| self.pieces.get(*id).size == size);
+            let mut inner = self.free.at_least(size).filter(|id| Some(*id) != end);
+            let exact = inner.next().filter(|id| self.pieces.get(*id).size == size);
             if let Some(found) = exact.and_then(fits) {
                 return Some(found);
             }
@@ -91,7 +85,9 @@ impl Dlmalloc {
                 }
             }
         }
-        inner().find_map(fits).or_else(|| end.and_then(fits))
+        let pieces = &self.pieces;
+        self.free
+            .find_before_end(pieces, end, size, alignment, MIN_BLOCK)
     }
 
     fn grow(&mut self, size: u64, source: &mut dyn Source) -> bool {

@@ -135,7 +135,6 @@ macro_rules! options {
         impl crate::allocator::options::Options for $name {
             fn specs() -> Vec<crate::allocator::options::OptionSpec> {
                 let default = Self::default();
-                let _ = &default;
                 vec![$(crate::allocator::options::OptionSpec {
                     name: stringify!($field),
                     default: crate::allocator::options::OptionValue::show(&default.$field),
@@ -149,7 +148,6 @@ macro_rules! options {
                 value: &str,
             ) -> Result<(), crate::allocator::options::OptionError> {
                 use crate::allocator::options::{OptionError, OptionValue};
-                let _ = value;
                 match name {
                     $(stringify!($field) => {
                         self.$field = <$kind as OptionValue>::parse(value).ok_or(

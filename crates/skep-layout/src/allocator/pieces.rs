@@ -385,11 +385,21 @@ impl FreePieces {
         alignment: u64,
         least: u64,
     ) -> Option<(PieceId, u64)> {
-        self.at_least(size).find_map(|id| {
-            let piece = pieces.get(id);
-            let gap = gap_of(piece.address, alignment, least);
-            (piece.size - size >= gap).then_some((id, gap))
-        })
+        self.find_before_end(pieces, None, size, alignment, least)
+    }
+
+    /// The same, with a piece that is taken only if no other fits: the free end of a heap.
+    pub(super) fn find_before_end(
+        &self,
+        pieces: &Pieces,
+        end: Option<PieceId>,
+        size: u64,
+        alignment: u64,
+        least: u64,
+    ) -> Option<(PieceId, u64)> {
+        let fits = |id| room(pieces, id, size, alignment, least);
+        let mut inner = self.at_least(size).filter(|id| Some(*id) != end);
+        inner.find_map(fits).or_else(|| end.and_then(fits))
     }
 
     /// Takes a piece off the list, with the `gap` bytes in front of it left there.
@@ -409,12 +419,35 @@ impl FreePieces {
         self.insert(pieces, rest);
     }
 
+    /// Gives whole free chunks back to the source, those that `may_go`; returns them.
+    pub(super) fn give_back(
+        &mut self,
+        pieces: &mut Pieces,
+        source: &mut dyn Source,
+        may_go: impl Fn(&Piece) -> bool,
+    ) -> Vec<Piece> {
+        let whole: Vec<PieceId> = self
+            .iter()
+            .filter(|id| {
+                let piece = pieces.get(*id);
+                piece.is_whole_chunk() && may_go(piece)
+            })
+            .collect();
+        let gone = whole.into_iter().map(|id| {
+            self.remove(pieces, id);
+            let chunk = pieces.remove_chunk(id);
+            source.give_back(chunk.address, chunk.size);
+            chunk
+        });
+        gone.collect()
+    }
+
     /// All, the largest last.
     pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = PieceId> {
         self.by_size.iter().map(|(_, _, id)| *id)
     }
 
-    /// The size of the largest, 0 if there is none.
+    /// The size of the largest piece; 0 for an empty list.
     pub(super) fn largest(&self) -> u64 {
         self.by_size.last().map_or(0, |(size, _, _)| *size)
     }
@@ -434,6 +467,19 @@ impl FreePieces {
         self.insert(pieces, id);
         id
     }
+}
+
+/// A free piece with room for `size` bytes, and how many of its bytes lie before them; see [`FreePieces::find`].
+pub(super) fn room(
+    pieces: &Pieces,
+    id: PieceId,
+    size: u64,
+    alignment: u64,
+    least: u64,
+) -> Option<(PieceId, u64)> {
+    let piece = pieces.get(id);
+    let gap = gap_of(piece.address, alignment, least);
+    (piece.size >= size + gap).then_some((id, gap))
 }
 
 /// How many bytes lie before the next address that is a multiple of `alignment`: none, or at least `least`.

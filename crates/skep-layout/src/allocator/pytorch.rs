@@ -12,7 +12,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Allocator, BlockRequest, MemoryFigures, NotInUse, OutOfMemory, Source, available,
+    Allocator, BlockRequest, CHUNK_ALIGNMENT, MemoryFigures, NotInUse, OutOfMemory, Source,
+    available,
     options::options,
     pieces::{FreePieces, GrowingChunk, Piece, PieceId, Pieces},
     rounded,
@@ -138,6 +139,7 @@ impl PytorchCaching {
     }
 
     fn begin(&mut self, key: PoolKey, found: (PieceId, u64), size: u64, bytes: u64) -> u64 {
+        let max_split = self.max_split();
         let pool = self.pools.entry(key).or_default();
         let (id, gap) = found;
         self.freed_at.remove(&self.pieces.get(id).address);
@@ -146,7 +148,7 @@ impl PytorchCaching {
         let splits = if key.is_small || self.options.expandable_segments {
             left >= MIN_BLOCK
         } else {
-            size < self.options.max_split_size.unwrap_or(u64::MAX) && left > SMALL_BLOCK
+            size < max_split && left > SMALL_BLOCK
         };
         if splits {
             pool.free.trim_to(&mut self.pieces, id, size);
@@ -164,17 +166,13 @@ impl PytorchCaching {
         &mut self,
         key: PoolKey,
         size: u64,
-        alignment: u64,
+        request: BlockRequest,
         source: &mut dyn Source,
     ) -> Option<(PieceId, u64)> {
         if self.options.expandable_segments {
-            return self.expand(key, size, alignment, source);
+            return self.expand(key, size, request, source);
         }
-        let with_gap = if alignment > super::CHUNK_ALIGNMENT {
-            size + alignment
-        } else {
-            size
-        };
+        let with_gap = size + request.slack(CHUNK_ALIGNMENT);
         let bytes = Self::segment_size(with_gap, key.is_small);
         if bytes > self.available(source) {
             return None;
@@ -183,7 +181,8 @@ impl PytorchCaching {
         let id = self.pieces.add_chunk(address, bytes, key.owner());
         let pool = self.pools.entry(key).or_default();
         pool.free.insert(&self.pieces, id);
-        pool.free.find(&self.pieces, size, alignment, MIN_BLOCK)
+        pool.free
+            .find(&self.pieces, size, request.alignment, MIN_BLOCK)
     }
 
     /// Commits pages behind the pool's range until its last free block has room.
@@ -191,7 +190,7 @@ impl PytorchCaching {
         &mut self,
         key: PoolKey,
         size: u64,
-        alignment: u64,
+        request: BlockRequest,
         source: &mut dyn Source,
     ) -> Option<(PieceId, u64)> {
         let page = if key.is_small {
@@ -210,12 +209,12 @@ impl PytorchCaching {
             pool.expandable = Some(GrowingChunk::reserve(addresses, page, source)?);
         }
         let range = pool.expandable.as_mut()?;
-        let needs = size + if alignment > MIN_BLOCK { alignment } else { 0 };
+        let needs = size + request.slack(MIN_BLOCK);
         let (pieces, free) = (&mut self.pieces, &mut pool.free);
         if !range.grow(needs, available, key.owner(), pieces, free, source) {
             return None;
         }
-        free.find(pieces, size, alignment, MIN_BLOCK)
+        free.find(pieces, size, request.alignment, MIN_BLOCK)
     }
 
     /// Gives whole free segments back, those that `goes` says.
@@ -225,19 +224,8 @@ impl PytorchCaching {
             if pool.expandable.is_some() {
                 continue;
             }
-            let whole: Vec<PieceId> = pool
-                .free
-                .iter()
-                .filter(|id| {
-                    let piece = self.pieces.get(*id);
-                    piece.is_whole_chunk() && goes(piece)
-                })
-                .collect();
-            for id in whole {
-                pool.free.remove(&self.pieces, id);
-                let segment = self.pieces.remove_chunk(id);
+            for segment in pool.free.give_back(&mut self.pieces, source, &goes) {
                 self.freed_at.remove(&segment.address);
-                source.give_back(segment.address, segment.size);
                 released += segment.size;
             }
         }
@@ -335,23 +323,22 @@ impl Allocator for PytorchCaching {
             stream: request.stream,
             is_small: size <= SMALL_BLOCK,
         };
-        let alignment = request.alignment;
-        let mut found = self.find(key, size, alignment);
+        let mut found = self.find(key, size, request.alignment);
         if found.is_none() && self.options.garbage_collection_threshold > 0.0 {
             self.collect_garbage(source);
         }
         if found.is_none() {
-            found = self.take_segment(key, size, alignment, source);
+            found = self.take_segment(key, size, request, source);
         }
         if found.is_none() {
             self.release_available(size, source);
-            found = self.take_segment(key, size, alignment, source);
+            found = self.take_segment(key, size, request, source);
         }
         if found.is_none() {
             source.wait();
             self.release(source, |_| true);
             self.shrink_ranges(source);
-            found = self.take_segment(key, size, alignment, source);
+            found = self.take_segment(key, size, request, source);
         }
         let found = found.ok_or(out_of_memory)?;
         Ok(self.begin(key, found, size, request.bytes))

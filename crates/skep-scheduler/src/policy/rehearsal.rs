@@ -230,7 +230,7 @@ impl Rehearsal {
         if self.turn == 0 {
             let long = SCENE_OBJECTIVES.saturating_mul(context.terms.objective);
             if self.since >= SCENE_REQUESTS && now - self.began >= long {
-                self.begin_anew(context, live);
+                self.begin_again(context, live);
             }
             self.count(context);
             self.choose(context);
@@ -318,7 +318,7 @@ impl Rehearsal {
     }
 
     /// Lets all stages begin with what really waits and runs.
-    fn begin_anew(
+    fn begin_again(
         &mut self,
         context: DecisionContext<'_>,
         live: LiveState<impl Iterator<Item = u64> + Clone>,

@@ -331,7 +331,7 @@ fn stages_begin_again_with_what_waits_and_runs() {
         oldest: Some(30),
         busy: [70, 60].into_iter(),
     };
-    rehearsal.begin_anew(two, live);
+    rehearsal.begin_again(two, live);
     for stage in &rehearsal.stages {
         assert_eq!(
             (stage.head, stage.now, stage.free.as_slice()),
@@ -343,7 +343,7 @@ fn stages_begin_again_with_what_waits_and_runs() {
     let answered: Vec<_> = rehearsal.past.iter().map(|past| past.answered).collect();
     assert_eq!(answered, [0b111_111_100, 0b111_111_101, 0, 0].map(by));
     assert_eq!((rehearsal.began, rehearsal.since), (45, 0));
-    rehearsal.begin_anew(
+    rehearsal.begin_again(
         two,
         LiveState {
             oldest: None,

@@ -11,7 +11,7 @@
 
 use super::super::{
     BlockRequest, MemoryFigures, NotInUse, Source,
-    pieces::{FreePieces, PieceId, Pieces, gap_of},
+    pieces::{FreePieces, PieceId, Pieces},
 };
 use super::committed::CommittedPages;
 
@@ -84,14 +84,10 @@ impl PagedHeap {
 
     /// The smallest piece that fits; the last one, behind which addresses have no end, only if no other does.
     fn find(&self, size: u64, alignment: u64) -> Option<(PieceId, u64)> {
-        let end = self.pieces.last_of_first();
-        let fits = |id: PieceId| {
-            let piece = self.pieces.get(id);
-            let gap = gap_of(piece.address, alignment, self.unit);
-            (piece.is_free() && piece.size >= size + gap).then_some((id, gap))
-        };
-        let mut inner = self.free.at_least(size).filter(|id| Some(*id) != end);
-        inner.find_map(fits).or_else(|| end.and_then(fits))
+        let last = self.pieces.last_of_first();
+        let end = last.filter(|last| self.pieces.get(*last).is_free());
+        self.free
+            .find_before_end(&self.pieces, end, size, alignment, self.unit)
     }
 
     /// Addresses behind the last piece, so that the free end has `bytes`.

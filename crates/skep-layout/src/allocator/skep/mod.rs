@@ -36,7 +36,7 @@ use super::{
     Allocator, BlockRequest, MemoryFigures, NotInUse, OutOfMemory, Source, options::options,
     pieces::AddressMap, rounded,
 };
-use crate::{BlockEvent, Recording, RunPlan, plan_recording};
+use crate::{RecordedBlock, Recording, RunPlan, plan_recording};
 
 options! {
     /// Options of Skep's allocator.
@@ -215,7 +215,7 @@ impl ProfileGuided {
         }
     }
 
-    /// Puts memory behind all pages of a block; false where there is none.
+    /// Commits all pages of a block; false if the source refuses the memory.
     fn back(&mut self, home: BlockHome, block: Range<u64>, source: &mut dyn Source) -> bool {
         let page = source.page();
         let size = block.end - block.start;
@@ -442,8 +442,7 @@ impl ProfileGuided {
     fn follow(&mut self, length: u64, source: &mut dyn Source) {
         let period = self.finder.period(length);
         let Some((begins, plan, waste)) = period.and_then(|period| {
-            let plan = plan_period(&period, u64::from(self.options.plan_nodes))?;
-            let waste = plan.size() as f64 / planned_peak(&period).max(1) as f64;
+            let (plan, waste) = plan_period(&period, u64::from(self.options.plan_nodes))?;
             Some((period.next, plan, waste))
         }) else {
             return;
@@ -480,34 +479,17 @@ impl ProfileGuided {
     }
 }
 
-/// The plan of a period.
-fn plan_period(period: &FoundPeriod, nodes: u64) -> Option<RunPlan> {
-    let mut steps: Vec<(u64, BlockEvent)> = Vec::with_capacity(2 * period.blocks.len());
-    for (number, (size, begin, end)) in period.blocks.iter().enumerate() {
-        steps.push((*begin, BlockEvent::Malloc(*size)));
-        if let Some(end) = end {
-            steps.push((*end, BlockEvent::Free(u32::try_from(number).ok()?)));
-        }
-    }
-    steps.sort_by_key(|(step, _)| *step);
-    let recording = Recording::new(steps.into_iter().map(|(_, event)| event).collect())?;
-    plan_recording(&recording, &Budget::nodes(nodes))
-}
-
-/// The most bytes of a period that are in use at once, of blocks that do not outlive it.
-fn planned_peak(period: &FoundPeriod) -> u64 {
-    let ended = period.blocks.iter().filter_map(|(size, begin, end)| {
-        let size = i128::from(*size);
-        Some([(*begin, size), ((*end)?, -size)])
-    });
-    let mut steps: Vec<(u64, i128)> = ended.flatten().collect();
-    steps.sort_unstable();
-    let (mut live, mut peak) = (0, 0);
-    for (_, change) in steps {
-        live += change;
-        peak = live.max(peak);
-    }
-    u64::try_from(peak).unwrap_or(u64::MAX)
+/// The plan of a period, and its bytes over the most that are in use at once of the blocks that it places.
+fn plan_period(period: &FoundPeriod, nodes: u64) -> Option<(RunPlan, f64)> {
+    let plan = plan_recording(
+        &Recording::of_blocks(&period.blocks)?,
+        &Budget::nodes(nodes),
+    )?;
+    let placed = period.blocks.iter().filter(|block| block.end.is_some());
+    let placed: Vec<RecordedBlock> = placed.copied().collect();
+    let peak = Recording::of_blocks(&placed)?.peak();
+    let waste = plan.size() as f64 / peak.max(1) as f64;
+    Some((plan, waste))
 }
 
 impl Allocator for ProfileGuided {

@@ -5,25 +5,16 @@
 
 use std::collections::HashMap;
 
+use crate::RecordedBlock;
+
 /// Sizes in a row that must be equal before a distance is a candidate.
 const ANCHOR: usize = 8;
-
-/// A step of the history.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum HistoryStep {
-    Malloc {
-        size: u64,
-    },
-    /// Frees the block of this number, counted from the first malloc of all.
-    Free {
-        number: u64,
-    },
-}
 
 /// The last steps, and the period they have.
 #[derive(Debug)]
 pub(super) struct PeriodFinder {
-    steps: Vec<HistoryStep>,
+    /// A malloc is `None`, a free the number of its block, counted from the first malloc of all.
+    steps: Vec<Option<u64>>,
     /// The step of each malloc in `steps`, and its size.
     mallocs: Vec<(usize, u64)>,
     /// The number of the first of `mallocs`.
@@ -46,9 +37,8 @@ pub(super) struct FoundPeriod {
     pub(super) length: u64,
     /// The number of the malloc with which the next period begins.
     pub(super) next: u64,
-    /// By malloc of the period: its size, and the steps of its beginning and end; `None` where the block outlives the
-    /// period.
-    pub(super) blocks: Vec<(u64, u64, Option<u64>)>,
+    /// By malloc of the period, in steps from its beginning; without an end where the block outlives the period.
+    pub(super) blocks: Vec<RecordedBlock>,
 }
 
 impl PeriodFinder {
@@ -71,7 +61,7 @@ impl PeriodFinder {
     }
 
     pub(super) fn freed(&mut self, number: u64) {
-        self.steps.push(HistoryStep::Free { number });
+        self.steps.push(Some(number));
     }
 
     /// Sizes do not follow the period any more.
@@ -90,7 +80,7 @@ impl PeriodFinder {
     pub(super) fn allocated(&mut self, size: u64) -> Option<u64> {
         self.forget();
         self.mallocs.push((self.steps.len(), size));
-        self.steps.push(HistoryStep::Malloc { size });
+        self.steps.push(None);
         let index = self.mallocs.len() - 1;
         if let Some(length) = self.candidate {
             let before = index.checked_sub(length as usize);
@@ -190,7 +180,11 @@ impl PeriodFinder {
                 let (step, size) = self.mallocs[index];
                 let end = ends[index - from].filter(|end| *end < next_begin);
                 let relative = |step: usize| (step - begin(start)) as u64;
-                (size, relative(step), end.map(relative))
+                RecordedBlock {
+                    size,
+                    start: relative(step),
+                    end: end.map(relative),
+                }
             })
             .collect();
         let start = self.first + start as u64;
@@ -207,7 +201,7 @@ impl PeriodFinder {
         let mut ends = vec![None; self.mallocs.len() - from];
         let first = self.first + from as u64;
         for (step, what) in self.steps.iter().enumerate().skip(self.mallocs[from].0) {
-            if let HistoryStep::Free { number } = what
+            if let Some(number) = what
                 && let Some(offset) = number.checked_sub(first)
                 && let Some(end) = ends.get_mut(offset as usize)
             {
@@ -260,10 +254,10 @@ mod tests {
         assert_eq!(found, [(19, 10)]);
         let period = finder.period(10).expect("a period");
         assert_eq!((period.length, period.next), (10, 20));
-        let sizes: Vec<u64> = period.blocks.iter().map(|(size, ..)| *size).collect();
+        let sizes: Vec<u64> = period.blocks.iter().map(|block| block.size).collect();
         assert_eq!(sizes[..3], [50, 1000, 60]);
         assert!(
-            period.blocks.iter().all(|(_, _, end)| end.is_some()),
+            period.blocks.iter().all(|block| block.end.is_some()),
             "{period:?}"
         );
     }
@@ -282,7 +276,7 @@ mod tests {
         let period = finder.period(10).expect("a period");
         assert_eq!(period.next, 20);
         assert!(
-            period.blocks.iter().all(|(_, _, end)| end.is_some()),
+            period.blocks.iter().all(|block| block.end.is_some()),
             "{period:?}"
         );
     }

@@ -121,7 +121,7 @@ impl TraceStudy {
         })
     }
 
-    /// What all ratios are of: the offline optimum, or the peak where there is none.
+    /// The denominator of ratios to the optimum: the offline optimum, or the peak if no optimum was computed.
     pub(super) fn floor(&self) -> u64 {
         self.optimum
             .as_ref()
