@@ -102,7 +102,7 @@ const SLOW: Duration = Duration::from_secs(20);
 const FAST: Duration = Duration::from_secs(3);
 
 /// So many numbers of instances and threads are looked at with every batch size.
-const REFINED: usize = 8;
+const REFINED: usize = 16;
 
 /// A configuration with what it brings.
 #[derive(Debug, Clone, Copy)]
