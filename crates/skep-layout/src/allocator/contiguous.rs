@@ -75,10 +75,8 @@ impl Contiguous {
 
     fn grow(&mut self, size: u64, source: &mut dyn Source) -> bool {
         if self.heap.is_none() {
-            let bytes = source
-                .available()
-                .map_or(self.limit, |bytes| bytes.min(self.limit));
-            self.heap = GrowingChunk::reserve(bytes, self.unit, source);
+            // Addresses for whatever is free later on.
+            self.heap = GrowingChunk::reserve(self.limit, self.unit, source);
         }
         let Some(heap) = self.heap.as_mut() else {
             return false;

@@ -92,9 +92,9 @@ impl Dlmalloc {
 
     fn grow(&mut self, size: u64, source: &mut dyn Source) -> bool {
         if self.heap.is_none() {
-            let limit = self.options.limit;
-            let bytes = source.available().map_or(limit, |bytes| bytes.min(limit));
-            self.heap = GrowingChunk::reserve(bytes, self.options.granularity, source);
+            // Addresses for whatever is free later on.
+            let options = &self.options;
+            self.heap = GrowingChunk::reserve(options.limit, options.granularity, source);
         }
         let Some(heap) = self.heap.as_mut() else {
             return false;

@@ -40,6 +40,7 @@ mod skep;
 mod slab;
 mod source;
 mod tlsf;
+mod validated;
 #[cfg(test)]
 mod vectors;
 
@@ -47,6 +48,7 @@ pub use catalogue::{AllocatorSpec, CATALOGUE, CatalogueEntry, InvalidSpec};
 pub use options::OptionSpec;
 pub use planned::PlannedAllocator;
 pub use source::{CHUNK_ALIGNMENT, Source};
+pub use validated::{CheckedBlock, ContractFault, ValidatedAllocator};
 
 use std::fmt;
 
@@ -154,6 +156,11 @@ pub trait Allocator: fmt::Debug + Send {
 
     /// The largest piece of free memory that a block could take, in bytes.
     fn largest_free(&self) -> u64;
+
+    /// How it broke its contract, if its answers are checked. It serves no requests any more then.
+    fn fault(&self) -> Option<&ContractFault> {
+        None
+    }
 }
 
 /// What an allocator with this limit may still take.

@@ -129,7 +129,7 @@ impl SlabAllocator {
         self.dirty_at.insert(self.pieces.get(id).address, id);
     }
 
-    /// An extent of `size` bytes, a multiple of the page.
+    /// An extent of `size` bytes, a multiple of this allocator's page and of the source's.
     fn extent(
         &mut self,
         size: u64,
@@ -229,7 +229,8 @@ impl SlabAllocator {
         let slab = if let Some(slab) = partial.first().copied() {
             slab
         } else {
-            let size = slab_size(class);
+            // On a device with large pages a slab is at least one of them.
+            let size = slab_size(class).next_multiple_of(source.page());
             let address = self.extent(size, PAGE, size, source)?;
             self.slab_bytes += size;
             let blocks = u32::try_from(size / class).unwrap_or(u32::MAX);

@@ -1,10 +1,10 @@
 //! Skep's allocator: when it follows a plan, and what it does when a request differs.
 
-use super::super::{Allocator, BlockRequest, conformance::CheckedSource};
+use super::super::{Allocator, BlockRequest, conformance::ImaginedSource};
 use super::*;
 
 /// One step of a job: sizes, each freed when two more have come; returns where they lay.
-fn step(allocator: &mut ProfileGuided, source: &mut CheckedSource, sizes: &[u64]) -> Vec<u64> {
+fn step(allocator: &mut ProfileGuided, source: &mut ImaginedSource, sizes: &[u64]) -> Vec<u64> {
     let mut addresses = Vec::new();
     for (number, bytes) in sizes.iter().enumerate() {
         if number >= 2 {
@@ -24,9 +24,9 @@ fn sizes() -> Vec<u64> {
     (0..20).map(|number| 1000 * (number * 7 % 20 + 1)).collect()
 }
 
-fn new() -> (ProfileGuided, CheckedSource) {
+fn new() -> (ProfileGuided, ImaginedSource) {
     let allocator = ProfileGuided::new(SkepOptions::default());
-    (allocator, CheckedSource::new(1 << 30))
+    (allocator, ImaginedSource::new(1 << 30))
 }
 
 fn follows(allocator: &ProfileGuided) -> bool {
