@@ -42,6 +42,8 @@ COMMANDS = {
     "replay --json": ["replay", "{trace}", "--json"],
     "replay --csv": ["replay", "{trace}", "--csv"],
     "replay --list": ["replay", "--list"],
+    "trace show": ["trace", "show", "{trace}"],
+    "trace show --json": ["trace", "show", "{trace}", "--json"],
     "trace record": ["trace", "record", "{models}/m", "--output", "{out}"],
     "simulate": ["simulate", "batching", *SMALL],
     "simulate --json": ["simulate", "batching", *SMALL, "--json"],

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+import plugins
 from server import run
 
 MIB = 1 << 20
@@ -181,3 +182,83 @@ def test_huge_blocks_are_refused_and_others_go_on(tmp_path):
     rows, _, _ = replay(path)
     for name, row in rows.items():
         assert row["out_of_memory"] >= 1 and row["peak_in_use"] >= 1000, name
+
+
+def test_an_allocator_of_your_own_is_in_the_same_table(steps, tmp_path):
+    library = plugins.example(tmp_path)
+    talking = plugins.wrong(tmp_path, "talking")
+    rows, document, warnings = replay(steps, "--allocator", library, "--allocator", "skep", "--allocator", talking)
+    assert list(rows) == ["skep", str(library), str(talking)]
+    own = rows[str(library)]
+    assert own["peak_reserved"] >= document["peak_live"] and own["source_calls"]["take"] > 3
+    assert own["reserved_after_trim"] == 0 and rows[str(talking)]["peak_reserved"] == 1 << 30
+    assert warnings == "hello from the library\n"
+    text = run("replay", steps, "--allocator", library).stdout
+    assert str(library) in text and "mean" not in text
+
+
+def test_a_plugin_that_goes_wrong_costs_its_row(steps, tmp_path):
+    lacking = plugins.SOURCE.replace("BODY", "").replace("skep_allocator_destroy", "skep_allocator_end")
+    libraries = {name: plugins.wrong(tmp_path, name) for name in ("overlapping", "crashing", "exiting", "right")}
+    libraries["lacking"] = plugins.compiled(tmp_path, "lacking", lacking)
+    libraries["absent"] = tmp_path / "libabsent.so"
+    libraries["options"] = f"{plugins.example(tmp_path)}:size=1"
+    chosen = [part for library in libraries.values() for part in ("--allocator", library)]
+    page = tmp_path / "page.html"
+    outcome = run("replay", steps, "--json", "--html", page, "--allocator", "bfc", *chosen)
+    assert outcome.returncode == 1
+    rows = {row["name"]: row for row in json.loads(outcome.stdout)["allocators"]}
+    assert rows["bfc"]["peak_reserved"] > 0 and rows[str(libraries["right"])]["peak_reserved"] == 1 << 30
+    errors = {name: rows[str(library)].get("error", "") for name, library in libraries.items()}
+    # The weights are blocks 0 to 2, events 1 to 3.
+    assert errors["overlapping"].startswith("at event ") and "overlaps block 4 (900001 bytes at " in errors["overlapping"]
+    assert "block 5 (300002 bytes at " in errors["overlapping"]
+    assert errors["crashing"].startswith("it crashed with signal 11 at event ")
+    assert errors["exiting"].startswith("it ended its process with exit status: 3 at event ")
+    assert "lacks the function `skep_allocator_destroy`" in errors["lacking"]
+    assert "libabsent.so` cannot be opened as a library: " in errors["absent"]
+    assert errors["options"].endswith("options `size=1`") and errors["right"] == ""
+    for name, error in errors.items():
+        assert error == "" or f"error: {libraries[name]}: {error}" in outcome.stderr, name
+    assert "it crashed with signal 11" in page.read_text()
+    lines = run("replay", steps, "--csv", *chosen).stdout.splitlines()
+    assert len({line.count(",") for line in lines[1:] if '"' not in line}) == 1
+
+
+@pytest.mark.parametrize("source", ["mmap", "heap"])
+def test_real_memory_can_be_used(steps, source):
+    rows, document, _ = replay(steps, "--source", source, "--use-blocks", "--allocator", "all")
+    assert document["source"] == source and "cost" not in document
+    for name, row in rows.items():
+        assert row["out_of_memory"] == 0 and row["reserved_after_trim"] >= 0, name
+        # Each block is written, and the one before it read where it is still in use.
+        assert row["use"]["bytes"] > 40 * 9_000_000 and row["use"]["ns"] > 0, name
+    simulated, _, _ = replay(steps, "--allocator", "all")
+    for name, row in simulated.items():
+        assert rows[name]["peak_reserved"] == row["peak_reserved"], name
+        assert row["use"] is None
+    text = run("replay", steps, "--source", source, "--use-blocks", "--allocator", "bfc").stdout
+    assert "page faults" in text
+
+
+def test_sources_that_do_not_fit_are_refused(steps):
+    for arguments, words in [
+        (["--source", "mmap", "--device", "cuda"], "--source mmap is a real one: leave them out"),
+        (["--source", "heap", "--cost", "take_ns=1"], "--source heap is a real one: leave them out"),
+        (["--use-blocks"], "--use-blocks needs memory of this machine, expected --source mmap or heap, got simulated"),
+    ]:
+        outcome = run("replay", steps, *arguments)
+        assert outcome.returncode == 1 and words in outcome.stderr
+
+
+def test_traces_are_shown_side_by_side(steps, tmp_path):
+    other = tmp_path / "other.csv"
+    other.write_text(table([("a", "x", 100), ("f", "x", ""), ("a", "y", 100), ("f", "z", "")]))
+    outcome = run("trace", "show", steps, other, "--json")
+    assert outcome.returncode == 0, outcome.stderr
+    first, second = json.loads(outcome.stdout)["traces"]
+    assert (first["blocks"], first["distinct_sizes"], first["reused_blocks"]) == (3 + 40 * 12, 15, 39 * 12)
+    assert first["kept_bytes"] == 4 * MIB + 70_000 and first["lifetimes"]["most"] == 16
+    assert second["reuse_distances"]["most"] == 1 and second["unmatched"] == {"free of an id never allocated": 1}
+    text = run("trace", "show", steps, other).stdout
+    assert str(other) in text and "long-lived" in text

@@ -25,6 +25,12 @@
 //! whole region alive, and the arena takes another one; [`free`] finds the region of a block by its address, on any
 //! thread.
 //!
+//! # Allocators by name
+//!
+//! Instead, an instance may have an allocator of its own: one of `skep_layout::allocator`, or of a library
+//! ([`plugin`]). An [`AllocatorFactory`] makes it, [`RunAllocator`] puts it over memory of the system, and
+//! [`RunMode::Allocator`] serves a run from it. [`sources`] has what allocators can get memory from.
+//!
 //! # Loads
 //!
 //! [`load`] does the same for what a runtime allocates while it loads a model: large blocks are recorded once and kept
@@ -37,19 +43,25 @@
 //! find no run and come from the heap.
 
 mod arena;
+mod factory;
 mod heap;
 mod load;
 mod planned;
+pub mod plugin;
 mod pool;
 mod region;
 mod scope;
+mod served;
+pub mod sources;
 
 pub use arena::{Arena, RunMode, RunReport};
+pub use factory::{AllocatorFactory, InvalidAllocator, add_library, library_of};
 pub use load::{LOADED_BYTES, LoadMode, LoadedBlock, LoadedBlocks, load};
 pub use planned::{PlannedRuns, RunFailure, RunMemory, RunPlanner, RunPlans, ShapeClass};
 pub use pool::{ArenaNeed, ArenaPool};
 pub use region::reserved_bytes;
 pub use scope::{free, malloc};
+pub use served::{IDLE, RunAllocator, allocator_bytes};
 pub use skep_layout::{ALIGNMENT, BlockEvent, InvalidRunPlan, RecordedBlock, Recording, RunPlan};
 
 /// This many bytes behind every block can be read, whatever they hold: kernels for quantized matrices read up to 30

@@ -12,7 +12,12 @@ use skep_layout::{Recording, RunPlan};
 use skep_tensor::{RunBound, RunCharge, RunRefused};
 use smallvec::SmallVec;
 
-use crate::{Arena, ArenaNeed, ArenaPool, RunMode, RunReport};
+use skep_layout::allocator::ContractFault;
+
+use crate::{
+    AllocatorFactory, Arena, ArenaNeed, ArenaPool, RunAllocator, RunMode, RunReport,
+    plugin::PluginError,
+};
 
 /// Plans of one model at most: those of its batch sizes, or of its usual shapes. One of a model with 300 allocations takes
 /// 15 KB.
@@ -55,6 +60,8 @@ pub struct RunMemory {
     pub deviated_runs: u64,
     /// Runs without a plan, and without the intention to make one.
     pub unplanned_runs: u64,
+    /// What the instance's own allocator has from the system after the last run; 0 without one.
+    pub reserved_bytes: u64,
 }
 
 /// What decides the sequence of a run's allocations.
@@ -133,6 +140,8 @@ pub struct RunPlans {
     /// What the largest plan needs.
     need: ArenaNeed,
     planner: Option<RunPlanner>,
+    /// Makes the allocators of instances, for which nothing is planned then.
+    factory: Option<AllocatorFactory>,
 }
 
 impl RunPlans {
@@ -144,7 +153,35 @@ impl RunPlans {
             need: pool.need(),
             pool: Arc::clone(pool),
             planner,
+            factory: None,
         }
+    }
+
+    /// No plans: each instance has an allocator of its own.
+    #[must_use]
+    pub fn by_allocators(factory: AllocatorFactory, pool: &Arc<ArenaPool>) -> Self {
+        Self {
+            factory: Some(factory),
+            ..Self::new(None, pool)
+        }
+    }
+
+    /// The runs of another instance, before its first one.
+    ///
+    /// # Errors
+    /// [`PluginError`] if the library of its allocator makes none.
+    pub fn instance(&self) -> Result<PlannedRuns, PluginError> {
+        let allocator = self.factory.as_ref().map(AllocatorFactory::build);
+        Ok(PlannedRuns {
+            allocator: allocator.transpose()?.map(RunAllocator::new),
+            ..PlannedRuns::default()
+        })
+    }
+
+    /// The name of the instances' allocators, if they have some.
+    #[must_use]
+    pub fn allocator(&self) -> Option<&str> {
+        self.factory.as_ref().map(AllocatorFactory::name)
     }
 
     fn classes(&self) -> MutexGuard<'_, ShapeClasses> {
@@ -213,6 +250,10 @@ pub struct PlannedRuns {
     figures: RunMemory,
     /// Kept from run to run.
     charge: Option<RunCharge>,
+    allocator: Option<RunAllocator>,
+    /// How the allocator broke its contract, until somebody asks; and whether it did.
+    fault: Option<ContractFault>,
+    is_broken: bool,
 }
 
 impl PlannedRuns {
@@ -220,6 +261,11 @@ impl PlannedRuns {
     #[must_use]
     pub const fn figures(&self) -> RunMemory {
         self.figures
+    }
+
+    /// How the instance's allocator broke its contract, told once. The heap serves all runs from then on.
+    pub const fn take_fault(&mut self) -> Option<ContractFault> {
+        self.fault.take()
     }
 
     /// Carries out a run of this class: its intermediate tensors lie where the class's plan has them. `bound`, always the
@@ -239,6 +285,15 @@ impl PlannedRuns {
         let charge = self.charge.get_or_insert_with(|| bound.begin(0));
         charge.renew(beside);
         let (result, outcome) = match &plan {
+            _ if let Some(own) = &self.allocator => {
+                let ran = Arena::new().run(RunMode::Allocator(own), charge, run);
+                let (figures, fault) = own.end_run();
+                self.figures.reserved_bytes = figures.reserved;
+                if fault.is_some() && !std::mem::replace(&mut self.is_broken, true) {
+                    self.fault = fault;
+                }
+                ran
+            }
             _ if record => Arena::new().run(RunMode::Record, charge, run),
             None => Arena::new().run(RunMode::Heap, charge, run),
             Some(plan) => {

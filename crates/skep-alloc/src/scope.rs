@@ -7,11 +7,12 @@
 use std::{cell::RefCell, ptr, sync::Arc};
 
 use skep_layout::{Placement, Recorder, Recording};
-use skep_tensor::{RunCharge, RunRefused};
+use skep_tensor::{Limit, RunCharge, RunRefused};
 
 use crate::{
     heap, load,
     region::{self, GrowingRegions, Region},
+    served::{self, InstanceAllocator, Served},
 };
 
 /// The run of a thread. Without a region or a recording it takes its blocks from the heap.
@@ -21,6 +22,8 @@ pub(crate) struct CurrentRun {
     pub(crate) region: Option<Arc<Region>>,
     /// Of a recorded run; the others are as small as they can be, since they move.
     pub(crate) recorded: Option<Box<RecordedRun>>,
+    /// Of a run with the instance's own allocator.
+    pub(crate) allocator: Option<Arc<InstanceAllocator>>,
     in_use: u64,
     /// How many blocks those are.
     live: u64,
@@ -70,14 +73,8 @@ pub(crate) fn install(run: Option<CurrentRun>) -> Option<CurrentRun> {
 }
 
 impl CurrentRun {
-    pub(crate) fn new(
-        region: Option<Arc<Region>>,
-        recorded: Option<Box<RecordedRun>>,
-        charge: RunCharge,
-    ) -> Self {
+    pub(crate) fn new(charge: RunCharge) -> Self {
         Self {
-            region,
-            recorded,
             charge,
             ..Self::default()
         }
@@ -92,15 +89,23 @@ impl CurrentRun {
             self.refused.get_or_insert(refused);
             return ptr::null_mut();
         }
-        let planned = match self.region.as_ref().map(|region| region.malloc(bytes)) {
-            Some(Ok(block)) => Some(block.as_ptr()),
-            Some(Err(place)) => {
-                self.unplanned += u64::from(place == Placement::Deviating);
+        let own = match self.allocator.as_ref().map(|own| own.malloc(bytes)) {
+            Some(Served::Block(block)) => Some(block.as_ptr()),
+            Some(Served::Refused) => {
+                let limit = Limit::Allocator;
+                self.refused.get_or_insert(RunRefused {
+                    bytes: total,
+                    limit,
+                });
+                return ptr::null_mut();
+            }
+            Some(Served::Broken) => {
+                self.unplanned += 1;
                 None
             }
-            None => self.recorded.as_mut().and_then(|run| run.malloc(bytes)),
+            None => self.of_plan(bytes),
         };
-        let block = planned.unwrap_or_else(|| heap::malloc(size));
+        let block = own.unwrap_or_else(|| heap::malloc(size));
         if !block.is_null() {
             self.in_use += bytes;
             self.live += 1;
@@ -112,12 +117,25 @@ impl CurrentRun {
         block
     }
 
+    /// A block of a planned or recorded run; `None` where the heap serves it.
+    fn of_plan(&mut self, bytes: u64) -> Option<*mut u8> {
+        match self.region.as_ref().map(|region| region.malloc(bytes)) {
+            Some(Ok(block)) => Some(block.as_ptr()),
+            Some(Err(place)) => {
+                self.unplanned += u64::from(place == Placement::Deviating);
+                None
+            }
+            None => self.recorded.as_mut().and_then(|run| run.malloc(bytes)),
+        }
+    }
+
     /// Frees a block of the run's own memory, and returns its size.
     fn free(&self, address: usize) -> Option<u64> {
-        match (&self.region, &self.recorded) {
-            (Some(region), _) => region.free(address),
-            (None, Some(run)) => run.regions.free(address),
-            (None, None) => None,
+        match (&self.allocator, &self.region, &self.recorded) {
+            (Some(own), _, _) => own.free(address),
+            (None, Some(region), _) => region.free(address),
+            (None, None, Some(run)) => run.regions.free(address),
+            (None, None, None) => None,
         }
     }
 
@@ -169,7 +187,9 @@ pub unsafe fn free(block: *mut u8) {
     if own.ok().flatten().is_some() {
         return;
     }
-    let mapped = region::free_anywhere(address).or_else(|| load::free(address));
+    let mapped = region::free_anywhere(address)
+        .or_else(|| served::free_anywhere(address))
+        .or_else(|| load::free(address));
     let size = mapped.unwrap_or_else(|| {
         // SAFETY: the block is in no region, so it comes from the heap; the caller promises the rest.
         unsafe {

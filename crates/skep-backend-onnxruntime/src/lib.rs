@@ -55,7 +55,7 @@ pub use find::{LIBRARY_VARIABLE, LibraryOrigin, LibrarySearch};
 pub use machine::channel_block;
 pub use open::{FindError, SearchFinding, SearchReport, SearchedPlace};
 pub use sessions::give_up_kept_sessions;
-use skep_alloc::Recording;
+use skep_alloc::{InvalidAllocator, Recording};
 use skep_backend::{
     Backend, BackendError, Capabilities, ErrorKind, FileInterface, InspectRequest, Inspection,
     LoadRequest, Model, ModelFile, OnnxReader, check_cpu, unknown_output_text,
@@ -430,13 +430,21 @@ impl OnnxRuntime {
             input_names,
             output_names,
             shapes: None,
-            plans: planning::plans(execution.memory_planner, self.runtime.arenas()),
+            plans: planning::plans(execution, self.runtime.arenas()).map_err(invalid_allocator)?,
             threads: options::busy_threads(execution, threads),
             starts_threads: setting.starts_threads(),
             bound: RunBound::default(),
             shapes_lie: AtomicBool::new(false),
         })
     }
+}
+
+/// The error for an allocator that a configuration names in vain.
+fn invalid_allocator(error: InvalidAllocator) -> BackendError {
+    BackendError::new(
+        ErrorKind::InvalidArgument,
+        format!("`parameters.allocator`: {error}"),
+    )
 }
 
 /// Why models in the library's own format have no baked form.

@@ -103,8 +103,8 @@ impl Model for OrtModel {
                 options: self.run_options().map_err(error::run)?,
                 is_set: AtomicBool::new(false),
             }),
+            runs: InstanceRuns::of(self.plans.as_ref())?,
             model: self,
-            runs: InstanceRuns::default(),
         }))
     }
 }
@@ -143,6 +143,18 @@ struct InstanceRuns {
     planned: PlannedRuns,
     /// CPU time of the last run, if it was measured.
     cpu_time: Option<Duration>,
+}
+
+impl InstanceRuns {
+    /// The runs of another instance of a model with these plans.
+    fn of(plans: Option<&RunPlans>) -> Result<Self, BackendError> {
+        let planned = plans.map(RunPlans::instance).transpose();
+        let planned = planned.map_err(|error| crate::invalid_allocator(error.into()))?;
+        Ok(Self {
+            planned: planned.unwrap_or_default(),
+            cpu_time: None,
+        })
+    }
 }
 
 /// An executable copy: it owns the memory of its runs, unless the session's arena does. A run's lists are on the stack.
@@ -313,6 +325,12 @@ impl OrtModel {
                 Some((plans, class)) => {
                     let beside = held.saturating_add(string_bytes(inputs));
                     let ran = runs.planned.run(plans, &class, (&self.bound, beside), run);
+                    if let Some(fault) = runs.planned.take_fault() {
+                        let name = plans.allocator().unwrap_or_default();
+                        tracing::error!(
+                            "allocator `{name}` broke its contract: {fault}. Runs of this instance take their memory from the heap from now on"
+                        );
+                    }
                     ran.map_err(error::of_run)
                 }
                 None => run(),

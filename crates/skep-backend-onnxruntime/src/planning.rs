@@ -5,9 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use skep_alloc::{ArenaPool, Recording, RunPlan, RunPlans, ShapeClass};
+use skep_alloc::{
+    AllocatorFactory, ArenaPool, InvalidAllocator, Recording, RunPlan, RunPlans, ShapeClass,
+};
 use skep_backend::OutputSlot;
-use skep_config::MemoryPlanner;
+use skep_config::{ExecutionOptions, MemoryPlanner};
 use skep_layout::plan_recording;
 use skep_planner::Budget;
 use skep_tensor::TensorView;
@@ -18,12 +20,25 @@ const PLANNING_NODES: u64 = 20_000;
 const PLANNING_TIME: Duration = Duration::from_millis(50);
 
 /// The plans of a model; `None` if ONNX Runtime places tensors by its own means.
-pub(crate) fn plans(planner: MemoryPlanner, pool: &Arc<ArenaPool>) -> Option<RunPlans> {
-    match planner {
+///
+/// # Errors
+/// [`InvalidAllocator`] if the options name an allocator that does not exist.
+pub(crate) fn plans(
+    execution: &ExecutionOptions,
+    pool: &Arc<ArenaPool>,
+) -> Result<Option<RunPlans>, InvalidAllocator> {
+    Ok(match execution.memory_planner {
         MemoryPlanner::Runtime => None,
         MemoryPlanner::Planned => Some(RunPlans::new(Some(plan), pool)),
         MemoryPlanner::Malloc => Some(RunPlans::new(None, pool)),
-    }
+        MemoryPlanner::Allocator => {
+            let name = execution.allocator.as_deref().unwrap_or_default();
+            Some(RunPlans::by_allocators(
+                AllocatorFactory::named(name)?,
+                pool,
+            ))
+        }
+    })
 }
 
 fn plan(recording: &Recording) -> Option<RunPlan> {

@@ -10,6 +10,7 @@ use skep_backend::{
     ErrorKind, Instance, Model, ModelFile, OutputSlot, RunMemory,
     conformance::{self, Graph, fp32, int64},
 };
+use skep_layout::allocator::AllocatorSpec;
 use skep_tensor::Tensor;
 use skep_types::{DataType, DeviceId, Shape};
 
@@ -110,14 +111,86 @@ fn runs_of_a_shape_are_recorded_once_and_then_planned() {
     assert_eq!(malloc, expected);
 }
 
+/// The configuration of an instance's own allocator.
+fn allocator(text: &str) -> String {
+    format!("parameters {{ key: 'allocator' value {{ string_value: '{text}' }} }}")
+}
+
+#[test]
+fn instances_may_have_allocators_of_their_own() {
+    let Some(backend) = library() else { return };
+    let saved = save(products());
+    let load = |pbtxt: &str| load(&backend, &saved.path, pbtxt);
+    let runtime = load(&planner("runtime")).expect("loads");
+    let mut runtime = instance(&runtime);
+    let more = [
+        "pytorch_caching:expandable_segments=true",
+        " bfc:limit=1GiB ",
+    ];
+    let all = AllocatorSpec::all()
+        .into_iter()
+        .map(|spec| spec.to_string());
+    for text in all.chain(more.map(str::to_owned)) {
+        let model = load(&allocator(&text)).expect("loads");
+        let (mut one, mut other) = (instance(&model), instance(&model));
+        for count in [1, 9, 4, 4, 9, 1] {
+            let x = rows(count);
+            let expected = run(&mut *runtime, &[&x]);
+            assert_eq!(run(&mut *one, &[&x]), expected, "{text}");
+            assert_eq!(run(&mut *other, &[&x]), expected, "{text}");
+        }
+        let memory = one.memory().expect("seen");
+        assert_eq!(
+            (memory.unplanned_runs, memory.planned_bytes),
+            (6, 0),
+            "{text}"
+        );
+        assert!(memory.reserved_bytes >= 4 * (64 + 80), "{text}: {memory:?}");
+    }
+    for (text, words) in [
+        (
+            "bcf",
+            "`parameters.allocator`: there is no allocator `bcf`, expected one of `bfc`, ",
+        ),
+        (
+            "bfc:limit=much",
+            "`parameters.allocator`: option `limit` of allocator `bfc` is `much`, expected ",
+        ),
+    ] {
+        let error = load(&allocator(text)).err().expect("no such allocator");
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        assert!(error.to_string().contains(words), "{error}");
+    }
+}
+
+#[test]
+fn a_run_gets_no_more_than_its_allocator_gives() {
+    let Some(backend) = library() else { return };
+    let saved = save(conformance::sized_by_value(true));
+    let model = load(&backend, &saved.path, &allocator("bfc:limit=1MiB")).expect("loads");
+    let mut instance = instance(&model);
+    let (fits, more) = (int64(&[1], &[50_000]), int64(&[1], &[300_000]));
+    for _ in 0..3 {
+        let error = instance
+            .execute(&[more.view()], &mut [OutputSlot::new(0)])
+            .expect_err("too much");
+        assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
+        let expected = "and its allocator gives no more (`allocator`)";
+        assert!(error.to_string().contains(expected), "{error}");
+        run(&mut *instance, &[&fits]);
+    }
+}
+
 /// With every planner, a run that needs more memory than there is ends with an error, and the process continues.
 #[test]
 fn runs_that_need_too_much_are_errors() {
     let Some(backend) = library() else { return };
     for computed in [false, true] {
         let saved = save(conformance::sized_by_value(computed));
-        for name in ["planned", "malloc", "runtime"] {
-            let model = load(&backend, &saved.path, &planner(name)).expect("loads");
+        let planners = ["planned", "malloc", "runtime"].map(planner);
+        let allocators = ["bfc", "skep"].map(allocator);
+        for pbtxt in planners.iter().chain(&allocators) {
+            let model = load(&backend, &saved.path, pbtxt).expect("loads");
             conformance::too_much_memory(&model);
         }
     }

@@ -2,10 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use skep_layout::allocator::{Allocator, BlockRequest, MemoryFigures};
+use skep_layout::allocator::{Allocator, BlockRequest, ContractFault, MemoryFigures};
 use skep_trace::{BlockId, TraceEvent};
 
-use crate::{SimulatedSource, SourceCalls, SourceOptions, histogram::Histogram};
+use crate::{
+    BenchSource, BlockUse, SimulatedSource, SourceCalls, SourceOptions, histogram::Histogram,
+};
 
 /// A clock in nanoseconds, from any beginning.
 pub type Clock<'a> = &'a dyn Fn() -> u64;
@@ -69,6 +71,8 @@ pub struct BenchFigures {
     pub measured: CallTimes,
     /// Where blocks lie.
     pub locality: Locality,
+    /// What using them took, on a source whose memory is used.
+    pub used: Option<BlockUse>,
     /// Event, bytes in use, bytes reserved: the curve over time, thinned out.
     pub curve: Vec<(u64, u64, u64)>,
     /// Where the first blocks lay, and when, for pictures.
@@ -93,11 +97,10 @@ const MOST_SPANS: usize = 20_000;
 
 /// An allocator that gets a trace.
 #[derive(Debug)]
-pub struct Bench {
+pub struct Bench<'a> {
     allocator: Box<dyn Allocator>,
-    source: SimulatedSource,
-    /// Address of each live block, and its place among the spans.
-    live: HashMap<BlockId, (u64, usize)>,
+    source: Box<dyn BenchSource + 'a>,
+    live: HashMap<BlockId, LiveBlock>,
     spans: Vec<BlockSpan>,
     last: Option<BlockId>,
     peak: MemoryFigures,
@@ -115,13 +118,28 @@ pub struct Bench {
     every: u64,
 }
 
-impl Bench {
+/// A block in use.
+#[derive(Clone, Copy, Debug)]
+struct LiveBlock {
+    address: u64,
+    bytes: u64,
+    /// Its place among the spans.
+    span: usize,
+}
+
+impl<'a> Bench<'a> {
     /// A bench with an allocator, over a simulated device.
     #[must_use]
     pub fn new(allocator: Box<dyn Allocator>, source: SourceOptions) -> Self {
+        Self::over(allocator, Box::new(SimulatedSource::new(source)))
+    }
+
+    /// A bench with an allocator, over any source.
+    #[must_use]
+    pub fn over(allocator: Box<dyn Allocator>, source: Box<dyn BenchSource + 'a>) -> Self {
         Self {
             allocator,
-            source: SimulatedSource::new(source),
+            source,
             live: HashMap::new(),
             spans: Vec::new(),
             last: None,
@@ -177,7 +195,7 @@ impl Bench {
         self.source.queue_work();
         let began = self.source.time_ns();
         let start = clock();
-        let placed = self.allocator.malloc(request, &mut self.source);
+        let placed = self.allocator.malloc(request, &mut *self.source);
         self.measured.add(clock().saturating_sub(start));
         self.simulated.add(whole(self.source.time_ns() - began));
         self.pass();
@@ -185,12 +203,23 @@ impl Bench {
             self.out_of_memory += 1;
             return;
         };
-        if let Some((other, _)) = self.last.and_then(|last| self.live.get(&last)) {
-            self.distances.0 += address.abs_diff(*other) as f64;
+        let before = self.last.and_then(|last| self.live.get(&last)).copied();
+        if let Some(before) = before {
+            self.distances.0 += address.abs_diff(before.address) as f64;
             self.distances.1 += 1;
         }
+        let before = before.map(|before| before.address..before.address + before.bytes);
+        self.source.use_blocks(address..address + bytes, before);
         self.last = Some(block);
-        self.live.insert(block, (address, self.spans.len()));
+        let span = self.spans.len();
+        self.live.insert(
+            block,
+            LiveBlock {
+                address,
+                bytes,
+                span,
+            },
+        );
         if self.spans.len() < MOST_SPANS {
             self.spans.push(BlockSpan {
                 start: self.events,
@@ -212,7 +241,7 @@ impl Bench {
     }
 
     fn free(&mut self, block: BlockId, clock: Clock<'_>) {
-        let Some((address, span)) = self.live.remove(&block) else {
+        let Some(LiveBlock { address, span, .. }) = self.live.remove(&block) else {
             return;
         };
         // Beyond the bound, all have the same place behind the last span.
@@ -224,7 +253,7 @@ impl Bench {
         }
         let began = self.source.time_ns();
         let start = clock();
-        let freed = self.allocator.free(address, &mut self.source);
+        let freed = self.allocator.free(address, &mut *self.source);
         self.measured.add(clock().saturating_sub(start));
         debug_assert!(freed.is_ok(), "a live block can be freed");
         self.simulated.add(whole(self.source.time_ns() - began));
@@ -243,6 +272,12 @@ impl Bench {
         self.allocator.figures()
     }
 
+    /// How the allocator broke its contract, if its answers are checked.
+    #[must_use]
+    pub fn fault(&self) -> Option<&ContractFault> {
+        self.allocator.fault()
+    }
+
     /// Frees what is left, and tells what came of all.
     #[must_use]
     pub fn finish(mut self) -> BenchFigures {
@@ -251,13 +286,13 @@ impl Bench {
             span.end = span.end.min(self.events);
         }
         let (calls, source_ns) = (self.source.calls(), self.source.time_ns());
-        let mut left: Vec<u64> = self.live.values().map(|(address, _)| *address).collect();
+        let mut left: Vec<u64> = self.live.values().map(|block| block.address).collect();
         left.sort_unstable();
         for address in left {
-            let freed = self.allocator.free(address, &mut self.source);
+            let freed = self.allocator.free(address, &mut *self.source);
             debug_assert!(freed.is_ok(), "a live block can be freed");
         }
-        self.allocator.trim(&mut self.source);
+        self.allocator.trim(&mut *self.source);
         // The source knows of peaks within a call, too.
         let peak_reserved = self.peak.reserved.max(self.source.peak());
         let (idle, largest) = self.free_at_peak;
@@ -283,6 +318,7 @@ impl Bench {
                 mean_distance: self.distances.0 / self.distances.1.max(1) as f64,
                 huge_pages: self.huge_pages.len() as u64,
             },
+            used: self.source.used(),
             curve: self.curve,
             spans: self.spans,
         }

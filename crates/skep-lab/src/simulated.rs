@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use skep_layout::allocator::{CHUNK_ALIGNMENT, Source};
 
-use crate::CostModel;
+use crate::{BenchSource, CostModel};
 
 /// How a simulated device is.
 #[derive(Clone, Debug, PartialEq)]
@@ -90,37 +90,6 @@ impl SimulatedSource {
         }
     }
 
-    /// Its calls so far.
-    #[must_use]
-    pub const fn calls(&self) -> SourceCalls {
-        self.calls
-    }
-
-    /// The most bytes that were given at once.
-    #[must_use]
-    pub const fn peak(&self) -> u64 {
-        self.peak
-    }
-
-    /// The time, in nanoseconds.
-    #[must_use]
-    pub const fn time_ns(&self) -> f64 {
-        self.now
-    }
-
-    /// The program queues an operator's work, and does not wait for it.
-    pub fn queue_work(&mut self) {
-        let CostModel {
-            work_ns, queue_ns, ..
-        } = self.options.cost;
-        self.busy_until = (self.busy_until.max(self.now) + work_ns).min(self.now + queue_ns);
-    }
-
-    /// A host's own time passes.
-    pub fn pass(&mut self, ns: f64) {
-        self.now += ns;
-    }
-
     fn fails(&mut self, bytes: u64) -> bool {
         self.asked += 1;
         let every = self.options.fail_every;
@@ -151,6 +120,31 @@ impl SimulatedSource {
 
     const fn pages(&self, range: &Range<u64>) -> f64 {
         ((range.end - range.start) / self.options.page) as f64
+    }
+}
+
+impl BenchSource for SimulatedSource {
+    fn queue_work(&mut self) {
+        let CostModel {
+            work_ns, queue_ns, ..
+        } = self.options.cost;
+        self.busy_until = (self.busy_until.max(self.now) + work_ns).min(self.now + queue_ns);
+    }
+
+    fn pass(&mut self, ns: f64) {
+        self.now += ns;
+    }
+
+    fn time_ns(&self) -> f64 {
+        self.now
+    }
+
+    fn calls(&self) -> SourceCalls {
+        self.calls
+    }
+
+    fn peak(&self) -> u64 {
+        self.peak
     }
 }
 

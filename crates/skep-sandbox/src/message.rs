@@ -19,7 +19,7 @@ use skep_ipc::{Malformed, MessageReader, MessageWriter};
 use skep_types::{DataType, Dims, ModelSignature, Shape, TensorSpec};
 
 /// Begins a conversation, so that other input to the worker is refused at once.
-const HELLO: &[u8] = b"skep worker 5";
+const HELLO: &[u8] = b"skep worker 6";
 
 /// The longest error text of a worker, in bytes.
 const MAX_TEXT_BYTES: usize = 16 << 10;
@@ -31,6 +31,8 @@ pub(crate) struct LoadTask {
     pub(crate) backend: String,
     /// The library that the server's backend opened.
     pub(crate) library: Option<Vec<u8>>,
+    /// The library of the model's allocator, with the name that its configuration uses.
+    pub(crate) allocator: Option<AllocatorLibrary>,
     pub(crate) model: String,
     /// The path of the model's file; empty for a model without one.
     pub(crate) path: Vec<u8>,
@@ -46,6 +48,14 @@ pub(crate) struct LoadTask {
     pub(crate) inter_op_threads: Option<u32>,
     /// The encoded protobuf message of the configuration.
     pub(crate) config: Vec<u8>,
+}
+
+/// A library of allocators.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AllocatorLibrary {
+    /// Its name in configurations.
+    pub(crate) name: String,
+    pub(crate) path: Vec<u8>,
 }
 
 /// Where the worker finds weights: the cache, and the tensor store, whose connection comes with the message.
@@ -230,6 +240,10 @@ impl LoadTask {
         writer.bytes(HELLO);
         writer.bytes(self.backend.as_bytes());
         writer.option(self.library.as_deref(), MessageWriter::bytes);
+        writer.option(self.allocator.as_ref(), |writer, library| {
+            writer.bytes(library.name.as_bytes());
+            writer.bytes(&library.path);
+        });
         writer.bytes(self.model.as_bytes());
         writer.bytes(&self.path);
         writer.option(self.weights.as_ref(), |writer, kept| kept.encode(writer));
@@ -248,6 +262,12 @@ impl LoadTask {
         Ok(Self {
             backend: reader.text()?.to_owned(),
             library: reader.option(MessageReader::bytes)?.map(<[u8]>::to_vec),
+            allocator: reader.option(|reader| {
+                Ok(AllocatorLibrary {
+                    name: reader.text()?.to_owned(),
+                    path: reader.bytes()?.to_vec(),
+                })
+            })?,
             model: reader.text()?.to_owned(),
             path: reader.bytes()?.to_vec(),
             weights: reader.option(WeightLocations::decode)?,
@@ -434,6 +454,7 @@ fn write_memory(writer: &mut MessageWriter, memory: &RunMemory) {
         recorded_runs,
         deviated_runs,
         unplanned_runs,
+        reserved_bytes,
     } = *memory;
     for number in [
         planned_bytes,
@@ -443,6 +464,7 @@ fn write_memory(writer: &mut MessageWriter, memory: &RunMemory) {
         recorded_runs,
         deviated_runs,
         unplanned_runs,
+        reserved_bytes,
     ] {
         writer.u64(number);
     }
@@ -457,6 +479,7 @@ fn read_memory(reader: &mut MessageReader<'_>) -> Result<RunMemory, Malformed> {
         recorded_runs: reader.u64()?,
         deviated_runs: reader.u64()?,
         unplanned_runs: reader.u64()?,
+        reserved_bytes: reader.u64()?,
     })
 }
 

@@ -6,8 +6,8 @@ use skep_ipc::MessageWriter;
 use skep_types::{DataType, Dims, ModelSignature, Shape, TensorSpec};
 
 use super::{
-    BakeTask, FormFiles, FromWorker, KINDS, LoadTask, MAX_TEXT_BYTES, SharedTensor, ToWorker,
-    WeightLocations, WorkerModel,
+    AllocatorLibrary, BakeTask, FormFiles, FromWorker, KINDS, LoadTask, MAX_TEXT_BYTES,
+    SharedTensor, ToWorker, WeightLocations, WorkerModel,
 };
 
 fn place(dims: &[usize]) -> SharedTensor {
@@ -23,6 +23,10 @@ fn requests() -> Vec<ToWorker> {
     let load = LoadTask {
         backend: "mock".to_owned(),
         library: Some(b"/lib/\xff.so".to_vec()),
+        allocator: Some(AllocatorLibrary {
+            name: "mine".to_owned(),
+            path: b"/lib/libmine\xff.so".to_vec(),
+        }),
         model: "m".to_owned(),
         path: Vec::new(),
         weights: Some(WeightLocations {
@@ -76,6 +80,7 @@ fn answers() -> Vec<FromWorker> {
         recorded_runs: 5,
         deviated_runs: 6,
         unplanned_runs: u64::MAX,
+        reserved_bytes: 8,
     });
     let error = BackendError::new(ErrorKind::InvalidModel, "no `x`");
     let answers = vec![

@@ -28,7 +28,10 @@ use crate::{
     cancel::Cancel,
     channel::Channel,
     conversation::Conversation,
-    message::{BakeTask, FormFiles, FromWorker, LoadTask, ToWorker, WeightLocations, WorkerModel},
+    message::{
+        AllocatorLibrary, BakeTask, FormFiles, FromWorker, LoadTask, ToWorker, WeightLocations,
+        WorkerModel,
+    },
     process::Process,
     signature,
 };
@@ -90,6 +93,13 @@ impl Starter {
                 budget_bytes: weights.cache.budget_bytes(),
                 random_order: weights.order != LoadOrder::Fixed,
             }),
+            allocator: execution.allocator.as_deref().and_then(|text| {
+                let (name, path) = skep_alloc::library_of(text)?;
+                Some(AllocatorLibrary {
+                    name,
+                    path: path.into_os_string().into_encoded_bytes(),
+                })
+            }),
             threads: u32::try_from(request.threads.get()).unwrap_or(u32::MAX),
             intra_op_threads: execution.intra_op_threads,
             inter_op_threads: execution.inter_op_threads,
@@ -120,6 +130,7 @@ impl Starter {
             load: LoadTask {
                 backend: backend.name().to_owned(),
                 library: library.map(|path| path.as_os_str().as_bytes().to_vec()),
+                allocator: None,
                 model: model.to_owned(),
                 path: path.as_os_str().as_bytes().to_vec(),
                 weights: None,
@@ -404,6 +415,7 @@ mod tests {
             load: LoadTask {
                 backend: "mock".to_owned(),
                 library: None,
+                allocator: None,
                 model: "m".to_owned(),
                 path: Vec::new(),
                 weights: None,

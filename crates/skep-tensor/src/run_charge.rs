@@ -49,6 +49,8 @@ pub enum Limit {
     Machine(u64),
     /// The rest of the node's memory for requests, in bytes.
     Node(u64),
+    /// The instance's own allocator, which gave no more.
+    Allocator,
 }
 
 /// A bound refused a run's memory.
@@ -72,6 +74,7 @@ impl fmt::Display for RunRefused {
             Limit::Machine(left) => {
                 write!(f, "and the machine or its control group has {left} left")
             }
+            Limit::Allocator => write!(f, "and its allocator gives no more (`allocator`)"),
             Limit::Node(left) => write!(
                 f,
                 "and {left} are left of the memory for requests (`--max-request-memory`)"

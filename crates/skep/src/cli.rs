@@ -108,6 +108,9 @@ pub(crate) enum Command {
     /// Run as a worker process of a server (started by the server itself)
     #[command(name = skep_sandbox::COMMAND, hide = true)]
     Sandbox,
+    /// Replay a trace over a plug-in (started by `skep replay` itself)
+    #[command(name = crate::commands::replay::plugin::COMMAND, hide = true)]
+    ReplayPlugin,
     /// Keep one copy of weights on a node, for all its processes
     Store(StoreArgs),
 }

@@ -2,6 +2,7 @@
 // They panic without a reader; `output` has others.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+mod allocator_libraries;
 mod axis;
 mod backends;
 mod cli;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         cli::Command::Replay(args) => commands::replay::run(&args),
         cli::Command::Trace(args) => commands::trace::run(&args),
         cli::Command::Sandbox => commands::sandbox::run(),
+        cli::Command::ReplayPlugin => commands::replay::plugin::run(),
         cli::Command::Store(args) => commands::store::run(args),
     };
     outcome.unwrap_or_else(|error| match error.downcast_ref::<OutputError>() {

@@ -6,6 +6,7 @@ use skep_layout::{Recording, RunPlan};
 use skep_tensor::{RunCharge, RunRefused};
 
 use crate::{
+    RunAllocator,
     region::Region,
     scope::{self, CurrentRun},
 };
@@ -19,6 +20,8 @@ pub enum RunMode<'a> {
     Record,
     /// The places of a plan.
     Replay(&'a Arc<RunPlan>),
+    /// An allocator.
+    Allocator(&'a RunAllocator),
 }
 
 /// The report of a run.
@@ -82,17 +85,18 @@ impl Arena {
         run: impl FnOnce() -> T,
     ) -> (T, RunReport) {
         let mut without_plan = None;
-        let (mut region, mut recorded) = (None, None);
+        let mut current = CurrentRun::new(std::mem::take(charge));
         match how {
             RunMode::Heap => {}
-            RunMode::Record => recorded = Some(Box::default()),
+            RunMode::Record => current.recorded = Some(Box::default()),
             RunMode::Replay(plan) => {
-                region = self.prepare(plan);
-                without_plan = region.is_none().then_some(0);
+                current.region = self.prepare(plan);
+                without_plan = current.region.is_none().then_some(0);
             }
+            RunMode::Allocator(own) => current.allocator = Some(Arc::clone(own.get())),
         }
-        let taken = std::mem::take(charge);
-        let installed = InstalledRun::enter(CurrentRun::new(region.clone(), recorded, taken));
+        let region = current.region.clone();
+        let installed = InstalledRun::enter(current);
         let result = run();
         let mut run = installed.leave();
         *charge = std::mem::take(&mut run.charge);

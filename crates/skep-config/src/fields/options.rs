@@ -44,6 +44,8 @@ pub enum MemoryPlanner {
     Malloc,
     /// Where the runtime's own allocator puts them.
     Runtime,
+    /// Where the instance's own allocator puts them (`allocator`).
+    Allocator,
 }
 
 /// Where the instances of a model run (`isolation`).
@@ -100,9 +102,11 @@ pub struct ExecutionOptions {
     pub graph_optimization: GraphOptimization,
     /// Where intermediate tensors lie.
     pub memory_planner: MemoryPlanner,
+    /// The allocator of each instance, with its options; with [`MemoryPlanner::Allocator`].
+    pub allocator: Option<String>,
     /// Whether they come from the runtime's arena; only with [`MemoryPlanner::Runtime`].
     pub memory_arena: bool,
-    /// Whether the runtime lays them out in advance; never with [`MemoryPlanner::Planned`].
+    /// Whether the runtime lays them out in advance; only with [`MemoryPlanner::Runtime`] and [`MemoryPlanner::Malloc`].
     pub memory_pattern: bool,
     /// Whether the arena releases unused memory after every run.
     pub arena_shrinkage: bool,
@@ -155,6 +159,9 @@ pub struct MockOptions {
     pub echo_parameters: bool,
 }
 
+/// The key of an instance's own allocator.
+pub(crate) const ALLOCATOR: &str = "allocator";
+
 const PATTERN: &str = "enable_mem_pattern";
 
 /// Keys that tell the runtime's own arena how to place intermediate tensors.
@@ -201,9 +208,11 @@ impl ParameterValues<'_> {
             },
             graph_optimization: GraphOptimization::All,
             memory_planner,
+            allocator: (memory_planner == MemoryPlanner::Allocator)
+                .then(|| self.get(ALLOCATOR).to_owned()),
             memory_arena: memory_planner == MemoryPlanner::Runtime && self.bool("enable_mem_arena"),
             memory_pattern: match memory_planner {
-                MemoryPlanner::Planned => false,
+                MemoryPlanner::Planned | MemoryPlanner::Allocator => false,
                 MemoryPlanner::Malloc => self.0.contains_key(PATTERN) && self.bool(PATTERN),
                 MemoryPlanner::Runtime => self.bool(PATTERN),
             },
@@ -217,11 +226,14 @@ impl ParameterValues<'_> {
         }
     }
 
-    /// The planner that the map names. Without one, keys about the runtime's arena choose the runtime. Operators that
+    /// The planner that the map names, unless it names an allocator. Without either, keys about the runtime's arena choose the runtime. Operators that
     /// run in parallel always do, because their allocations have no order.
     pub(crate) fn memory_planner(&self) -> MemoryPlanner {
         if self.get("execution_mode") == "1" {
             return MemoryPlanner::Runtime;
+        }
+        if !self.get(ALLOCATOR).is_empty() {
+            return MemoryPlanner::Allocator;
         }
         match self.0.get("memory_planner").map(|value| value.trim()) {
             Some("malloc") => MemoryPlanner::Malloc,

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::options::{
-    ExecutionOptions, Isolation, MemoryPlanner, MockOptions, ParameterValues, RUNTIME_MEMORY,
-    RunLimits,
+    ALLOCATOR, ExecutionOptions, Isolation, MemoryPlanner, MockOptions, ParameterValues,
+    RUNTIME_MEMORY, RunLimits,
 };
 use super::residency::ModelResidency;
 use crate::{
@@ -64,35 +64,44 @@ impl Parameters {
     }
 }
 
+/// The key of the memory planner.
+const PLANNER: &str = "memory_planner";
+
 /// A key of the runtime's arena that by itself does not choose `memory_planner` `runtime`.
 const INITIALIZERS_ASIDE: &str = "session.use_device_allocator_for_initializers";
 
 /// The keys about memory that have no effect under the chosen memory planner.
 fn overruled_by_planner(map: &BTreeMap<String, String>, chosen: MemoryPlanner) -> Vec<Notice> {
-    let written = map.get("memory_planner").map(|value| value.trim());
+    let value = |key: &str| map.get(key).map(|value| value.trim());
+    let written = value(PLANNER);
     if chosen == MemoryPlanner::Runtime {
-        return match written {
-            None | Some("runtime") => Vec::new(),
-            Some(written) => vec![Notice::new(
-                "parameters.memory_planner",
-                format!(
-                    "`{written}` has no effect with `execution_mode` 1, where allocations have no fixed order"
-                ),
-            )],
-        };
+        let overruled = [
+            (PLANNER, written.filter(|planner| *planner != "runtime")),
+            (ALLOCATOR, value(ALLOCATOR).filter(|name| !name.is_empty())),
+        ];
+        let overruled = overruled
+            .into_iter()
+            .filter_map(|(key, value)| Some((key, value?)));
+        return overruled
+            .map(|(key, value)| {
+                let text = format!(
+                    "`{value}` has no effect with `execution_mode` 1, where allocations have no fixed order"
+                );
+                Notice::new(format!("parameters.{key}"), text)
+            })
+            .collect();
     }
-    let planner = written.unwrap_or("planned");
+    let by = match chosen {
+        MemoryPlanner::Allocator => "`allocator`".to_owned(),
+        _ => format!("`memory_planner` `{}`", written.unwrap_or("planned")),
+    };
     RUNTIME_MEMORY
         .iter()
         .chain([&INITIALIZERS_ASIDE])
+        .chain((chosen == MemoryPlanner::Allocator).then_some(&PLANNER))
         .filter(|key| map.contains_key(**key))
         .filter(|key| chosen != MemoryPlanner::Malloc || **key != "enable_mem_pattern")
-        .map(|key| {
-            Notice::new(
-                format!("parameters.{key}"),
-                format!("no effect with `memory_planner` `{planner}`"),
-            )
-        })
+        .map(|key| Notice::new(format!("parameters.{key}"), format!("no effect with {by}")))
         .collect()
 }
 

@@ -58,6 +58,7 @@ fn without_keys_everything_has_its_default() {
         execution_mode: ExecutionMode::Sequential,
         graph_optimization: GraphOptimization::All,
         memory_planner: MemoryPlanner::Planned,
+        allocator: None,
         memory_arena: false,
         memory_pattern: false,
         arena_shrinkage: false,
@@ -94,6 +95,7 @@ fn every_key_of_onnx_runtime_reaches_its_option() {
         execution_mode: ExecutionMode::Parallel,
         graph_optimization: GraphOptimization::All,
         memory_planner: MemoryPlanner::Runtime,
+        allocator: None,
         memory_arena: false,
         memory_pattern: false,
         arena_shrinkage: true,
@@ -352,6 +354,24 @@ fn the_memory_planner_is_chosen_by_all_its_keys() {
         )
     );
     assert_eq!(chosen(&[aside, arena]).2, [""; 0]);
+    let allocator = ("allocator", "bfc");
+    assert_eq!(
+        chosen(&[allocator]),
+        (MemoryPlanner::Allocator, (false, false), vec![])
+    );
+    assert_eq!(
+        chosen(&[allocator, planner("malloc"), arena]).2,
+        [
+            "`parameters.enable_mem_arena`: no effect with `allocator`",
+            "`parameters.memory_planner`: no effect with `allocator`"
+        ]
+    );
+    assert_eq!(
+        chosen(&[allocator, parallel]).2,
+        [
+            "`parameters.allocator`: `bfc` has no effect with `execution_mode` 1, where allocations have no fixed order"
+        ]
+    );
     let (planner, own, notices) = chosen(&[planner("malloc"), parallel]);
     assert_eq!((planner, own), (Runtime, (true, true)));
     assert_eq!(

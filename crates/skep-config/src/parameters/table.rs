@@ -110,6 +110,8 @@ pub const PARAMETERS: &[ParameterSpec] = parameters! {
         "0: operators run one after another, 1: independent operators run in parallel";
     "memory_planner", ParameterType::OneOf(&["planned", "malloc", "runtime"]), "planned", ORT,
         "how intermediate tensors get their memory: `planned`, in arenas that the runs of all models use in turn, at offsets planned from a recorded run with the same shapes; `malloc`, one allocation for each tensor; `runtime`, by ONNX Runtime's own methods, which the next three keys set. If one of these three is given and this key is not: `runtime`. With `execution_mode` 1: always `runtime`. See [memory-planning.md](memory-planning.md)";
+    "allocator", ParameterType::Text, "", ORT,
+        "the allocator of each instance's intermediate tensors, with its options, as in `bfc` or `pytorch_caching:max_split_size=20MiB`; or the name of a library that the server was started with (`--allocator-library`). `memory_planner` has no effect then. With `execution_mode` 1: no effect. When absent, as `memory_planner` says. See [allocators.md](allocators.md)";
     "enable_mem_arena", ParameterType::Bool, "1", ORT,
         "with `memory_planner` `runtime`: whether intermediate tensors come from an arena that keeps its memory between runs";
     "enable_mem_pattern", ParameterType::Bool, "1", ORT,

@@ -41,7 +41,8 @@ use skep_weights::{BakingPolicy, WeightSource};
 use crate::{
     channel::Channel,
     message::{
-        BakeTask, FromWorker, LoadTask, SharedTensor, ToWorker, WeightLocations, WorkerModel,
+        AllocatorLibrary, BakeTask, FromWorker, LoadTask, SharedTensor, ToWorker, WeightLocations,
+        WorkerModel,
     },
 };
 use outputs::OutputMemory;
@@ -231,6 +232,11 @@ fn with_request<T>(
     let weights = weights.map(|kept| weights_of(load, kept, descriptors.next()));
     let weights = weights.transpose()?.flatten();
     let backend = open(opening(load))?;
+    if let Some(AllocatorLibrary { name, path }) = &load.allocator {
+        let path = Path::new(OsStr::from_bytes(path));
+        skep_alloc::add_library(name, path)
+            .map_err(|error| BackendError::new(ErrorKind::Unavailable, error.to_string()))?;
+    }
     let name = ModelName::new(&load.model).map_err(|e| invalid(e.to_string()))?;
     let mut context = ConfigContext::new(&name);
     context.intra_op_threads = load.intra_op_threads;

@@ -83,7 +83,8 @@ pub(super) fn of(load: &LoadTask) -> Reach {
     );
     let named = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
     reach.read.extend(env::split_paths(&named));
-    if let Some(library) = &load.library {
+    let allocator = load.allocator.as_ref().map(|library| &library.path);
+    for library in [load.library.as_ref(), allocator].into_iter().flatten() {
         let library = path(library);
         // Its other libraries lie beside it: beside the link and beside the file. Not the whole directory, which may be
         // a home directory.

@@ -90,6 +90,7 @@ impl Fixture {
         of(&LoadTask {
             backend: "embedded".to_owned(),
             library: Some(bytes("lib.so")),
+            allocator: None,
             model: "m".to_owned(),
             path: bytes("m/1/model.onnx"),
             weights: (!bakes).then(|| WeightLocations {

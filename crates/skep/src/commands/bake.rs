@@ -10,6 +10,7 @@ use skep_types::ModelVersion;
 use skep_weights::WeightSource;
 
 use crate::{
+    allocator_libraries::AllocatorLibraries,
     axis, backends,
     colour::{Colour, Colours},
     commands::sandbox,
@@ -32,6 +33,8 @@ pub(crate) struct BakeArgs {
     /// As for `skep serve`
     #[arg(long, value_name = "PATH")]
     onnxruntime_library: Option<PathBuf>,
+    #[command(flatten)]
+    allocators: AllocatorLibraries,
     /// As for `skep serve`
     #[arg(long)]
     gpu_as_cpu: bool,
@@ -53,6 +56,7 @@ pub(crate) fn run(args: &BakeArgs) -> anyhow::Result<ExitCode> {
         bail!("there is no cache to bake into\n  try: skep bake --weight-cache DIR MODEL");
     };
     let options = options(args.gpu_as_cpu, Some(in_process(cache)));
+    args.allocators.open()?;
     let backends = backends::all(args.onnxruntime_library.clone(), false)?;
     let (mut models, mut empty) = (Vec::new(), false);
     for path in &args.models {

@@ -12,6 +12,7 @@ use skep_runtime::{
 use skep_types::ModelName;
 
 use crate::{
+    allocator_libraries::AllocatorLibraries,
     backends,
     colour::{Colour, Colours},
     commands::{sandbox, serve},
@@ -63,6 +64,8 @@ pub(crate) struct CheckArgs {
     /// As for `skep serve`
     #[arg(long, value_name = "PATH")]
     onnxruntime_library: Option<PathBuf>,
+    #[command(flatten)]
+    allocators: AllocatorLibraries,
     /// As for `skep serve`
     #[arg(long)]
     allow_backend_fallback: bool,
@@ -96,6 +99,7 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         request_memory: None,
         sandbox_load_limit: Some(sandbox::DEFAULT_LOAD_LIMIT),
     };
+    args.allocators.open()?;
     let library = args.onnxruntime_library.clone();
     let backends = backends::all(library, args.allow_backend_fallback)?;
     let checks = skep_runtime::check(&repository, &names, &options, &backends, args.load);

@@ -10,8 +10,9 @@ use crate::metrics::text::{MetricLabels, MetricsText};
 type MemoryFigure = fn(&RunMemory) -> u64;
 
 /// Memory of intermediate tensors, in bytes: kind, figure.
-const RUN_MEMORY: [(&str, MemoryFigure); 3] = [
+const RUN_MEMORY: [(&str, MemoryFigure); 4] = [
     ("planned", |memory| memory.planned_bytes),
+    ("reserved", |memory| memory.reserved_bytes),
     ("saved", |memory| memory.saved_bytes),
     ("used", |memory| memory.used_bytes),
 ];
@@ -42,10 +43,16 @@ pub(super) fn of_runs(text: &mut MetricsText, rows: &[VersionFigures]) {
         "gauge",
     )
     .line(&MetricLabels::default(), skep_alloc::reserved_bytes());
+    text.family(
+        "skep_allocator_reserved_bytes",
+        "Memory that instances' own allocators have from the system, in bytes, without those of worker processes",
+        "gauge",
+    )
+    .line(&MetricLabels::default(), skep_alloc::allocator_bytes());
     let families = [
         (
             "skep_run_memory_bytes",
-            "Intermediate tensors of an instance's last run, in bytes: needed by its plan, saved by the plan, used at most",
+            "Intermediate tensors of an instance's last run, in bytes: needed by its plan, saved by the plan, used at most, reserved by the instance's own allocator after it",
             "gauge",
             "kind",
             &RUN_MEMORY[..],

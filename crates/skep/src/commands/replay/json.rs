@@ -1,27 +1,34 @@
 //! The figures as one JSON document.
 
 use serde_json::{Map, Value, json};
-use skep_lab::{BenchFigures, CallTimes, SourceOptions};
+use skep_lab::{BenchFigures, CallTimes};
 
-use super::study::{AllocatorRow, TraceStudy};
+use super::{
+    lab_source::{SourceKind, SourceSetting},
+    study::{AllocatorRow, TraceStudy},
+};
 use crate::origin;
 
 /// An object for one trace; with several, an object whose member `traces` lists them.
-pub(super) fn document(studies: &[TraceStudy], source: &SourceOptions, command: &str) -> String {
+pub(super) fn document(studies: &[TraceStudy], source: &SourceSetting, command: &str) -> String {
     let mut traces: Vec<Map<String, Value>> = studies.iter().map(trace).collect();
     let mut document = match traces.len() {
         1 => traces.remove(0),
         _ => Map::from_iter([("traces".to_owned(), json!(traces))]),
     };
     let costs: Map<String, Value> = source
+        .simulated
         .cost
         .entries()
         .into_iter()
         .map(|(name, value)| (name.to_owned(), json!(value)))
         .collect();
-    document.insert("cost".to_owned(), json!(costs));
-    document.insert("page".to_owned(), json!(source.page));
-    document.insert("limit".to_owned(), json!(source.limit));
+    document.insert("source".to_owned(), json!(source.kind.name()));
+    if source.kind == SourceKind::Simulated {
+        document.insert("cost".to_owned(), json!(costs));
+        document.insert("page".to_owned(), json!(source.simulated.page));
+    }
+    document.insert("limit".to_owned(), json!(source.simulated.limit));
     document.insert("version".to_owned(), json!(origin::VERSION));
     document.insert("command".to_owned(), json!(command));
     format!("{:#}", Value::Object(document))
@@ -34,6 +41,10 @@ fn trace(study: &TraceStudy) -> Map<String, Value> {
         .map(|(what, count)| (what.to_owned(), json!(count)))
         .collect();
     let optimum = study.optimum.as_ref();
+    let rows = study.rows.iter().map(|row| allocator(study, row));
+    let failed = study.failed.iter();
+    let failed = failed.map(|row| json!({ "name": row.name, "error": row.why }));
+    let allocators: Vec<Value> = rows.chain(failed).collect();
     let members = json!({
         "trace": study.name,
         "events": study.events,
@@ -42,7 +53,7 @@ fn trace(study: &TraceStudy) -> Map<String, Value> {
         "peak_live": study.peak_live,
         "optimum": optimum.map(|optimum| optimum.bytes),
         "optimum_lower_bound": optimum.map(|optimum| optimum.lower_bound),
-        "allocators": study.rows.iter().map(|row| allocator(study, row)).collect::<Vec<_>>(),
+        "allocators": allocators,
     });
     match members {
         Value::Object(members) => members,
@@ -67,6 +78,7 @@ fn allocator(study: &TraceStudy, row: &AllocatorRow) -> Value {
         simulated,
         measured,
         locality,
+        used,
         curve: _,
         spans: _,
     } = &row.figures;
@@ -96,5 +108,12 @@ fn allocator(study: &TraceStudy, row: &AllocatorRow) -> Value {
         "measured_ns": times(*measured),
         "mean_distance": locality.mean_distance,
         "huge_pages": locality.huge_pages,
+        "use": used.map(|used| json!({
+            "ns": used.ns,
+            "bytes": used.bytes,
+            "cache_misses": used.events.cache_misses,
+            "tlb_misses": used.events.tlb_misses,
+            "page_faults": used.events.page_faults,
+        })),
     })
 }

@@ -2,12 +2,15 @@
 //!
 //! ```text
 //! TRACE ---> events ---> a bench for each allocator ---> table, JSON, CSV, page
+//!                  |\--> a process for each plug-in
 //!                   \--> lifetimes ---> the planner: the offline optimum
 //! ```
 
 mod catalogue;
 mod json;
+mod lab_source;
 mod page;
+pub(crate) mod plugin;
 mod show;
 mod study;
 
@@ -18,7 +21,11 @@ use clap::{Args, ValueEnum};
 use skep_lab::{CostModel, SourceOptions};
 use skep_layout::allocator::AllocatorSpec;
 
-use self::study::TraceStudy;
+use self::{
+    lab_source::{SourceKind, SourceSetting},
+    plugin::PluginChoice,
+    study::{ChosenAllocators, TraceStudy},
+};
 use crate::{
     flag_values, origin,
     output::{self, errln, out, outln},
@@ -31,7 +38,7 @@ pub(crate) struct ReplayArgs {
     #[arg(value_name = "TRACE", required_unless_present = "list")]
     trace: Vec<PathBuf>,
     /// An allocator, with options as in pytorch_caching:max_split_size=20MiB; `all` for all of them, `planned` for the
-    /// offline optimum replayed. May be given several times [default: all]
+    /// offline optimum replayed, ./libmine.so for one of your own. May be given several times [default: all]
     #[arg(long, value_name = "NAME[:OPTION=VALUE,...]", value_parser = Choice::read)]
     allocator: Vec<Choice>,
     /// List all allocators and their options
@@ -40,9 +47,15 @@ pub(crate) struct ReplayArgs {
     /// Bytes of the device, as in 8G [default: as many as are asked for]
     #[arg(long, value_name = "BYTES", value_parser = flag_values::size)]
     limit: Option<u64>,
-    /// The device whose pages and costs are imagined
-    #[arg(long, value_name = "DEVICE", default_value = "host")]
-    device: DeviceKind,
+    /// The device whose pages and costs are imagined [default: host]
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<DeviceKind>,
+    /// Where memory comes from: an imagined device, or real memory, whose calls are timed
+    #[arg(long, value_name = "SOURCE", default_value = "simulated")]
+    source: SourceKind,
+    /// Write each new block and read the one before it, and count page faults, cache and TLB misses. Needs real memory
+    #[arg(long)]
+    use_blocks: bool,
     /// A cost of the device's calls, as in take_ns=80000; may be given several times. `--list` shows all
     #[arg(long, value_name = "NAME=NUMBER")]
     cost: Vec<String>,
@@ -69,6 +82,7 @@ enum Choice {
     All,
     Planned,
     One(AllocatorSpec),
+    Plugin(PluginChoice),
 }
 
 /// The name of the replayed optimum.
@@ -79,9 +93,10 @@ impl Choice {
         match text {
             "all" => Ok(Self::All),
             PLANNED => Ok(Self::Planned),
+            _ if let Some(plugin) = PluginChoice::read(text) => Ok(Self::Plugin(plugin)),
             _ => match text.parse() {
                 Ok(spec) => Ok(Self::One(spec)),
-                Err(error) => Err(format!("{error}")),
+                Err(error) => Err(format!("{error}, or a library such as `./libmine.so`")),
             },
         }
     }
@@ -115,22 +130,15 @@ impl DeviceKind {
 
 pub(crate) fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     output::check("--html", args.html.as_deref())?;
-    let mut source = args.device.options();
-    source.limit = args.limit;
-    source.fail_every = args.fail_every;
-    for cost in &args.cost {
-        if let Err(error) = source.cost.set(cost) {
-            bail!("--cost: {error}");
-        }
-    }
+    let source = source_setting(args)?;
     if args.list {
-        out!("{}", catalogue::text(&source.cost))?;
+        out!("{}", catalogue::text(&source.simulated.cost))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let (specs, with_plan) = chosen(&args.allocator);
+    let chosen = chosen(&args.allocator);
     let mut studies = Vec::new();
     for path in &args.trace {
-        let study = TraceStudy::new(path, &specs, with_plan, &source, args.budget)?;
+        let study = TraceStudy::new(path, &chosen, &source, args.budget)?;
         for (what, count) in study.unmatched.iter() {
             errln!("warning: {}: {what}: {count}", study.name);
         }
@@ -155,11 +163,45 @@ pub(crate) fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
             out!("{}", show::text(study))?;
         }
     }
-    Ok(ExitCode::SUCCESS)
+    let mut failed = studies.iter().flat_map(|study| &study.failed).peekable();
+    let outcome = match failed.peek() {
+        None => ExitCode::SUCCESS,
+        Some(_) => ExitCode::FAILURE,
+    };
+    for row in failed {
+        errln!("error: {}: {}", row.name, row.why);
+    }
+    Ok(outcome)
+}
+
+/// The sources that the flags describe.
+fn source_setting(args: &ReplayArgs) -> anyhow::Result<SourceSetting> {
+    let is_imagined = args.source == SourceKind::Simulated;
+    if !is_imagined && (args.device.is_some() || !args.cost.is_empty()) {
+        bail!(
+            "--device and --cost describe an imagined device, and --source {} is a real one: leave them out",
+            args.source.name()
+        );
+    }
+    let mut simulated = args.device.unwrap_or(DeviceKind::Host).options();
+    simulated.limit = args.limit;
+    simulated.fail_every = args.fail_every;
+    for cost in &args.cost {
+        if let Err(error) = simulated.cost.set(cost) {
+            bail!("--cost: {error}");
+        }
+    }
+    let setting = SourceSetting {
+        kind: args.source,
+        simulated,
+        use_blocks: args.use_blocks,
+    };
+    setting.check()?;
+    Ok(setting)
 }
 
 /// The allocators, each once, and whether the optimum is replayed too.
-fn chosen(choices: &[Choice]) -> (Vec<AllocatorSpec>, bool) {
+fn chosen(choices: &[Choice]) -> ChosenAllocators {
     let all = [Choice::All];
     let choices = if choices.is_empty() {
         &all[..]
@@ -167,6 +209,7 @@ fn chosen(choices: &[Choice]) -> (Vec<AllocatorSpec>, bool) {
         choices
     };
     let mut specs: Vec<AllocatorSpec> = Vec::new();
+    let mut plugins: Vec<PluginChoice> = Vec::new();
     let mut with_plan = false;
     let mut add = |spec: AllocatorSpec| {
         if !specs.contains(&spec) {
@@ -178,10 +221,16 @@ fn chosen(choices: &[Choice]) -> (Vec<AllocatorSpec>, bool) {
             Choice::All => AllocatorSpec::all().into_iter().for_each(&mut add),
             Choice::Planned => {}
             Choice::One(spec) => add(spec.clone()),
+            Choice::Plugin(plugin) if plugins.contains(plugin) => {}
+            Choice::Plugin(plugin) => plugins.push(plugin.clone()),
         }
         with_plan |= matches!(choice, Choice::All | Choice::Planned);
     }
-    (specs, with_plan)
+    ChosenAllocators {
+        specs,
+        plugins,
+        with_plan,
+    }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -199,12 +248,16 @@ mod tests {
     #[test]
     fn allocators_are_chosen_once() {
         let read = |text: &str| Choice::read(text).expect("valid");
-        let (specs, with_plan) = chosen(&[]);
-        assert_eq!((specs.len(), with_plan), (AllocatorSpec::all().len(), true));
-        let (specs, with_plan) = chosen(&[read("bfc"), read("bfc"), read("bfc:limit=1MiB")]);
-        assert_eq!((specs.len(), with_plan), (2, false));
-        let (specs, with_plan) = chosen(&[read("bfc"), read("planned")]);
-        assert_eq!((specs.len(), with_plan), (1, true));
+        let counts = |choices: &[Choice]| {
+            let chosen = chosen(choices);
+            (chosen.specs.len(), chosen.plugins.len(), chosen.with_plan)
+        };
+        assert_eq!(counts(&[]), (AllocatorSpec::all().len(), 0, true));
+        let twice = [read("bfc"), read("bfc"), read("bfc:limit=1MiB")];
+        assert_eq!(counts(&twice), (2, 0, false));
+        assert_eq!(counts(&[read("bfc"), read("planned")]), (1, 0, true));
+        let plugins = [read("./a.so"), read("./a.so"), read("./a.so:x=1")];
+        assert_eq!(counts(&plugins), (0, 2, false));
         assert!(Choice::read("everything").is_err_and(|error| error.contains("`everything`")));
     }
 }

@@ -33,6 +33,7 @@ fn trace(study: &TraceStudy, room: &mut usize) -> Value {
         "peak_live": study.peak_live,
         "optimum": study.optimum.as_ref().map(|optimum| optimum.bytes),
         "allocators": allocators,
+        "failed": study.failed.iter().map(|row| format!("{}: {}", row.name, row.why)).collect::<Vec<_>>(),
     })
 }
 

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use skep_lab::BlockUse;
+
 use super::study::{AllocatorRow, TraceStudy};
 use crate::{colour::Colours, table::TextTable, units::human};
 
@@ -104,8 +106,52 @@ pub(super) fn text(study: &TraceStudy) -> String {
         );
     }
     text.push_str(&table.lines(Colours::of_output()));
+    text.push_str(&of_use(&study.rows));
     text
 }
+
+/// What using the blocks took, where they are used.
+fn of_use(rows: &[AllocatorRow]) -> String {
+    let mut used: Vec<(&str, BlockUse)> = rows
+        .iter()
+        .filter_map(|row| Some((row.name.as_str(), row.figures.used?)))
+        .collect();
+    if used.is_empty() {
+        return String::new();
+    }
+    used.sort_by_key(|(_, used)| used.ns);
+    let count = |count: Option<u64>| {
+        count.map_or_else(|| NOT_COUNTED.to_owned(), |count| count.to_string())
+    };
+    let mut table = TextTable::new(&[0]);
+    let heading = [
+        "allocator",
+        "time of use",
+        "bytes",
+        "cache misses",
+        "TLB misses",
+        "page faults",
+    ];
+    table.row(heading.map(Into::into).to_vec());
+    for (name, used) in used {
+        table.row(
+            [
+                name.to_owned(),
+                time(used.ns as f64),
+                human(used.bytes),
+                count(used.events.cache_misses),
+                count(used.events.tlb_misses),
+                count(used.events.page_faults),
+            ]
+            .map(Into::into)
+            .to_vec(),
+        );
+    }
+    format!("\n{}", table.lines(Colours::of_output()))
+}
+
+/// Where the machine, or its kernel, does not count an event for this process.
+const NOT_COUNTED: &str = "not counted";
 
 #[expect(clippy::cast_sign_loss, reason = "a distance is positive")]
 fn whole(value: f64) -> u64 {
@@ -115,7 +161,7 @@ fn whole(value: f64) -> u64 {
 const COLUMNS: &str = "trace,allocator,events,peak_live,optimum,peak_reserved,ratio,ratio_to_optimum,\
     fragmentation_tensorflow,fragmentation_pytorch,peak_padding,reserved_after_trim,out_of_memory,source_calls,\
     source_ns,simulated_p50_ns,simulated_p99_ns,measured_p50_ns,measured_p99_ns,measured_mean_ns,mean_distance,\
-    huge_pages";
+    huge_pages,error";
 
 pub(super) fn csv(studies: &[TraceStudy]) -> String {
     let mut text = format!("{COLUMNS}\n");
@@ -127,7 +173,7 @@ pub(super) fn csv(studies: &[TraceStudy]) -> String {
         for AllocatorRow { name, figures, .. } in &study.rows {
             writeln!(
                 text,
-                "{},{},{},{},{},{},{},{},{:.4},{:.4},{},{},{},{},{:.0},{},{},{},{},{:.1},{:.0},{}",
+                "{},{},{},{},{},{},{},{},{:.4},{:.4},{},{},{},{},{:.0},{},{},{},{},{:.1},{:.0},{},",
                 quoted(&study.name),
                 quoted(name),
                 study.events,
@@ -152,6 +198,11 @@ pub(super) fn csv(studies: &[TraceStudy]) -> String {
                 figures.locality.huge_pages,
             )
             .expect(WRITES);
+        }
+        for row in &study.failed {
+            let blank = ",".repeat(COLUMNS.matches(',').count() - 2);
+            let (trace, name) = (quoted(&study.name), quoted(&row.name));
+            writeln!(text, "{trace},{name}{blank},{}", quoted(&row.why)).expect(WRITES);
         }
     }
     text

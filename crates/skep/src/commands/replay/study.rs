@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use skep_lab::{Bench, BenchFigures, Lifetimes, OfflineOptimum, SourceOptions};
+use skep_lab::{Bench, BenchFigures, Lifetimes, OfflineOptimum};
 use skep_layout::{
     RunPlan,
     allocator::{AllocatorSpec, PlannedAllocator},
@@ -17,7 +17,11 @@ use skep_layout::{
 use skep_planner::Budget;
 use skep_trace::{TraceEvent, TraceReader, Unmatched};
 
-use super::PLANNED;
+use super::{
+    PLANNED,
+    lab_source::{SourceSetting, Stopwatch},
+    plugin::{PluginBench, PluginChoice},
+};
 use crate::{cores::AllCores, progress::Progress};
 
 /// What came of a trace.
@@ -32,6 +36,22 @@ pub(super) struct TraceStudy {
     pub(super) without_optimum: Option<String>,
     /// In the order in which they were chosen.
     pub(super) rows: Vec<AllocatorRow>,
+    /// Plug-ins that did not get to the end.
+    pub(super) failed: Vec<FailedRow>,
+}
+
+/// What is replayed.
+pub(super) struct ChosenAllocators {
+    pub(super) specs: Vec<AllocatorSpec>,
+    pub(super) plugins: Vec<PluginChoice>,
+    /// Whether the offline optimum is replayed as well.
+    pub(super) with_plan: bool,
+}
+
+/// A plug-in that crashed, hung or broke its contract.
+pub(super) struct FailedRow {
+    pub(super) name: String,
+    pub(super) why: String,
 }
 
 pub(super) struct AllocatorRow {
@@ -40,17 +60,16 @@ pub(super) struct AllocatorRow {
 }
 
 /// An allocator on its bench.
-struct Named {
+struct Named<'a> {
     name: String,
-    bench: Bench,
+    bench: Bench<'a>,
 }
 
 impl TraceStudy {
     pub(super) fn new(
         path: &Path,
-        specs: &[AllocatorSpec],
-        with_plan: bool,
-        source: &SourceOptions,
+        chosen: &ChosenAllocators,
+        source: &SourceSetting,
         budget: Duration,
     ) -> anyhow::Result<Self> {
         let name = path.display().to_string();
@@ -66,20 +85,27 @@ impl TraceStudy {
         };
         let mut reader =
             TraceReader::open(input).with_context(|| format!("cannot read `{name}`"))?;
-        let mut benches: Vec<Named> = specs
-            .iter()
-            .map(|spec| Named::new(spec.to_string(), Bench::new(spec.build(), source.clone())))
-            .collect();
+        let stopwatch = Stopwatch::start();
+        let clock = || stopwatch.ns();
+        let mut benches: Vec<Named<'_>> = Vec::new();
+        for spec in &chosen.specs {
+            let bench = source.bench(spec.build(), &clock)?;
+            benches.push(Named::new(spec.to_string(), bench));
+        }
+        let plugins = chosen.plugins.iter();
+        let plugins = plugins.map(|plugin| PluginBench::start(plugin, source));
+        let mut plugins: Vec<PluginBench> = plugins.collect::<Result<_, _>>()?;
         let mut lifetimes = Lifetimes::default();
         // The plan is made of the whole trace: its replay is a second pass, over events that are kept for it.
-        let mut kept: Option<Vec<TraceEvent>> = with_plan.then(Vec::new);
-        let start = Instant::now();
-        let clock = || u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let mut kept: Option<Vec<TraceEvent>> = chosen.with_plan.then(Vec::new);
         for event in &mut reader {
             let event = event.with_context(|| format!("cannot read `{name}`"))?;
             lifetimes.take(event);
             for named in &mut benches {
                 named.bench.take(event, &clock);
+            }
+            for plugin in &mut plugins {
+                plugin.take(event);
             }
             if let Some(events) = &mut kept {
                 events.push(event);
@@ -101,7 +127,7 @@ impl TraceStudy {
         if let (Some(events), Some(optimum)) = (&kept, &optimum)
             && let Some(plan) = &optimum.plan
         {
-            benches.push(replayed(plan, events, source, &clock));
+            benches.push(replayed(plan, events, source, &clock)?);
         }
         let without_optimum = optimum.is_none().then(|| {
             format!(
@@ -109,6 +135,15 @@ impl TraceStudy {
                 lifetimes.block_count()
             )
         });
+        let mut rows: Vec<AllocatorRow> = benches.into_iter().map(Named::finish).collect();
+        let mut failed = Vec::new();
+        for plugin in plugins {
+            let name = plugin.name.clone();
+            match plugin.finish() {
+                Ok(figures) => rows.push(AllocatorRow { name, figures }),
+                Err(why) => failed.push(FailedRow { name, why }),
+            }
+        }
         Ok(Self {
             events: lifetimes.events(),
             blocks: lifetimes.block_count(),
@@ -116,7 +151,8 @@ impl TraceStudy {
             peak_live: lifetimes.peak(),
             optimum,
             without_optimum,
-            rows: benches.into_iter().map(Named::finish).collect(),
+            rows,
+            failed,
             name,
         })
     }
@@ -132,8 +168,8 @@ impl TraceStudy {
 /// Events that are kept for the second pass at most: 400 MB.
 const MAX_KEPT: usize = 1 << 24;
 
-impl Named {
-    fn new(name: String, bench: Bench) -> Self {
+impl<'a> Named<'a> {
+    fn new(name: String, bench: Bench<'a>) -> Self {
         Self { name, bench }
     }
 
@@ -146,21 +182,21 @@ impl Named {
 }
 
 /// The optimum's plan over the trace that it was made of.
-fn replayed(
+fn replayed<'a>(
     plan: &Arc<RunPlan>,
     events: &[TraceEvent],
-    source: &SourceOptions,
-    clock: &dyn Fn() -> u64,
-) -> Named {
+    source: &SourceSetting,
+    clock: &'a dyn Fn() -> u64,
+) -> anyhow::Result<Named<'a>> {
     let fallback: AllocatorSpec = "contiguous_best_fit"
         .parse()
         .expect("it is in the catalogue");
     let allocator = PlannedAllocator::new(Arc::clone(plan), &fallback);
-    let mut bench = Bench::new(Box::new(allocator), source.clone());
+    let mut bench = source.bench(Box::new(allocator), clock)?;
     for event in events {
         bench.take(*event, clock);
     }
-    Named::new(PLANNED.to_owned(), bench)
+    Ok(Named::new(PLANNED.to_owned(), bench))
 }
 
 fn mib(bytes: u64) -> usize {

@@ -27,6 +27,7 @@ use super::{
     without_effect::WithoutEffect,
 };
 use crate::{
+    allocator_libraries::AllocatorLibraries,
     commands::sandbox::SandboxArgs,
     flag_values::boolean,
     logging::{self, LogFormat},
@@ -99,6 +100,8 @@ pub(crate) struct ServeArgs {
     /// The ONNX Runtime library, or a directory that holds it, instead of the usual places (Skep's own)
     #[arg(long, value_name = "PATH")]
     pub(super) onnxruntime_library: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) allocators: AllocatorLibraries,
     /// Run models configured for GPUs and accelerators on the CPU, with one warning each (Skep's own)
     #[arg(long)]
     gpu_as_cpu: bool,

@@ -69,6 +69,7 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let start_models = args.start_models()?;
     let request_memory = Arc::clone(&server_options.limits.request_memory);
     let runtime_options = args.runtime_options(metrics.recorded, request_memory)?;
+    args.allocators.open()?;
     let library = args.onnxruntime_library.clone();
     let backends = backends::all(library, args.allow_backend_fallback)?;
     let weights = runtime_options.load.weights.as_ref();

@@ -1,7 +1,9 @@
-//! `skep trace record`: a memory trace of a model, from a real run.
+//! `skep trace record`: a memory trace of a model, from a real run; `skep trace show`: what traces are like.
+
+mod show;
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{BufWriter, Write as _},
     path::PathBuf,
     process::ExitCode,
@@ -32,6 +34,8 @@ pub(crate) struct TraceArgs {
 enum TraceCommand {
     /// Write what runs of an ONNX model with ONNX Runtime allocate for intermediate tensors, as a table of events
     Record(RecordArgs),
+    /// Show sizes, lifetimes and reuse distances of memory traces
+    Show(show::ShowArgs),
 }
 
 #[derive(Debug, Args)]
@@ -55,6 +59,7 @@ struct RecordArgs {
 pub(crate) fn run(args: &TraceArgs) -> anyhow::Result<ExitCode> {
     match &args.what {
         TraceCommand::Record(args) => record(args),
+        TraceCommand::Show(args) => show::run(args),
     }
 }
 
@@ -74,8 +79,13 @@ fn record(args: &RecordArgs) -> anyhow::Result<ExitCode> {
     }
     let unwritable = || format!("--output: cannot write `{}`", args.output.display());
     let mut file = BufWriter::new(File::create(&args.output).with_context(unwritable)?);
-    write_events(&mut file, &events).with_context(unwritable)?;
-    file.flush().with_context(unwritable)?;
+    let written = write_events(&mut file, &events).and_then(|()| file.flush());
+    let is_file = fs::metadata(&args.output).is_ok_and(|kind| kind.is_file());
+    if written.is_err() && is_file {
+        // A part of a trace is no trace.
+        let _ = fs::remove_file(&args.output);
+    }
+    written.with_context(unwritable)?;
     outln!(
         "{}: {blocks} blocks, at most {} in use at once",
         args.output.display(),
