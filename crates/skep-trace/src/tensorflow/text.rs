@@ -3,6 +3,10 @@
 /// What a message is that ends too early or too late.
 pub(super) const WHOLE: &str = "a whole message in braces, and nothing behind it";
 
+/// Since 2025 protobuf writes such a word, and a random number of spaces, before the fields of a text that is for people:
+/// `{ goo.gle/debugstr  a: 1 }`.
+const DEBUG_WORD: &[u8] = b"goo.gle/";
+
 /// Messages within messages. Those of the log go three deep.
 const MAX_DEPTH: usize = 32;
 
@@ -58,6 +62,10 @@ impl<'a> TextFields<'a> {
             self.depth = 1;
             if !self.passes(b'{') {
                 return Err(WHOLE);
+            }
+            self.rest = self.rest.trim_ascii_start();
+            if self.rest.starts_with(DEBUG_WORD) {
+                self.word(|byte| !byte.is_ascii_whitespace());
             }
         }
         if self.passes(b'}') {
@@ -156,6 +164,17 @@ mod tests {
                 Value(b"h", b"1.5e+3"),
                 Close,
             ])
+        );
+    }
+
+    #[test]
+    fn a_word_for_people_may_come_first() {
+        let plain = fields("{ a: 1 b { c: 2 } }");
+        assert_eq!(fields("{ goo.gle/debugstr    a: 1 b { c: 2 } }"), plain);
+        assert_eq!(fields("{ goo.gle/debugonly }"), Ok(vec![]));
+        assert!(
+            fields("{ a { goo.gle/debugstr b: 1 } }").is_err(),
+            "only there"
         );
     }
 
