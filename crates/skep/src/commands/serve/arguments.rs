@@ -14,6 +14,7 @@ use skep_types::ModelName;
 
 use super::{
     access_log::{AccessLogArgs, AccessLogFile},
+    bare_model::{BareModelArgs, GivenRepositories},
     devices::DeviceArgs,
     forms::FormArgs,
     limits::LimitArgs,
@@ -47,7 +48,8 @@ enum ControlMode {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Models")]
 pub(crate) struct ServeArgs {
-    /// Model repositories (the same as --model-repository)
+    /// Model repositories (the same as --model-repository), or models by themselves: .onnx files, directories with
+    /// model.onnx
     #[arg(value_name = "REPOSITORY")]
     repositories: Vec<PathBuf>,
     /// A model repository; may be given several times
@@ -57,6 +59,8 @@ pub(crate) struct ServeArgs {
         value_name = "PATH"
     )]
     model_repository: Vec<PathBuf>,
+    #[command(flatten)]
+    bare_model: BareModelArgs,
     /// Which models to load: all at the start (none), all and later changes (poll), or the named ones and those that
     /// clients ask for (explicit)
     #[arg(long, value_name = "MODE", default_value = "none")]
@@ -204,20 +208,22 @@ impl ServeArgs {
         Duration::from_secs(self.exit_timeout_secs)
     }
 
+    /// The repositories to serve.
+    pub(super) fn repositories(&self) -> anyhow::Result<GivenRepositories> {
+        let given = self.repositories.iter().chain(&self.model_repository);
+        let given: Vec<PathBuf> = given.cloned().collect();
+        if given.is_empty() {
+            bail!("no model repository given\n  try: skep serve examples/models");
+        }
+        self.bare_model.repositories(given)
+    }
+
     pub(super) fn runtime_options(
         &self,
+        roots: Vec<PathBuf>,
         metrics: MetricsOptions,
         request_memory: Arc<MemoryBudget>,
     ) -> anyhow::Result<RuntimeOptions> {
-        let roots: Vec<PathBuf> = self
-            .repositories
-            .iter()
-            .chain(&self.model_repository)
-            .cloned()
-            .collect();
-        if roots.is_empty() {
-            bail!("no model repository given\n  try: skep serve examples/models");
-        }
         // Counts the cgroup's quota and the affinity mask.
         let cores = thread::available_parallelism()?;
         let residency = self.residency.settings(request_memory.limit())?;

@@ -2,6 +2,7 @@
 
 mod access_log;
 mod arguments;
+mod bare_model;
 mod devices;
 mod forms;
 mod limits;
@@ -29,6 +30,7 @@ use crate::{
     logging::{self, LogOptions},
     pressure, signals,
 };
+use bare_model::GivenRepositories;
 use reload::Reload;
 use start::{Failures, StartModels};
 
@@ -68,7 +70,8 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let reload = Reload::new(logs, access.clone(), &server_options, restricted.file());
     let start_models = args.start_models()?;
     let request_memory = Arc::clone(&server_options.limits.request_memory);
-    let runtime_options = args.runtime_options(metrics.recorded, request_memory)?;
+    let GivenRepositories { roots, links } = args.repositories()?;
+    let runtime_options = args.runtime_options(roots, metrics.recorded, request_memory)?;
     args.allocators.open()?;
     let library = args.onnxruntime_library.clone();
     let backends = backends::all(library, args.allow_backend_fallback)?;
@@ -85,6 +88,8 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         .build()?;
     let serving = serve(runtime, server_options, start_models, &args, reload);
     let outcome = reactor.block_on(serving);
+    // Before the process may be ended without its destructors.
+    drop(links);
     if let Some(access) = &access {
         access.flush();
     }
