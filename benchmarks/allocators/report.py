@@ -16,11 +16,13 @@ from pathlib import Path
 
 VARIANTS = ["ort_arena:strategy=same_as_requested", "pytorch_caching:expandable_segments=true"]
 ALL = [part for name in ["all", *VARIANTS] for part in ("--allocator", name)]
-# The devices of the cost model, by how the report calls them.
+# How much more than the most in use a full device has.
+ROOM = 1.3
+FULL = "CUDA with 1.3 times the most in use"
+# The devices of the cost model, by how the report calls them; a full one beside them.
 DEVICES = {
     "host": ["--device", "host"],
     "CUDA": ["--device", "cuda"],
-    "CUDA, nothing queued": ["--device", "cuda", "--cost", "queue_ns=0"],
     "CUDA, calls ten times as dear": ["--device", "cuda", "--cost", "take_ns=500000", "--cost", "give_back_ns=200000"],
 }
 TRAINING, INFERENCE = "#d9822b", "#3b7dd8"
@@ -139,31 +141,39 @@ def draw_ratios(figures, path):
 
 
 def cost_of(traces, name):
-    """Source time for each event, as a mean over traces."""
-    rows = [(row["source_ns"], trace["events"]) for trace in traces for row in trace["allocators"] if row["name"] == name]
-    return statistics.mean(ns / events for ns, events in rows)
+    """Source time for each event, as a mean over traces; `None` where a request was refused."""
+    rows = [(row, trace["events"]) for trace in traces for row in trace["allocators"] if row["name"] == name]
+    if any(row["out_of_memory"] for row, _ in rows):
+        return None
+    return statistics.mean(row["source_ns"] / events for row, events in rows)
 
 
 def draw_costs(figures, path):
     order, _ = ranked(figures)
     order = [name for name in order if name != "planned"]
     drawing = Drawing(900, 60 + 54 * len(order))
-    colours = dict(zip(DEVICES, ("#6b7785", "#3b7dd8", "#3c9a4a", "#d4484b")))
+    colours = dict(zip([*DEVICES, FULL], ("#6b7785", "#3b7dd8", "#d4484b", "#3c9a4a")))
     least, most, left, right = 1, 3e5, 300, 780
     for number, name in enumerate(order):
         top = 40 + 54 * number
         drawing.text(left - 14, top + 26, name, "end")
         for row, (device, colour) in enumerate(colours.items()):
             cost = cost_of(figures[device], name)
-            end = log_scale(max(cost, least), least, most, left, right)
+            end = left if cost is None else log_scale(max(cost, least), least, most, left, right)
             drawing.bar(left, top + 11 * row, end - left, 9, colour)
-            drawing.text(end + 6, top + 11 * row + 8, time(cost), size=10, colour=SOFT)
+            drawing.text(end + 6, top + 11 * row + 8, "refuses requests" if cost is None else time(cost), size=10, colour=SOFT)
     x = 20
     for device, colour in colours.items():
         drawing.bar(x, 12, 10, 10, colour)
         drawing.text(x + 15, 21, device, size=11)
         x += 40 + 7 * len(device)
     drawing.save(path)
+
+
+def thinned(curve, most=400):
+    """Of neighbouring points the one with the most reserved: peaks stay."""
+    step = max(1, -(-len(curve) // most))
+    return [max(curve[at : at + step], key=lambda point: (point[2], point[1])) for at in range(0, len(curve), step)]
 
 
 def draw_over_time(pages, path):
@@ -181,9 +191,9 @@ def draw_over_time(pages, path):
             y = top + height * part / 4
             drawing.line(left, y, right, y)
             drawing.text(left - 8, y + 4, human(most * (1 - part / 4)), "end", SOFT, 11)
-        drawing.path([place(event, used) for event, used, _ in shown[0]["curve"]], "#b9c2cb")
+        drawing.path([place(event, used) for event, used, _ in thinned(shown[0]["curve"])], "#b9c2cb")
         for row in shown:
-            drawing.path([place(event, reserved) for event, _, reserved in row["curve"]], LINES[row["name"]])
+            drawing.path([place(event, reserved) for event, _, reserved in thinned(row["curve"])], LINES[row["name"]])
         if trace["optimum"]:
             y = place(0, trace["optimum"])[1]
             drawing.line(left, y, right, y, "#c62828", "6 4", 1.5)
@@ -209,9 +219,11 @@ def ratio_table(figures):
 def cost_table(figures):
     rows = []
     for name in sorted({row["name"] for row in figures["host"][0]["allocators"]}):
-        costs = [cost_of(figures[device], name) for device in DEVICES]
-        rows.append((costs[1], [f"`{name}`", *map(time, costs)]))
-    return table(["allocator", *DEVICES], [row for _, row in sorted(rows, key=lambda row: row[0])])
+        costs = [cost_of(figures[device], name) for device in [*DEVICES, FULL]]
+        refused = sum(bool(row["out_of_memory"]) for trace in figures[FULL] for row in trace["allocators"] if row["name"] == name)
+        shown = [f"refuses on {refused} traces" if cost is None else time(cost) for cost in costs]
+        rows.append((costs[1], [f"`{name}`", *shown]))
+    return table(["allocator", *DEVICES, FULL], [row for _, row in sorted(rows, key=lambda row: row[0])])
 
 
 def cuda_table(figures):
@@ -277,6 +289,10 @@ def main():
         for device, flags in DEVICES.items():
             more = ["--html", page] if device == "host" else []
             figures[device] = documents(run(args.binary, "replay", *args.traces, "--json", *ALL, *flags, *more))
+        figures[FULL] = []
+        for path, trace in zip(args.traces, figures["host"]):
+            limit = ["--device", "cuda", "--limit", int(ROOM * trace["peak_live"])]
+            figures[FULL] += documents(run(args.binary, "replay", path, "--json", "--budget", "0", *ALL, *limit))
         pages = json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', page.read_text(), re.S)[1])["traces"]
     shown = documents(run(args.binary, "trace", "show", *args.traces, "--json"))
     real = ["--source", "mmap", "--use-blocks"]

@@ -4,7 +4,7 @@ Three generated models are profiled. Then each answers the same Poisson arrivals
 instances and threads that the cores allow and several caps on batches, and with live configuration. Latencies count from a
 request's moment. Rounds are interleaved: one after the other, every configuration once. CLIENT is the example `open_loop` of skep-perf, built with --release.
 
-    python benchmarks/live-configuration/measure.py SKEP CLIENT OUT [--seconds 5] [--rounds 2]
+    python benchmarks/live-configuration/measure.py SKEP CLIENT OUT [--seconds 5] [--rounds 2] [--only 1x2,2x1]
 
 OUT/raw.jsonl has a line for each run, OUT/profiles.json the profiles, OUT/summary.md the table.
 """
@@ -39,8 +39,9 @@ instance_group {{ count: {instances} kind: KIND_CPU }}
 parameters {{ key: "intra_op_thread_count" value {{ string_value: "{threads}" }} }}"""
 
 
-def configurations(cores):
-    return [(i, t, b) for t in range(1, cores + 1) for i in range(1, cores // t + 1) for b in CAPS]
+def configurations(cores, only=None):
+    shapes = [(i, t) for t in range(1, cores + 1) for i in range(1, cores // t + 1)]
+    return [(i, t, b) for i, t in shapes if only is None or f"{i}x{t}" in only.split(",") for b in CAPS]
 
 
 class Server:
@@ -137,6 +138,7 @@ def main():
     parser.add_argument("out", type=Path)
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--only", help="fixed configurations alone whose instances x threads are listed, as in 1x2,2x1")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     cores = len(os.sched_getaffinity(0))
@@ -160,7 +162,7 @@ def main():
         for round_number in range(args.rounds):
             for name, _ in MODELS:
                 directory = root / "all" / name
-                for choice in [*configurations(cores), None]:
+                for choice in [*configurations(cores, args.only), None]:
                     cap = choice[2] if choice else MAX_BATCH
                     text = fixed(choice[0], choice[1]) if choice else LIVE
                     (directory / "config.pbtxt").write_text(f"max_batch_size: {cap}\n{text}")
