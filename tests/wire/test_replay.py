@@ -233,6 +233,7 @@ def test_real_memory_can_be_used(steps, source):
         assert row["out_of_memory"] == 0 and row["reserved_after_trim"] >= 0, name
         # Each block is written, and the one before it read where it is still in use.
         assert row["use"]["bytes"] > 40 * 9_000_000 and row["use"]["ns"] > 0, name
+        assert 0 < row["source_ns"] < 60e9, name
     simulated, _, _ = replay(steps, "--allocator", "all")
     for name, row in simulated.items():
         assert rows[name]["peak_reserved"] == row["peak_reserved"], name

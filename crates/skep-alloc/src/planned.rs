@@ -60,7 +60,7 @@ pub struct RunMemory {
     pub deviated_runs: u64,
     /// Runs without a plan, and without the intention to make one.
     pub unplanned_runs: u64,
-    /// What the instance's own allocator has from the system after the last run; 0 without one.
+    /// The most that the instance's own allocator had from the system during the last run; 0 without one.
     pub reserved_bytes: u64,
 }
 
@@ -287,8 +287,8 @@ impl PlannedRuns {
         let (result, outcome) = match &plan {
             _ if let Some(own) = &self.allocator => {
                 let ran = Arena::new().run(RunMode::Allocator(own), charge, run);
-                let (figures, fault) = own.end_run();
-                self.figures.reserved_bytes = figures.reserved;
+                let (peak, fault) = own.end_run();
+                self.figures.reserved_bytes = peak;
                 if fault.is_some() && !std::mem::replace(&mut self.is_broken, true) {
                     self.fault = fault;
                 }

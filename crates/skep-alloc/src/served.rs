@@ -45,10 +45,26 @@ struct ServedState {
     /// Declared before its memory, so dropped before it.
     allocator: Box<dyn Allocator>,
     source: MappedSource,
+    /// Bytes that the source has given, and the most since the last run ended.
+    held: HeldBytes,
     /// The instance is gone: memory goes with the last block.
     retired: bool,
     /// When the last run ended; `None` if what was free then has gone back.
     idle_since: Option<Instant>,
+}
+
+/// Bytes of a source, and their peak.
+#[derive(Debug, Clone, Copy, Default)]
+struct HeldBytes {
+    now: u64,
+    peak: u64,
+}
+
+impl HeldBytes {
+    fn add(&mut self, bytes: u64) {
+        self.now += bytes;
+        self.peak = self.peak.max(self.now);
+    }
 }
 
 /// Memory of an allocator.
@@ -62,9 +78,10 @@ struct ServedRange {
 /// The memory of all allocators, in order of address: readers do not wait.
 static RANGES: LazyLock<ArcSwap<Vec<ServedRange>>> = LazyLock::new(ArcSwap::default);
 
-/// The source of an allocator; it keeps the list of its memory.
+/// The source of an allocator; it keeps the list of its memory, and counts it.
 struct ListedSource<'a> {
     source: &'a mut MappedSource,
+    held: &'a mut HeldBytes,
     owner: &'a Arc<InstanceAllocator>,
 }
 
@@ -96,11 +113,13 @@ impl Source for ListedSource<'_> {
     fn take(&mut self, bytes: u64) -> Option<u64> {
         let address = self.source.take(bytes)?;
         self.list(address, bytes);
+        self.held.add(bytes);
         Some(address)
     }
 
     fn give_back(&mut self, address: u64, bytes: u64) {
         Self::unlist(address);
+        self.held.now -= bytes;
         self.source.give_back(address, bytes);
     }
 
@@ -116,10 +135,16 @@ impl Source for ListedSource<'_> {
     }
 
     fn commit(&mut self, pages: std::ops::Range<u64>) -> bool {
-        self.source.commit(pages)
+        let bytes = pages.end - pages.start;
+        let is_given = self.source.commit(pages);
+        if is_given {
+            self.held.add(bytes);
+        }
+        is_given
     }
 
     fn decommit(&mut self, pages: std::ops::Range<u64>) {
+        self.held.now -= pages.end - pages.start;
         self.source.decommit(pages);
     }
 
@@ -148,6 +173,7 @@ impl ServedState {
     ) -> T {
         let mut source = ListedSource {
             source: &mut self.source,
+            held: &mut self.held,
             owner,
         };
         call(&mut *self.allocator, &mut source)
@@ -252,6 +278,7 @@ impl RunAllocator {
             state: Mutex::new(ServedState {
                 allocator,
                 source: MappedSource::default(),
+                held: HeldBytes::default(),
                 retired: false,
                 idle_since: None,
             }),
@@ -274,10 +301,15 @@ impl RunAllocator {
         self.0.state().allocator.fault().cloned()
     }
 
-    /// A run has ended: what the allocator holds now, and its fault, if it broke its contract.
-    pub(crate) fn end_run(&self) -> (MemoryFigures, Option<ContractFault>) {
-        self.0.state().idle_since = Some(Instant::now());
-        (self.figures(), self.fault())
+    /// A run has ended: the most that the allocator had from the system meanwhile, in bytes, and its fault, if it broke its
+    /// contract.
+    pub(crate) fn end_run(&self) -> (u64, Option<ContractFault>) {
+        let mut state = self.0.state();
+        state.idle_since = Some(Instant::now());
+        let peak = state.held.peak;
+        state.held.peak = state.held.now;
+        drop(state);
+        (peak, self.fault())
     }
 }
 
@@ -421,8 +453,8 @@ mod tests {
         let freed = block(&own, 10 << 20);
         assert_eq!(own.get().free(freed), Some(10 << 20));
         let before = own.figures().reserved;
-        let (figures, fault) = own.end_run();
-        assert_eq!((figures.in_use, fault), (1000, None));
+        let (peak, fault) = own.end_run();
+        assert_eq!((peak, fault), (before, None));
         let now = Instant::now();
         own.get()
             .trim_idle(now.checked_sub(IDLE).expect("a moment"));
@@ -434,6 +466,9 @@ mod tests {
         own.get().trim_idle(now);
         let after = own.figures().reserved;
         assert!((1000..5000).contains(&after), "{before} {after}");
+        assert_eq!(own.end_run().0, before, "the trim came after the run");
+        assert_eq!(own.end_run().0, after);
+        own.get().trim_idle(Instant::now());
         let freed = block(&own, 10 << 20);
         own.get().free(freed);
         let again = own.figures().reserved;

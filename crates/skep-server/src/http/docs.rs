@@ -38,6 +38,7 @@ const SOURCES: &[PageSource] = &sources![
     "profiles.md",
     "protocol.md",
     "README.md",
+    "reports/allocators.md",
     "residency.md",
     "sandboxes.md",
     "security.md",
@@ -46,6 +47,13 @@ const SOURCES: &[PageSource] = &sources![
     "troubleshooting.md",
     "tutorial.md",
     "weights.md",
+];
+
+/// The drawings of pages, by their place in `docs/`.
+const DRAWINGS: &[PageSource] = &sources![
+    "reports/allocators/costs.svg",
+    "reports/allocators/over-time.svg",
+    "reports/allocators/ratios.svg",
 ];
 
 const STYLE: &str = "body{margin:0 auto;padding:1.25rem 1rem 3rem;max-width:58rem;font:1rem/1.5 system-ui,sans-serif;\
@@ -105,7 +113,7 @@ fn render(name: &str, text: &str) -> String {
         Event::End(TagEnd::Link) => !std::mem::take(&mut is_dead),
         _ => true,
     });
-    let events: Vec<Event<'_>> = events.collect();
+    let events = with_drawings(name, events);
     let with_ids = events.iter().enumerate().map(|(index, event)| match event {
         Event::Start(Tag::Heading { level, .. }) => {
             let words = events[index + 1..]
@@ -118,6 +126,32 @@ fn render(name: &str, text: &str) -> String {
     let mut page = String::new();
     html::push_html(&mut page, with_ids);
     page
+}
+
+/// The events of a page, with its drawings in the place of the links to them.
+fn with_drawings<'a>(name: &str, events: impl Iterator<Item = Event<'a>>) -> Vec<Event<'a>> {
+    let folder = name.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let mut drawn = Vec::new();
+    // Within a drawing's description.
+    let mut is_described = false;
+    for event in events {
+        let drawing = match &event {
+            Event::Start(Tag::Image { dest_url, .. }) => {
+                let place = format!("{folder}/{dest_url}");
+                DRAWINGS.iter().find(|(known, _)| *known == place)
+            }
+            _ => None,
+        };
+        if let Some((_, drawing)) = drawing {
+            is_described = true;
+            drawn.push(Event::Html(CowStr::from(*drawing)));
+        } else if is_described {
+            is_described = !matches!(event, Event::End(TagEnd::Image));
+        } else {
+            drawn.push(event);
+        }
+    }
+    drawn
 }
 
 /// Whether a link leaves the pages: it goes up further than its page lies deep.
@@ -191,9 +225,14 @@ mod tests {
     #[test]
     fn every_page_is_served_and_every_link_leads_somewhere() {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
-        let served: BTreeSet<String> = SOURCES.iter().map(|(name, _)| (*name).to_owned()).collect();
+        let served = SOURCES.iter().chain(DRAWINGS);
+        let served: BTreeSet<String> = served.map(|(name, _)| (*name).to_owned()).collect();
         assert_eq!(pages_in(&directory, ""), served);
         for (name, page) in &*PAGES {
+            assert!(
+                !page.contains("<img"),
+                "{name}: a drawing that is not served"
+            );
             for link in page.split("href=\"").skip(1) {
                 let target = link.split('"').next().unwrap_or_default();
                 let Some((to, anchor)) = inner(name, target) else {
@@ -222,6 +261,16 @@ mod tests {
         }
         assert!(!render("a.md", "[x](../y.md)").contains("href"));
         assert!(render("guides/a.md", "[x](../y.md)").contains("href"));
+    }
+
+    #[test]
+    fn drawings_are_part_of_their_page() {
+        let page = render("reports/a.md", "a ![ratios](allocators/ratios.svg) b");
+        assert!(page.starts_with("<p>a <svg "), "{}", &page[..80]);
+        assert!(
+            page.ends_with("</svg>\n b</p>\n"),
+            "the description is left out"
+        );
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub(super) fn of_runs(text: &mut MetricsText, rows: &[VersionFigures]) {
     let families = [
         (
             "skep_run_memory_bytes",
-            "Intermediate tensors of an instance's last run, in bytes: needed by its plan, saved by the plan, used at most, reserved by the instance's own allocator after it",
+            "Intermediate tensors of an instance's last run, in bytes: needed by its plan, saved by the plan, used at most, reserved at most by the instance's own allocator",
             "gauge",
             "kind",
             &RUN_MEMORY[..],
