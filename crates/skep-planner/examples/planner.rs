@@ -12,9 +12,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Random, cut_rectangle, read_csv};
+use common::{at_random, cut_rectangle, loose_rectangle, network_like, read_csv, training_like};
 use serde_json::{Map, Value, json};
-use skep_planner::{BoundedPlan, Budget, Buffer, Plan, Problem, Strategy, auto, bounds, validate};
+use skep_planner::{BoundedPlan, Budget, Plan, Problem, Strategy, auto, bounds, validate};
 
 /// CPU seconds in which MiniMalloc decides that capacity 1048576 is enough for these problems of its challenging suite
 /// (its authors publish 4.9, 0.64, 3.7, 1.2, 3.9 and 0.63).
@@ -26,6 +26,9 @@ const MINIMALLOC: [(&str, f64); 6] = [
     ("I.1048576", 3.1),
     ("K.1048576", 0.61),
 ];
+
+/// Buffers of the large generated problems.
+const LARGE: u64 = 30_000;
 
 fn main() {
     let mut budget = Duration::from_secs(2);
@@ -145,23 +148,35 @@ fn generated() -> Vec<(String, Problem)> {
         let problem = cut_rectangle(cuts, 1024, 1024, seed);
         problems.push((format!("rectangle cut {cuts} times, seed {seed}"), problem));
     }
-    let mut random = Random(1);
-    let last = 60_000;
-    let buffers = (0..last).map(|_| {
-        let (kind, start) = (random.below(100), random.below(last));
-        match kind {
-            0..2 => Buffer::new(4096 * (1 + random.below(2000)), 0, last),
-            2..30 => {
-                let start = start / 2;
-                Buffer::new(512 * (1 + random.below(3000)), start, last - start)
-            }
-            _ => {
-                let end = last.min(start + 1 + random.below(60));
-                Buffer::new(512 * (1 + random.below(20_000)), start, end)
-            }
-        }
-    });
-    let problem = Problem::new(buffers.collect()).expect("valid buffers");
-    problems.push(("training-like, 60000 buffers".to_owned(), problem));
+    problems.push((
+        "training-like, 60000 buffers".to_owned(),
+        training_like(60_000, 1),
+    ));
+    for (cuts, seed) in [(400, 1), (600, 2), (1_000, 3), (2_000, 4)] {
+        let problem = cut_rectangle(cuts, 1 << 20, 1 << 20, seed);
+        problems.push((
+            format!("rectangle finely cut {cuts} times, seed {seed}"),
+            problem,
+        ));
+    }
+    for seed in 1..=10 {
+        let problem = loose_rectangle(230, seed);
+        problems.push((format!("loose rectangle of 230 cuts, seed {seed}"), problem));
+        let problem = loose_rectangle(430, seed);
+        problems.push((format!("loose rectangle of 430 cuts, seed {seed}"), problem));
+    }
+    for seed in 1..=2 {
+        let large = [
+            ("training-like", training_like(LARGE, seed)),
+            ("network-like", network_like(LARGE, seed)),
+            ("random, up to 20 steps", at_random(LARGE, 20, seed)),
+            ("random, up to 300 steps", at_random(LARGE, 300, seed)),
+            ("random, up to 5000 steps", at_random(LARGE, 5_000, seed)),
+            ("random, up to 30000 steps", at_random(LARGE, 30_000, seed)),
+        ];
+        problems.extend(
+            large.map(|(name, problem)| (format!("{name}, {LARGE} buffers, seed {seed}"), problem)),
+        );
+    }
     problems
 }

@@ -18,8 +18,9 @@ use crate::{
     bounds,
     budget::{Budget, InTurn, JobRunner},
     exact::{self, BoundedPiece},
-    in_place, local, objects,
+    in_place, objects,
     offsets::{self, PlacementOrder},
+    pieces,
     plan::{OffsetPlan, Plan},
     problem::Problem,
     strategy::Strategy,
@@ -74,61 +75,24 @@ pub fn auto(problem: &Problem, budget: &Budget<'_>) -> BoundedPlan {
 
 /// Plans with the threads of `workers`. The same budget of nodes gives the same plan on any number of threads.
 ///
-/// In-place pairs of equal size are planned as one buffer, and also as two where that is not provably the best. (Pairs
-/// of which both are fixed, at one offset, are planned around but not searched.)
+/// In-place pairs are planned as one buffer each where they have one size, and as two, and with few pairs a search
+/// decides which of them share a place. (Pairs of which both are fixed, at one offset, are planned around but not
+/// searched.)
 pub fn auto_with(problem: &Problem, budget: &Budget<'_>, workers: &dyn JobRunner) -> BoundedPlan {
-    let Some(joined) = in_place::join(problem) else {
-        return plan(problem, budget, workers);
-    };
-    let lower_bound = bounds::max_load(&joined.relaxed);
-    let half = Budget {
-        nodes: budget.nodes / 2,
-        ..*budget
-    };
-    let first = plan(&joined.problem, &half, workers);
-    let mut nodes = first.nodes;
-    let mut best = joined.expand(problem, &first.plan);
-    if best.size > lower_bound {
-        let second = plan(problem, &half, workers);
-        nodes += second.nodes;
-        if second.plan.size < best.size {
-            best = second.plan;
-        }
-    }
-    BoundedPlan {
-        plan: best,
-        lower_bound,
-        proof: Proof::Load,
-        nodes,
+    let buffers = problem.buffers();
+    if buffers.iter().any(|buffer| buffer.in_place.is_some()) {
+        in_place::plan(problem, budget, workers)
+    } else {
+        plan(problem, budget, workers)
     }
 }
 
-fn plan(problem: &Problem, budget: &Budget<'_>, workers: &dyn JobRunner) -> BoundedPlan {
+/// Plans a problem whose in-place pairs do not count.
+pub(crate) fn plan(problem: &Problem, budget: &Budget<'_>, workers: &dyn JobRunner) -> BoundedPlan {
     let load = bounds::max_load(problem);
     let mut pieces = heuristics(problem, load, budget, workers);
-    let mut nodes = 0;
-    // The largest bound first: what it proves, smaller pieces need not beat.
-    pieces.sort_by_key(|piece| std::cmp::Reverse(piece.bound));
-    for number in 0..pieces.len() {
-        let goal = pieces.iter().map(|piece| piece.bound).max().unwrap_or(0);
-        let left = Budget {
-            nodes: budget.nodes.saturating_sub(nodes),
-            ..*budget
-        };
-        if pieces[number].size > goal {
-            nodes += exact::improve(problem, &mut pieces[number], goal, &left, workers);
-        }
-    }
+    let nodes = pieces::improve(problem, &mut pieces, budget, workers);
     let goal = pieces.iter().map(|piece| piece.bound).max().unwrap_or(0);
-    for piece in &mut pieces {
-        let left = Budget {
-            nodes: budget.nodes.saturating_sub(nodes),
-            ..*budget
-        };
-        if piece.size > goal {
-            nodes += local::improve(problem, piece, goal, &left, workers);
-        }
-    }
     if pieces.iter().any(|piece| piece.size > goal) && problem.len() <= FEW {
         others(problem, &mut pieces, budget);
     }

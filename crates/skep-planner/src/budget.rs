@@ -38,3 +38,71 @@ impl JobRunner for InTurn {
         (0..jobs).for_each(job);
     }
 }
+
+/// Steps of work between two questions to the caller: some tens of microseconds.
+const STEPS: usize = 1 << 14;
+
+/// Counts steps of work, such as entries of a list looked at, and asks the caller now and then.
+pub(crate) struct WorkMeter<'a> {
+    should_stop: &'a dyn Fn() -> bool,
+    steps: usize,
+    is_over: bool,
+}
+
+impl<'a> WorkMeter<'a> {
+    pub(crate) fn new(should_stop: &'a dyn Fn() -> bool) -> Self {
+        Self {
+            should_stop,
+            steps: 0,
+            is_over: false,
+        }
+    }
+
+    /// Notes `steps`. Returns whether the caller has ended the work, now or before.
+    pub(crate) fn spend(&mut self, steps: usize) -> bool {
+        self.steps += steps;
+        if self.steps >= STEPS && !self.is_over {
+            self.steps = 0;
+            self.is_over = (self.should_stop)();
+        }
+        self.is_over
+    }
+
+    /// Whether the caller has ended the work.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn the_caller_says_when_it_is_over() {
+        assert!(!Budget::nodes(0).is_over());
+        let budget = Budget {
+            nodes: u64::MAX,
+            should_stop: &|| true,
+        };
+        assert!(budget.is_over());
+    }
+
+    #[test]
+    fn the_caller_is_asked_once_for_so_many_steps() {
+        let asked = Cell::new(0);
+        let should_stop = || {
+            asked.set(asked.get() + 1);
+            asked.get() == 3
+        };
+        let mut meter = WorkMeter::new(&should_stop);
+        for steps in 0..3 * STEPS - 1 {
+            assert!(!meter.spend(1) && !meter.is_over(), "{steps}");
+        }
+        assert!(meter.spend(1) && meter.is_over());
+        assert!(meter.spend(10 * STEPS), "what is over stays over");
+        assert_eq!(asked.get(), 3);
+    }
+}

@@ -16,102 +16,125 @@ const CORES: [u64; 5] = [97, 94, 90, 85, 80];
 /// Nodes that the search for a core may take for each of its buffers.
 const CORE_NODES: u64 = 64;
 
-/// Tries orders near the best one until the plan needs at most `goal` bytes or the budget is spent.
-///
-/// A try moves every buffer that ends above `goal`, or above all but the top thousandth of the plan, to an earlier
-/// turn, and costs as many nodes as the piece has buffers. The next try starts from the result if that is no worse.
-pub(crate) fn improve(
-    problem: &Problem,
-    known: &mut BoundedPiece,
-    goal: u64,
-    budget: &Budget<'_>,
-    workers: &dyn JobRunner,
-) -> u64 {
-    let numbers: Vec<usize> = known.offsets.iter().map(|(buffer, _)| *buffer).collect();
-    let cost = numbers.len() as u64;
-    // What comes before the first try takes a second at a million buffers.
-    if cost > budget.nodes || budget.is_over() {
-        return 0;
+/// The search for one piece, in turns.
+pub(crate) struct LocalPlanner {
+    /// The piece's buffers, by their numbers in the whole problem.
+    numbers: Vec<usize>,
+    piece: Problem,
+    /// Orders that have not been tried, the next one last.
+    orders: Vec<PlacementOrder>,
+    /// Shares of the load whose cores have not been searched, the next one last.
+    cores: Vec<u64>,
+    tries: Option<Tries>,
+    random: SplitMix,
+}
+
+/// Where the tries have got to: each starts from here.
+struct Tries {
+    order: Vec<usize>,
+    offsets: Vec<u64>,
+    size: u64,
+}
+
+impl LocalPlanner {
+    /// `None` for a piece that is a contradiction without its pairs: two fixed buffers in one place.
+    pub(crate) fn new(problem: &Problem, known: &BoundedPiece) -> Option<Self> {
+        let numbers: Vec<usize> = known.offsets.iter().map(|(buffer, _)| *buffer).collect();
+        let buffers = numbers.iter().map(|&buffer| Buffer {
+            in_place: None,
+            ..problem.buffers()[buffer]
+        });
+        let untried = if problem.len() > LARGE { 1 } else { usize::MAX };
+        Some(Self {
+            piece: Problem::new(buffers.collect()).ok()?,
+            numbers,
+            orders: PlacementOrder::ALL
+                .into_iter()
+                .skip(untried)
+                .rev()
+                .collect(),
+            cores: CORES.into_iter().rev().collect(),
+            tries: None,
+            random: SplitMix(0x9E37_79B9_7F4A_7C15),
+        })
     }
-    let buffers = numbers.iter().map(|&buffer| Buffer {
-        in_place: None,
-        ..problem.buffers()[buffer]
-    });
-    // Two fixed buffers in one place are a contradiction without their permission to share it.
-    let Ok(piece) = Problem::new(buffers.collect()) else {
-        return 0;
-    };
-    let mut random = SplitMix(0x9E37_79B9_7F4A_7C15);
-    let mut nodes = 0;
-    for percent in CORES {
-        if known.size <= goal || nodes + cost > budget.nodes || budget.is_over() {
-            break;
+
+    /// Whether what comes next is no longer the first choice: tries of orders near the best one.
+    pub(crate) fn only_tries(&self) -> bool {
+        self.orders.is_empty() && self.cores.is_empty()
+    }
+
+    /// Takes one step, which costs as many nodes as the piece has buffers, and those of a core's search. Returns the
+    /// nodes.
+    pub(crate) fn turn(
+        &mut self,
+        known: &mut BoundedPiece,
+        goal: u64,
+        budget: &Budget<'_>,
+        workers: &dyn JobRunner,
+    ) -> u64 {
+        let cost = self.numbers.len() as u64;
+        if let Some(percent) = self.cores.pop() {
+            let left = Budget {
+                nodes: budget.nodes.saturating_sub(cost),
+                ..*budget
+            };
+            let (plan, searched) = around_core(&self.piece, percent, goal, &left, workers);
+            self.adopt(known, plan, None);
+            return cost + searched;
         }
-        nodes += cost;
-        let left = Budget {
-            nodes: budget.nodes - nodes,
-            ..*budget
-        };
-        let (plan, searched) = around_core(&piece, percent, goal, &left, workers);
-        nodes += searched;
+        if let Some(order) = self.orders.pop() {
+            let plan = offsets::best_fit(&self.piece, order.of(&self.piece), budget);
+            self.adopt(known, plan, Some(order));
+            return cost;
+        }
+        self.try_near(known, goal, budget);
+        cost
+    }
+
+    fn adopt(
+        &self,
+        known: &mut BoundedPiece,
+        plan: Option<OffsetPlan>,
+        order: Option<PlacementOrder>,
+    ) {
         if let Some(plan) = plan.filter(|plan| plan.size < known.size) {
             known.size = plan.size;
-            known.offsets = numbers.iter().copied().zip(plan.offsets).collect();
+            known.offsets = self.numbers.iter().copied().zip(plan.offsets).collect();
+            known.order = order;
         }
     }
-    let untried = if problem.len() > LARGE {
-        &PlacementOrder::ALL[1..]
-    } else {
-        &[]
-    };
-    for &order in untried {
-        if known.size <= goal || nodes + cost > budget.nodes || budget.is_over() {
-            break;
-        }
-        nodes += cost;
-        let plan = offsets::best_fit(&piece, order.of(&piece), budget);
-        if let Some(plan) = plan.filter(|plan| plan.size < known.size) {
-            known.size = plan.size;
-            known.offsets = numbers.iter().copied().zip(plan.offsets).collect();
-            known.order = Some(order);
-        }
-    }
-    if known.size <= goal || nodes + cost > budget.nodes || budget.is_over() {
-        return nodes;
-    }
-    let mut order = known.order.unwrap_or(PlacementOrder::Size).of(&piece);
-    let mut offsets: Vec<u64> = known.offsets.iter().map(|(_, offset)| *offset).collect();
-    let mut size = known.size;
-    while known.size > goal && nodes + cost <= budget.nodes {
-        nodes += cost;
-        let line = goal.max(size - size / 1000);
-        let mut turns: Vec<(u64, usize)> = (0..).zip(order.iter().copied()).collect();
+
+    /// Moves every buffer that ends above `goal`, or above all but the top thousandth of the plan, to an earlier turn.
+    /// The next try starts from the result if that is no worse.
+    fn try_near(&mut self, known: &mut BoundedPiece, goal: u64, budget: &Budget<'_>) {
+        let from = self.tries.take().unwrap_or_else(|| Tries {
+            order: known.order.unwrap_or(PlacementOrder::Size).of(&self.piece),
+            offsets: known.offsets.iter().map(|(_, offset)| *offset).collect(),
+            size: known.size,
+        });
+        let line = goal.max(from.size - from.size / 1000);
+        let mut turns: Vec<(u64, usize)> = (0..).zip(from.order.iter().copied()).collect();
         for (turn, buffer) in &mut turns {
-            let end = offsets[*buffer] + piece.buffers()[*buffer].size;
+            let end = from.offsets[*buffer] + self.piece.buffers()[*buffer].size;
             if end > line {
-                *turn = *turn * random.below(1024) / 1024;
+                *turn = *turn * self.random.below(1024) / 1024;
             }
         }
         turns.sort_by_key(|(turn, _)| *turn);
-        let next: Vec<usize> = turns.into_iter().map(|(_, buffer)| buffer).collect();
-        let Some(plan) = offsets::best_fit(&piece, next.iter().copied(), budget) else {
-            break;
+        let order: Vec<usize> = turns.into_iter().map(|(_, buffer)| buffer).collect();
+        let plan = offsets::best_fit(&self.piece, order.iter().copied(), budget);
+        let Some(plan) = plan.filter(|plan| plan.size <= from.size) else {
+            self.tries = Some(from);
+            return;
         };
-        if plan.size <= size {
-            size = plan.size;
-            offsets = plan.offsets;
-            order = next;
-        }
-        if size < known.size {
-            known.size = size;
-            known.offsets = numbers
-                .iter()
-                .copied()
-                .zip(offsets.iter().copied())
-                .collect();
-        }
+        self.tries = Some(Tries {
+            order,
+            offsets: plan.offsets.clone(),
+            size: plan.size,
+        });
+        self.adopt(known, Some(plan), None);
     }
-    nodes
 }
 
 /// Plans the buffers of the fullest sections exactly, as far as possible, and all others around them. Also returns the
@@ -172,10 +195,10 @@ fn around_core(
 }
 
 /// A splitmix generator: the same tries every time.
-struct SplitMix(u64);
+pub(crate) struct SplitMix(pub(crate) u64);
 
 impl SplitMix {
-    fn below(&mut self, limit: u64) -> u64 {
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut value = self.0;
         value = (value ^ (value >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

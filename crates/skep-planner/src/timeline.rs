@@ -90,6 +90,31 @@ pub(crate) fn loads(sections: usize, sizes: impl Iterator<Item = (Span, u64)>) -
         .collect()
 }
 
+/// Largest values of ranges, in constant time.
+pub(crate) struct RangeMaximum(Vec<Vec<u64>>);
+
+impl RangeMaximum {
+    pub(crate) fn new(values: Vec<u64>) -> Self {
+        // Level k holds the maximums of 2^k values from each one on.
+        let mut step = 1;
+        let mut levels = vec![values];
+        while 2 * step <= levels[0].len() {
+            let below = &levels[levels.len() - 1];
+            let level = below.iter().zip(&below[step..]).map(|(a, b)| *a.max(b));
+            levels.push(level.collect());
+            step *= 2;
+        }
+        Self(levels)
+    }
+
+    /// The largest value in the sections of `span`.
+    pub(crate) fn over(&self, span: Span) -> u64 {
+        let (start, end) = (span.start as usize, span.end as usize);
+        let level = (end - start).ilog2() as usize;
+        self.0[level][start].max(self.0[level][end - (1 << level)])
+    }
+}
+
 /// Splits `members` where no member is live on both sides: members of different pieces never meet.
 ///
 /// Pieces come in the order of time, members of a piece by their start.

@@ -4,7 +4,7 @@ mod common;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::{Random, cut_rectangle};
+use common::{Random, cut_rectangle, network_like};
 use skep_planner::{
     Budget, Buffer, InvalidPlan, OffsetPlan, Plan, Problem, ProblemError, Strategy, Unavailable,
     auto, validate, validate_offsets,
@@ -96,17 +96,7 @@ fn nothing_takes_nothing() {
 
 #[test]
 fn a_long_network() {
-    // Thirty thousand layers, and every tenth tensor is read much later.
-    let mut random = Random(7);
-    let buffers = (0..30_000).map(|step| {
-        let width = if step % 10 == 0 {
-            2 + random.below(200)
-        } else {
-            2
-        };
-        Buffer::new(64 * (1 + random.below(1000)), step, step + width).aligned(64)
-    });
-    let problem = Problem::new(buffers.collect()).expect("valid buffers");
+    let problem = network_like(30_000, 7);
     let answer = auto(&problem, &Budget::nodes(0));
     assert_eq!(validate_offsets(&problem, &answer.plan), Ok(()));
     // Best fit comes near the load here.

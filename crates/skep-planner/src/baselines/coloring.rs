@@ -2,7 +2,13 @@
 
 use std::cmp::Reverse;
 
-use crate::{budget::Budget, objects::Filling, offsets, plan::ObjectPlan, problem::Problem};
+use crate::{
+    budget::{Budget, WorkMeter},
+    objects::Filling,
+    offsets,
+    plan::ObjectPlan,
+    problem::Problem,
+};
 
 /// Welsh and Powell's order: buffers come by their number of conflicts, then by size, and take the first colour that no
 /// neighbour has. A colour is an object as large as its largest buffer. `None` if the caller stopped it.
@@ -12,8 +18,9 @@ pub fn coloring(problem: &Problem, budget: &Budget<'_>) -> Option<ObjectPlan> {
     let mut order: Vec<usize> = (0..problem.len()).collect();
     order.sort_by_key(|&buffer| Reverse((conflicts[buffer], size(buffer))));
     let mut colors = Filling::new(problem);
-    for (count, buffer) in order.into_iter().enumerate() {
-        if count % 16 == 0 && budget.is_over() {
+    let mut meter = WorkMeter::new(budget.should_stop);
+    for buffer in order {
+        if meter.spend(colors.sizes().len()) {
             return None;
         }
         let span = problem.span(buffer);

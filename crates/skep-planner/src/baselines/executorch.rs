@@ -2,7 +2,12 @@
 
 use std::cmp::Reverse;
 
-use crate::{budget::Budget, plan::OffsetPlan, problem::Problem, timeline::Span};
+use crate::{
+    budget::{Budget, WorkMeter},
+    plan::OffsetPlan,
+    problem::Problem,
+    timeline::Span,
+};
 
 struct SharedBlock {
     start: u64,
@@ -28,8 +33,10 @@ pub fn executorch_greedy(problem: &Problem, budget: &Budget<'_>) -> Option<Offse
     let mut offsets = vec![0; buffers.len()];
     let mut objects: Vec<SharedBlock> = Vec::new();
     let mut end = 0;
+    let mut meter = WorkMeter::new(budget.should_stop);
     for (count, buffer) in order.into_iter().enumerate() {
-        if count % 16 == 0 && budget.is_over() {
+        // It looks at tensors, of which there are as many as have come before.
+        if meter.spend(count) {
             return None;
         }
         let (size, span) = (size(buffer), problem.span(buffer));

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use crate::{
-    budget::Budget,
+    budget::{Budget, WorkMeter},
     plan::OffsetPlan,
     problem::{Buffer, Problem},
     timeline::Span,
@@ -31,8 +31,10 @@ pub fn somas_best_fit(problem: &Problem, budget: &Budget<'_>) -> Option<OffsetPl
     });
     let mut offsets = vec![0; buffers.len()];
     let mut slabs: Vec<Slab> = Vec::new();
+    let mut meter = WorkMeter::new(budget.should_stop);
     for (count, buffer) in order.into_iter().enumerate() {
-        if count % 16 == 0 && budget.is_over() {
+        // It looks at tensors, of which there are as many as have come before.
+        if meter.spend(count) {
             return None;
         }
         let Buffer {

@@ -1,11 +1,12 @@
 //! Exact planning of one piece: the smallest plan, or the best one that the budget allowed, with a bound.
 
+mod failed;
 mod piece;
 mod portfolio;
 mod search;
 
 use crate::{
-    budget::{Budget, JobRunner},
+    budget::{Budget, JobRunner, WorkMeter},
     offsets::PlacementOrder,
     problem::Problem,
 };
@@ -17,6 +18,8 @@ use portfolio::{Portfolio, RoundResult};
 const MAX_ENTRIES: usize = 16 << 20;
 /// Larger pieces are not searched either: each try looks through all that is left, and a plan takes as many tries.
 const MAX_ITEMS: usize = 1 << 14;
+/// Entries that are prepared in the time that a node takes.
+const ENTRIES_A_NODE: usize = 1 << 10;
 
 /// A piece's best plan so far, and a bound that no plan beats.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,8 +34,126 @@ pub(crate) struct BoundedPiece {
     pub(crate) order: Option<PlacementOrder>,
 }
 
-/// Improves a piece's plan and bound until its plan needs at most `goal` bytes, is the smallest, or the budget is
-/// spent.
+/// Exact searches for one piece, in turns.
+pub(crate) struct ExactPlanner<'p> {
+    problem: &'p Problem,
+    portfolio: Portfolio,
+    /// Sizes of plans differ by multiples of this.
+    step: u64,
+    /// Nodes of each search of a turn.
+    limit: u64,
+    /// How far above the bound the next try is: grows while tries prove themselves impossible.
+    reach: u64,
+    /// A second aim between bound and plan, for pieces whose bound is out of reach.
+    aim: u64,
+}
+
+impl<'p> ExactPlanner<'p> {
+    /// Prepares searches for a piece, and raises its bound. `None` if the piece is too large for the budget or for any
+    /// search, or the budget ends.
+    pub(crate) fn new(
+        problem: &'p Problem,
+        known: &mut BoundedPiece,
+        budget: &Budget<'_>,
+    ) -> Option<Self> {
+        let buffers: Vec<usize> = known.offsets.iter().map(|(buffer, _)| *buffer).collect();
+        // Two fixed buffers may share a place; the search does not know that.
+        let shares = |&buffer: &usize| {
+            let all = problem.buffers();
+            all[buffer].in_place.is_some_and(|input| {
+                let both_live = problem.span(input).overlaps(problem.span(buffer));
+                let same_place =
+                    all[buffer].fixed.is_some() && all[buffer].fixed == all[input].fixed;
+                all[input].size > 0 && both_live && same_place
+            })
+        };
+        if buffers.len() > MAX_ITEMS || budget.is_over() || buffers.iter().any(shares) {
+            return None;
+        }
+        let entries = Piece::entries(problem, &buffers);
+        let cost = (entries / ENTRIES_A_NODE) as u64;
+        if entries > MAX_ENTRIES || cost >= budget.nodes {
+            return None;
+        }
+        let piece = Piece::new(problem, &buffers, &mut WorkMeter::new(budget.should_stop))?;
+        let (bound, step) = piece.bound();
+        known.bound = known.bound.max(bound.unsigned_abs());
+        let limit = 2 * piece.items.len() as u64;
+        let widths = piece.items.iter().map(|item| {
+            let buffer = &problem.buffers()[item.buffer];
+            buffer.end - buffer.start
+        });
+        let widths = widths.collect();
+        Some(Self {
+            problem,
+            portfolio: Portfolio::new(piece, widths, cost),
+            step: step.unsigned_abs(),
+            limit,
+            reach: 0,
+            aim: 0,
+        })
+    }
+
+    /// Nodes so far, what the preparation took included.
+    pub(crate) fn nodes(&self) -> u64 {
+        self.portfolio.nodes
+    }
+
+    /// Searches once more for a plan of `goal` bytes or of the bound, and for one that is merely better than the one
+    /// that is known. `budget` limits the nodes of all turns together.
+    pub(crate) fn turn(
+        &mut self,
+        known: &mut BoundedPiece,
+        goal: u64,
+        budget: &Budget<'_>,
+        workers: &dyn JobRunner,
+    ) {
+        let capacity = (known.bound.max(goal) + self.reach).min(known.size - 1);
+        match self.attempt(capacity, known, budget, workers) {
+            RoundResult::Fits(_) => self.reach = 0,
+            RoundResult::Impossible => self.reach = (2 * self.reach).max(self.step),
+            RoundResult::Stopped if self.reach > 0 => self.reach = 0,
+            RoundResult::Stopped => {
+                // Halfway up at first, and nearer to the plan after every failure.
+                let middle = known.bound + (known.size - known.bound) / 2;
+                self.aim = self.aim.max(middle).min(known.size - 1);
+                match self.attempt(self.aim, known, budget, workers) {
+                    RoundResult::Fits(_) => self.aim = 0,
+                    RoundResult::Impossible => {}
+                    RoundResult::Stopped => self.aim += (known.size - self.aim) / 2,
+                }
+                self.limit = self.limit.saturating_mul(2);
+            }
+        }
+    }
+
+    /// One search of all preferences under `capacity`, and what follows from it.
+    fn attempt(
+        &mut self,
+        capacity: u64,
+        known: &mut BoundedPiece,
+        budget: &Budget<'_>,
+        workers: &dyn JobRunner,
+    ) -> RoundResult {
+        let units = i64::try_from(capacity).expect("a problem's sizes stay below 2^62");
+        let round = self.portfolio.round(units, self.limit, budget, workers);
+        match &round {
+            RoundResult::Fits(offsets) => {
+                let offsets = offsets.iter().map(|offset| offset.unsigned_abs());
+                let items = self.portfolio.items().iter();
+                known.offsets = items.map(|item| item.buffer).zip(offsets).collect();
+                known.size = size(self.problem, &known.offsets);
+                known.order = None;
+            }
+            RoundResult::Impossible => known.bound = (capacity + 1).next_multiple_of(self.step),
+            RoundResult::Stopped => {}
+        }
+        round
+    }
+}
+
+/// Improves a piece's plan and bound by exact searches until its plan needs at most `goal` bytes, is the smallest, or
+/// the budget is spent.
 ///
 /// Returns the nodes that it took.
 pub(crate) fn improve(
@@ -42,73 +163,14 @@ pub(crate) fn improve(
     budget: &Budget<'_>,
     workers: &dyn JobRunner,
 ) -> u64 {
-    let buffers: Vec<usize> = known.offsets.iter().map(|(buffer, _)| *buffer).collect();
-    // Two fixed buffers may share a place; the search does not know that.
-    let shares = |&buffer: &usize| {
-        let all = problem.buffers();
-        all[buffer].in_place.is_some_and(|input| {
-            let both_live = problem.span(input).overlaps(problem.span(buffer));
-            let same_place = all[buffer].fixed.is_some() && all[buffer].fixed == all[input].fixed;
-            all[input].size > 0 && both_live && same_place
-        })
-    };
-    let is_large = buffers.len() > MAX_ITEMS || Piece::entries(problem, &buffers) > MAX_ENTRIES;
-    if is_large || buffers.iter().any(shares) {
+    let Some(mut planner) = ExactPlanner::new(problem, known, budget) else {
         return 0;
+    };
+    while known.size > goal.max(known.bound) && planner.nodes() < budget.nodes && !budget.is_over()
+    {
+        planner.turn(known, goal, budget, workers);
     }
-    let piece = Piece::new(problem, &buffers);
-    let (bound, step) = piece.bound();
-    known.bound = known.bound.max(bound.unsigned_abs());
-    let widths = piece.items.iter().map(|item| {
-        let buffer = &problem.buffers()[item.buffer];
-        buffer.end - buffer.start
-    });
-    let mut portfolio = Portfolio::new(&piece, widths.collect());
-    let step = step.unsigned_abs();
-    let mut limit = 2 * piece.items.len() as u64;
-    // How far above the bound the next try is: grows while tries prove themselves impossible.
-    let mut reach = 0;
-    // A second aim between bound and plan, for pieces whose bound is out of reach.
-    let mut aim = 0;
-    while known.size > goal.max(known.bound) {
-        if portfolio.nodes >= budget.nodes || budget.is_over() {
-            break;
-        }
-        let attempt = |capacity: u64, known: &mut BoundedPiece, portfolio: &mut Portfolio<'_>| {
-            let units = i64::try_from(capacity).expect("a problem's sizes stay below 2^62");
-            let round = portfolio.round(units, limit, budget, workers);
-            match &round {
-                RoundResult::Fits(offsets) => {
-                    let offsets = offsets.iter().map(|offset| offset.unsigned_abs());
-                    let items = piece.items.iter();
-                    known.offsets = items.map(|item| item.buffer).zip(offsets).collect();
-                    known.size = size(problem, &known.offsets);
-                    known.order = None;
-                }
-                RoundResult::Impossible => known.bound = (capacity + 1).next_multiple_of(step),
-                RoundResult::Stopped => {}
-            }
-            round
-        };
-        let capacity = (known.bound.max(goal) + reach).min(known.size - 1);
-        match attempt(capacity, known, &mut portfolio) {
-            RoundResult::Fits(_) => reach = 0,
-            RoundResult::Impossible => reach = (2 * reach).max(step),
-            RoundResult::Stopped if reach > 0 => reach = 0,
-            RoundResult::Stopped => {
-                // Halfway up at first, and nearer to the plan after every failure.
-                let middle = known.bound + (known.size - known.bound) / 2;
-                aim = aim.max(middle).min(known.size - 1);
-                match attempt(aim, known, &mut portfolio) {
-                    RoundResult::Fits(_) => aim = 0,
-                    RoundResult::Impossible => {}
-                    RoundResult::Stopped => aim += (known.size - aim) / 2,
-                }
-                limit = limit.saturating_mul(2);
-            }
-        }
-    }
-    portfolio.nodes
+    planner.nodes()
 }
 
 /// Where the highest of these buffers ends.

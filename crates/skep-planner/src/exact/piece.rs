@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::{
+    budget::WorkMeter,
     problem::{Buffer, Problem},
     timeline::{self, Span},
 };
@@ -52,6 +53,8 @@ pub(crate) struct Piece {
     pub(crate) sections: usize,
     /// How much of a section may be padding above its topmost buffer.
     pub(crate) padding: i64,
+    /// Units that are live in each section.
+    pub(crate) loads: Vec<i64>,
     meets: Lists,
     members: Lists,
     /// Fixed items that each item meets, by offset.
@@ -65,14 +68,18 @@ struct Lists {
 }
 
 impl Lists {
-    fn new(lists: impl Iterator<Item = Vec<u32>>) -> Self {
+    /// `None` where the caller ends it.
+    fn new(lists: impl Iterator<Item = Vec<u32>>, meter: &mut WorkMeter<'_>) -> Option<Self> {
         let mut bounds = vec![0];
         let mut entries = Vec::new();
         for list in lists {
+            if meter.spend(list.len()) {
+                return None;
+            }
             entries.extend(list);
             bounds.push(entries.len());
         }
-        Self { bounds, entries }
+        Some(Self { bounds, entries })
     }
 
     fn get(&self, list: usize) -> &[u32] {
@@ -105,17 +112,16 @@ impl Piece {
         sections + 2 * meets
     }
 
-    /// Prepares `buffers` of `problem`, which hang together in time.
-    pub(crate) fn new(problem: &Problem, buffers: &[usize]) -> Self {
+    /// Prepares `buffers` of `problem`, which hang together in time. `None` where the caller ends it.
+    pub(crate) fn new(
+        problem: &Problem,
+        buffers: &[usize],
+        meter: &mut WorkMeter<'_>,
+    ) -> Option<Self> {
         let all = problem.buffers();
         let alignment = buffers
             .iter()
-            .map(|&buffer| {
-                let fixed = all[buffer].fixed.filter(|fixed| *fixed > 0);
-                all[buffer]
-                    .alignment
-                    .min(fixed.map_or(u64::MAX, |fixed| 1 << fixed.trailing_zeros()))
-            })
+            .map(|&buffer| all[buffer].alignment)
             .min()
             .unwrap_or(1);
         let units = |bytes: u64| i64::try_from(bytes).expect("a problem's sizes stay below 2^62");
@@ -146,22 +152,31 @@ impl Piece {
         let padding = items.iter().map(|item| item.size - item.bare).max();
         let mut members = vec![Vec::new(); sections];
         for (number, item) in (0..).zip(&items) {
+            if meter.spend(item.sections().len()) {
+                return None;
+            }
             for section in item.sections() {
                 members[section].push(number);
             }
         }
-        let members = Lists::new(members.into_iter());
+        let members = Lists::new(members.into_iter(), meter)?;
         // What is live where an item begins, and what begins later while it is live: items are sorted by their start.
-        let meets = Lists::new((0..).zip(&items).map(|(own, item): (u32, &PieceBuffer)| {
+        let meets = (0..).zip(&items).map(|(own, item): (u32, &PieceBuffer)| {
             let live = members.get(item.start as usize).iter().copied();
             let after = items.partition_point(|other| other.start <= item.start);
             let until = items.partition_point(|other| other.start < item.end);
             live.filter(|other| *other != own)
                 .chain((0..).take(until).skip(after))
                 .collect()
-        }));
+        });
+        let meets = Lists::new(meets, meter)?;
+        let has_fixed = items.iter().any(|item| item.fixed.is_some());
+        let loads = loads(&items, sections, |item| item.size);
         let fixed = (0..items.len())
             .map(|item| {
+                if !has_fixed {
+                    return Vec::new();
+                }
                 let mut fixed: Vec<u32> = meets
                     .get(item)
                     .iter()
@@ -172,27 +187,23 @@ impl Piece {
                 fixed
             })
             .collect();
-        Self {
+        Some(Self {
             sections,
             padding: padding.unwrap_or(0),
+            loads,
             meets,
             members,
             fixed,
             items,
-        }
+        })
     }
 
     /// A lower bound of the piece's plans, and the step in which their sizes differ: a capacity between two multiples
     /// of the step is no better than the lower one.
     pub(crate) fn bound(&self) -> (i64, i64) {
-        let sizes = |of: fn(&PieceBuffer) -> i64| {
-            let items = self.items.iter();
-            let sizes = items.map(move |item| (item.span(), of(item).unsigned_abs()));
-            let highest = timeline::loads(self.sections, sizes).into_iter().max();
-            i64::try_from(highest.unwrap_or(0)).expect("sums of a problem stay below 2^62")
-        };
-        let bare = sizes(|item| item.bare);
-        let padded = sizes(|item| item.size) - self.padding;
+        let highest = |loads: &[i64]| loads.iter().copied().max().unwrap_or(0);
+        let bare = highest(&loads(&self.items, self.sections, |item| item.bare));
+        let padded = highest(&self.loads) - self.padding;
         let fixed = self
             .items
             .iter()
@@ -240,6 +251,17 @@ impl Piece {
         }
         low
     }
+}
+
+/// The units of `items` that are live in each of `sections` sections.
+fn loads(items: &[PieceBuffer], sections: usize, size: fn(&PieceBuffer) -> i64) -> Vec<i64> {
+    let sizes = items
+        .iter()
+        .map(|item| (item.span(), size(item).unsigned_abs()));
+    timeline::loads(sections, sizes)
+        .into_iter()
+        .map(|load| i64::try_from(load).expect("sums of a problem stay below 2^62"))
+        .collect()
 }
 
 /// `value`, up to the next multiple of `alignment`, a power of two.

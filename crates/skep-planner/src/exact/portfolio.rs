@@ -6,18 +6,19 @@
 use std::{
     cmp::Reverse,
     sync::{
-        OnceLock,
+        Mutex, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
 use super::{
-    piece::Piece,
-    search::{PieceSearch, Preference, SearchEnd},
+    failed::FailedStates,
+    piece::{Piece, PieceBuffer},
+    search::{PieceSearch, Preference, SearchEnd, SectionMeasure},
 };
 use crate::{
     budget::{Budget, JobRunner},
-    timeline,
+    timeline::RangeMaximum,
 };
 
 /// The measure by which a search orders buffers; more comes first.
@@ -33,10 +34,10 @@ enum BufferMeasure {
     Failures,
 }
 
-/// (by slack, keys from the first to the last).
-const PREFERENCES: [(bool, [BufferMeasure; 3]); 7] = [
+/// (sections, keys of buffers from the first to the last).
+const PREFERENCES: [(SectionMeasure, [BufferMeasure; 3]); 8] = [
     (
-        true,
+        SectionMeasure::Slack,
         [
             BufferMeasure::Width,
             BufferMeasure::Area,
@@ -44,7 +45,7 @@ const PREFERENCES: [(bool, [BufferMeasure; 3]); 7] = [
         ],
     ),
     (
-        false,
+        SectionMeasure::Any,
         [
             BufferMeasure::Load,
             BufferMeasure::Width,
@@ -52,7 +53,7 @@ const PREFERENCES: [(bool, [BufferMeasure; 3]); 7] = [
         ],
     ),
     (
-        true,
+        SectionMeasure::Slack,
         [
             BufferMeasure::Failures,
             BufferMeasure::Width,
@@ -60,7 +61,7 @@ const PREFERENCES: [(bool, [BufferMeasure; 3]); 7] = [
         ],
     ),
     (
-        false,
+        SectionMeasure::Any,
         [
             BufferMeasure::Failures,
             BufferMeasure::Width,
@@ -68,7 +69,7 @@ const PREFERENCES: [(bool, [BufferMeasure; 3]); 7] = [
         ],
     ),
     (
-        true,
+        SectionMeasure::Slack,
         [
             BufferMeasure::Load,
             BufferMeasure::Width,
@@ -76,7 +77,7 @@ const PREFERENCES: [(bool, [BufferMeasure; 3]); 7] = [
         ],
     ),
     (
-        false,
+        SectionMeasure::Any,
         [
             BufferMeasure::Width,
             BufferMeasure::Area,
@@ -84,11 +85,19 @@ const PREFERENCES: [(bool, [BufferMeasure; 3]); 7] = [
         ],
     ),
     (
-        false,
+        SectionMeasure::Any,
         [
             BufferMeasure::Load,
             BufferMeasure::Area,
             BufferMeasure::Width,
+        ],
+    ),
+    (
+        SectionMeasure::Choices,
+        [
+            BufferMeasure::Width,
+            BufferMeasure::Area,
+            BufferMeasure::Load,
         ],
     ),
 ];
@@ -112,29 +121,61 @@ pub(crate) enum RoundResult {
 type EndedSearch = (SearchEnd, Vec<i64>, Vec<u64>, u64);
 
 /// The searches for one piece, and what they have learned.
-pub(crate) struct Portfolio<'a> {
-    piece: &'a Piece,
+pub(crate) struct Portfolio {
+    piece: Piece,
     widths: Vec<u64>,
-    loads: Vec<u64>,
+    loads: RangeMaximum,
     failures: Vec<u64>,
+    /// What each search has ruled out, by capacity, the last one first.
+    ruled_out: Vec<RuledOut>,
     /// Nodes of all searches so far.
     pub(crate) nodes: u64,
 }
 
-impl<'a> Portfolio<'a> {
-    /// Searches for `piece`, whose items are live for `widths` steps.
-    pub(crate) fn new(piece: &'a Piece, widths: Vec<u64>) -> Self {
-        let sizes = piece
-            .items
-            .iter()
-            .map(|item| (item.span(), item.size.unsigned_abs()));
+/// States that do not fit under a capacity, for each preference: shared, they would make a plan depend on the threads.
+struct RuledOut {
+    capacity: i64,
+    failed: [Mutex<FailedStates>; PREFERENCES.len()],
+}
+
+/// Capacities whose failed states are kept: searches take turns at two.
+const KEPT_CAPACITIES: usize = 2;
+
+impl Portfolio {
+    /// Searches for `piece`, whose items are live for `widths` steps, and whose preparation took `nodes`.
+    pub(crate) fn new(piece: Piece, widths: Vec<u64>, nodes: u64) -> Self {
+        let loads = piece.loads.iter().map(|load| load.unsigned_abs());
+        let loads = RangeMaximum::new(loads.collect());
         Self {
+            failures: vec![0; piece.sections],
             piece,
             widths,
-            loads: timeline::loads(piece.sections, sizes),
-            failures: vec![0; piece.sections],
-            nodes: 0,
+            loads,
+            ruled_out: Vec::new(),
+            nodes,
         }
+    }
+
+    /// The buffers, in the order of the offsets that a round finds.
+    pub(crate) fn items(&self) -> &[PieceBuffer] {
+        &self.piece.items
+    }
+
+    /// What is known of `capacity`, now the first.
+    fn look_up(&mut self, capacity: i64) {
+        let known = self
+            .ruled_out
+            .iter()
+            .position(|known| known.capacity == capacity);
+        let known = match known {
+            Some(position) => self.ruled_out.remove(position),
+            None => RuledOut {
+                capacity,
+                failed: Default::default(),
+            },
+        };
+        self.ruled_out.insert(0, known);
+        self.ruled_out.truncate(KEPT_CAPACITIES);
     }
 
     /// Gives each preference `limit` nodes. The first in the table that finishes decides, whichever was faster.
@@ -149,26 +190,39 @@ impl<'a> Portfolio<'a> {
         let limit = limit.min(left / PREFERENCES.len() as u64 + 1);
         let results: [OnceLock<EndedSearch>; PREFERENCES.len()] = Default::default();
         let decided = AtomicUsize::new(usize::MAX);
+        let failures = RangeMaximum::new(self.failures.clone());
         let ranks: Vec<Vec<u32>> = PREFERENCES
             .iter()
-            .map(|(_, keys)| self.rank(*keys))
+            .map(|(_, keys)| self.rank(*keys, &failures))
             .collect();
+        self.look_up(capacity);
+        let (piece, ruled_out) = (&self.piece, &self.ruled_out[0]);
         workers.run(PREFERENCES.len(), &|number| {
             let is_over = || decided.load(Ordering::Relaxed) < number || budget.is_over();
             if is_over() {
                 return;
             }
             let preference = Preference {
-                by_slack: PREFERENCES[number].0,
+                section: PREFERENCES[number].0,
                 rank: &ranks[number],
             };
-            let mut search = PieceSearch::new(self.piece, capacity, preference);
-            let outcome = search.run(limit, &is_over);
+            let mut known = ruled_out.failed[number]
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            let mut search = PieceSearch::new(
+                piece,
+                capacity,
+                preference,
+                std::mem::take(&mut known),
+                &is_over,
+            );
+            let outcome = search.run(limit);
             if outcome != SearchEnd::Stopped {
                 decided.fetch_min(number, Ordering::Relaxed);
             }
             let (offsets, failures) = (search.offsets().to_vec(), search.failures().to_vec());
             let result = (outcome, offsets, failures, search.nodes());
+            *known = search.into_failed();
             results[number].set(result).expect("each job runs once");
         });
         let mut failures = vec![0; self.piece.sections];
@@ -176,7 +230,8 @@ impl<'a> Portfolio<'a> {
             let Some((outcome, offsets, found, nodes)) = result.into_inner() else {
                 break;
             };
-            self.nodes += nodes;
+            // What is impossible at once counts too: turns must come to an end.
+            self.nodes += nodes.max(1);
             match outcome {
                 SearchEnd::Fits => return RoundResult::Fits(offsets),
                 SearchEnd::Impossible => return RoundResult::Impossible,
@@ -194,10 +249,20 @@ impl<'a> Portfolio<'a> {
         RoundResult::Stopped
     }
 
-    fn rank(&self, keys: [BufferMeasure; 3]) -> Vec<u32> {
+    fn rank(&self, keys: [BufferMeasure; 3], failures: &RangeMaximum) -> Vec<u32> {
         let items = &self.piece.items;
+        let key = |measure: BufferMeasure, item: usize| {
+            let PieceBuffer { size, .. } = items[item];
+            let width = u128::from(self.widths[item]);
+            match measure {
+                BufferMeasure::Width => width,
+                BufferMeasure::Area => width * u128::from(size.unsigned_abs()),
+                BufferMeasure::Load => u128::from(self.loads.over(items[item].span())),
+                BufferMeasure::Failures => u128::from(failures.over(items[item].span())),
+            }
+        };
         let mut keyed: Vec<(Reverse<[u128; 3]>, usize)> = (0..items.len())
-            .map(|item| (Reverse(keys.map(|key| self.key(key, item))), item))
+            .map(|item| (Reverse(keys.map(|measure| key(measure, item))), item))
             .collect();
         keyed.sort_unstable();
         let mut rank = vec![0; items.len()];
@@ -205,19 +270,5 @@ impl<'a> Portfolio<'a> {
             rank[item] = position;
         }
         rank
-    }
-
-    fn key(&self, key: BufferMeasure, item: usize) -> u128 {
-        let most = |of: &[u64]| {
-            let sections = &of[self.piece.items[item].sections()];
-            u128::from(sections.iter().copied().max().unwrap_or(0))
-        };
-        let width = u128::from(self.widths[item]);
-        match key {
-            BufferMeasure::Width => width,
-            BufferMeasure::Area => width * self.piece.items[item].size.unsigned_abs() as u128,
-            BufferMeasure::Load => most(&self.loads),
-            BufferMeasure::Failures => most(&self.failures),
-        }
     }
 }

@@ -15,9 +15,15 @@
 //! - a blocked buffer lies above the lowest end of those that it meets.
 //!
 //! What is left falls apart where no unplaced buffer is live on both sides; the parts are solved one by one, and one
-//! part that cannot be solved ends the search in all of them.
+//! part that cannot be solved ends the search in all of them. A part whose state has failed before is not searched
+//! again ([`FailedStates`]).
 
-use super::piece::{Piece, PieceBuffer};
+use crate::budget::WorkMeter;
+
+use super::{
+    failed::{FailedStates, StateHash},
+    piece::{Piece, PieceBuffer},
+};
 
 /// How a search ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,10 +39,21 @@ pub(crate) enum SearchEnd {
 /// What to try first among the buffers with the lowest address.
 #[derive(Clone, Copy)]
 pub(crate) struct Preference<'a> {
-    /// Those in the section with the fewest bytes to lose, as far as the search has got.
-    pub(crate) by_slack: bool,
-    /// Smallest first.
+    /// Which section they are in.
+    pub(crate) section: SectionMeasure,
+    /// Of equal ones, the smallest first.
     pub(crate) rank: &'a [u32],
+}
+
+/// The measure by which a search prefers sections, as far as it has got.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SectionMeasure {
+    /// None.
+    Any,
+    /// The fewest bytes to lose.
+    Slack,
+    /// The fewest buffers that can be its lowest, then the fewest bytes to lose.
+    Choices,
 }
 
 /// A step of the trail, which can be taken back.
@@ -52,6 +69,8 @@ enum TrailEntry {
 struct TimePart {
     start: usize,
     end: usize,
+    /// The hash of its state when it was opened.
+    state: u64,
 }
 
 /// A buffer that has been placed for a try, and the state to return to.
@@ -77,6 +96,8 @@ pub(crate) struct PieceSearch<'a> {
     rest: Vec<i64>,
     /// What a section can still lose to gaps, when it was looked at last.
     slack: Vec<i64>,
+    /// How many buffers could be its lowest then.
+    choices: Vec<u32>,
     /// How often a section has ended a try.
     failures: Vec<u64>,
     trail: Vec<TrailEntry>,
@@ -86,21 +107,21 @@ pub(crate) struct PieceSearch<'a> {
     parts: Vec<u32>,
     /// Parts that no try has begun with.
     open: Vec<TimePart>,
+    failed: FailedStates,
+    meter: WorkMeter<'a>,
     nodes: u64,
 }
 
-/// Nodes between two questions to the caller.
-const STOP_INTERVAL: u64 = 64;
-
 impl<'a> PieceSearch<'a> {
-    pub(crate) fn new(piece: &'a Piece, capacity: i64, preference: Preference<'a>) -> Self {
+    /// `failed` is what earlier searches with this capacity have learned.
+    pub(crate) fn new(
+        piece: &'a Piece,
+        capacity: i64,
+        preference: Preference<'a>,
+        failed: FailedStates,
+        should_stop: &'a dyn Fn() -> bool,
+    ) -> Self {
         let count = piece.items.len();
-        let mut rest = vec![0; piece.sections];
-        for item in &piece.items {
-            for section in item.sections() {
-                rest[section] += item.size;
-            }
-        }
         Self {
             piece,
             capacity,
@@ -109,31 +130,35 @@ impl<'a> PieceSearch<'a> {
             placed: vec![false; count],
             blocked: vec![false; count],
             support: (0..).take(count).collect(),
-            rest,
+            rest: piece.loads.clone(),
             slack: vec![0; piece.sections],
+            choices: vec![0; piece.sections],
             failures: vec![0; piece.sections],
             trail: Vec::new(),
             queue: Vec::new(),
             queued: vec![false; piece.sections],
             parts: Vec::new(),
             open: Vec::new(),
+            failed,
+            meter: WorkMeter::new(should_stop),
             nodes: 0,
         }
     }
 
     /// Searches until a plan is found, all are ruled out, or a limit is reached. Call it once.
-    pub(crate) fn run(&mut self, node_limit: u64, should_stop: &dyn Fn() -> bool) -> SearchEnd {
+    pub(crate) fn run(&mut self, node_limit: u64) -> SearchEnd {
         let count = self.piece.items.len();
         self.parts = (0..).take(count).collect();
         let whole = TimePart {
             start: 0,
             end: count,
+            state: 0,
         };
         for section in 0..self.piece.sections {
             self.enqueue(section);
         }
         if !(0..count).all(|item| self.raise(item, 0)) || !self.propagate(whole) {
-            return SearchEnd::Impossible;
+            return self.end(SearchEnd::Impossible);
         }
         self.open.push(whole);
         let mut frames: Vec<SearchFrame> = Vec::new();
@@ -151,9 +176,8 @@ impl<'a> PieceSearch<'a> {
             // Until something has been placed: a wrong decision is taken back, and its opposite tried.
             while let Some(trying) = part {
                 self.nodes += 1;
-                if self.nodes > node_limit
-                    || self.nodes.is_multiple_of(STOP_INTERVAL) && should_stop()
-                {
+                // Each try looks through its part about four times.
+                if self.nodes > node_limit || self.meter.spend(4 * (trying.end - trying.start)) {
                     return SearchEnd::Stopped;
                 }
                 let frame = self.choose(trying).map(|item| SearchFrame {
@@ -164,10 +188,13 @@ impl<'a> PieceSearch<'a> {
                     open: self.open.len(),
                 });
                 let failed = match frame {
-                    None => frames.pop(),
+                    None => {
+                        self.failed.insert(trying.state);
+                        frames.pop()
+                    }
                     Some(frame) => {
-                        if self.place(frame.item) && self.propagate(trying) {
-                            self.split(trying);
+                        let follows = self.place(frame.item) && self.propagate(trying);
+                        if follows && self.split(trying) {
                             frames.push(frame);
                             break;
                         }
@@ -175,10 +202,19 @@ impl<'a> PieceSearch<'a> {
                     }
                 };
                 part = self.take_back(failed, &mut frames);
-                if part.is_none() {
-                    return SearchEnd::Impossible;
+                if part.is_none() || self.meter.is_over() {
+                    return self.end(SearchEnd::Impossible);
                 }
             }
+        }
+    }
+
+    /// What the search has found, if it was not ended meanwhile: then conclusions are missing.
+    fn end(&self, found: SearchEnd) -> SearchEnd {
+        if self.meter.is_over() {
+            SearchEnd::Stopped
+        } else {
+            found
         }
     }
 
@@ -190,6 +226,11 @@ impl<'a> PieceSearch<'a> {
     /// Tries that it took.
     pub(crate) fn nodes(&self) -> u64 {
         self.nodes
+    }
+
+    /// What it has learned, beside what it was given.
+    pub(crate) fn into_failed(self) -> FailedStates {
+        self.failed
     }
 
     /// How often each section has ended a try.
@@ -211,6 +252,10 @@ impl<'a> PieceSearch<'a> {
             if self.block(frame.item) && self.propagate(frame.part) {
                 return Some(frame.part);
             }
+            if self.meter.is_over() {
+                return None;
+            }
+            self.failed.insert(frame.part.state);
             failed = frames.pop();
         }
         None
@@ -225,24 +270,39 @@ impl<'a> PieceSearch<'a> {
                 .filter(|&item| !self.blocked[item] && !self.placed[item])
         };
         let lowest = candidates().map(|item| self.low[item]).min()?;
-        let Preference { by_slack, rank } = self.preference;
+        let Preference { section, rank } = self.preference;
         candidates()
             .filter(|&item| self.low[item] == lowest)
             .min_by_key(|&item| {
-                let slacks = &self.slack[self.piece.items[item].sections()];
-                let slack = if by_slack { slacks.iter().min() } else { None };
-                (slack, rank[item])
+                let sections = self.piece.items[item].sections();
+                let tightest = match section {
+                    SectionMeasure::Any => (0, 0),
+                    SectionMeasure::Slack => {
+                        (0, self.slack[sections].iter().copied().min().unwrap_or(0))
+                    }
+                    SectionMeasure::Choices => {
+                        let all = self.choices[sections.clone()]
+                            .iter()
+                            .zip(&self.slack[sections]);
+                        let all = all.map(|(choices, slack)| (*choices, *slack));
+                        all.min().unwrap_or((0, 0))
+                    }
+                };
+                (tightest, rank[item])
             })
     }
 
-    /// Opens what is left of a part, split where nothing is live on both sides.
+    /// Opens what is left of a part, split where nothing is live on both sides; false if the state of a part of it has
+    /// failed before.
     ///
     /// A part that does not split and has lost little stays in use, members with a place and all: so the lists of all
     /// levels together stay linear.
-    fn split(&mut self, part: TimePart) {
+    fn split(&mut self, part: TimePart) -> bool {
+        let first = self.open.len();
         let bottom = self.parts.len();
         let mut start = bottom;
         let mut reach = 0;
+        let mut state = StateHash::default();
         for position in part.start..part.end {
             let number = self.parts[position];
             if self.placed[number as usize] {
@@ -251,19 +311,28 @@ impl<'a> PieceSearch<'a> {
             let item = &self.piece.items[number as usize];
             let end = self.parts.len();
             if item.start >= reach && end > start {
-                self.open.push(TimePart { start, end });
+                let state = std::mem::take(&mut state).finish();
+                self.open.push(TimePart { start, end, state });
                 start = end;
             }
             reach = reach.max(item.end);
+            state.add(
+                number,
+                self.low[number as usize],
+                self.blocked[number as usize],
+            );
             self.parts.push(number);
         }
         let end = self.parts.len();
+        let state = state.finish();
         if start == bottom && 8 * (end - bottom) > 7 * (part.end - part.start) {
             self.parts.truncate(bottom);
-            self.open.push(part);
+            self.open.push(TimePart { state, ..part });
         } else if end > start {
-            self.open.push(TimePart { start, end });
+            self.open.push(TimePart { start, end, state });
         }
+        let mut opened = self.open[first..].iter();
+        !opened.any(|part| self.failed.contains(part.state))
     }
 
     /// Decides that `item` is below all that it meets and has no place yet.
@@ -277,7 +346,11 @@ impl<'a> PieceSearch<'a> {
             self.rest[section] -= size;
             self.enqueue(section);
         }
-        for &other in piece.meets(item) {
+        let meets = piece.meets(item);
+        if self.meter.spend(meets.len()) {
+            return false;
+        }
+        for &other in meets {
             let other = other as usize;
             if self.placed[other] {
                 continue;
@@ -310,8 +383,11 @@ impl<'a> PieceSearch<'a> {
         {
             return true;
         }
-        let lowest = piece
-            .meets(item)
+        let meets = piece.meets(item);
+        if self.meter.spend(meets.len()) {
+            return false;
+        }
+        let lowest = meets
             .iter()
             .filter(|&&other| !self.placed[other as usize])
             .map(|&other| {
@@ -379,13 +455,17 @@ impl<'a> PieceSearch<'a> {
         if rest == 0 {
             return true;
         }
+        let members = piece.members(section);
+        if self.meter.spend(members.len()) {
+            return false;
+        }
         let latest = self.capacity + piece.padding - rest;
         let mut lowest_top = i64::MAX;
         let mut only = None;
         let mut firsts = 0;
         let mut highest = 0;
         let mut floor = i64::MAX;
-        for &item in piece.members(section) {
+        for &item in members {
             let item = item as usize;
             if self.placed[item] {
                 continue;
@@ -400,6 +480,7 @@ impl<'a> PieceSearch<'a> {
             }
         }
         self.slack[section] = self.capacity - rest - floor;
+        self.choices[section] = firsts;
         if firsts == 0 {
             self.failures[section] += 1;
             return false;
@@ -407,7 +488,7 @@ impl<'a> PieceSearch<'a> {
         if highest <= latest && firsts > 1 {
             return true;
         }
-        for &item in piece.members(section) {
+        for &item in members {
             let item = item as usize;
             let is_first = self.low[item] <= latest && (firsts > 1 || only == Some(item));
             if !self.placed[item]

@@ -3,7 +3,12 @@
 use std::cmp::Reverse;
 
 use super::Filling;
-use crate::{budget::Budget, plan::ObjectPlan, problem::Problem, timeline};
+use crate::{
+    budget::{Budget, WorkMeter},
+    plan::ObjectPlan,
+    problem::Problem,
+    timeline,
+};
 
 /// Visits tasks by the sum of their tensors' sizes, largest first and of equal ones the earliest, and in each its
 /// tensors, largest first. A tensor takes the smallest object that holds it, else the largest one, which grows; new
@@ -27,8 +32,9 @@ pub fn greedy_by_breadth(problem: &Problem, budget: &Budget<'_>) -> Option<Objec
         (first, Reverse(problem.buffers()[tensor].size))
     });
     let mut filling = Filling::new(problem);
-    for (count, tensor) in order.into_iter().enumerate() {
-        if count % 16 == 0 && budget.is_over() {
+    let mut meter = WorkMeter::new(budget.should_stop);
+    for tensor in order {
+        if meter.spend(filling.sizes().len()) {
             return None;
         }
         let size = problem.buffers()[tensor].size;

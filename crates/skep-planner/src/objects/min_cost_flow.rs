@@ -2,7 +2,11 @@
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
-use crate::{budget::Budget, plan::ObjectPlan, problem::Problem};
+use crate::{
+    budget::{Budget, WorkMeter},
+    plan::ObjectPlan,
+    problem::Problem,
+};
 
 /// Each tensor either begins an object, at the cost of its size, or follows one that has ended, at the cost of what it
 /// is larger; the cheapest choice of all. (The cost of a chain is not the size of its object, so the sum is not the
@@ -11,13 +15,14 @@ use crate::{budget::Budget, plan::ObjectPlan, problem::Problem};
 /// There is an edge for each pair of tensors that could follow each other, and as many shortest paths as tensors.
 pub fn min_cost_flow(problem: &Problem, budget: &Budget<'_>) -> Option<ObjectPlan> {
     let count = problem.len();
-    let mut network = Network::new(problem);
+    let mut meter = WorkMeter::new(budget.should_stop);
+    let mut network = Network::new(problem, &mut meter)?;
     let mut paths = 0;
-    while network.augment() {
+    while network.augment(&mut meter) {
         paths += 1;
-        if budget.is_over() {
-            return None;
-        }
+    }
+    if meter.is_over() {
+        return None;
     }
     debug_assert_eq!(
         paths, count,
@@ -58,7 +63,8 @@ struct Network {
 }
 
 impl Network {
-    fn new(problem: &Problem) -> Self {
+    /// `None` where the caller ends it.
+    fn new(problem: &Problem, meter: &mut WorkMeter<'_>) -> Option<Self> {
         let count = problem.len();
         let mut network = Self {
             count,
@@ -84,13 +90,16 @@ impl Network {
             network.add(source, tensor, 0);
             network.add(count + tensor, sink, 0);
             network.add(source, count + tensor, size(tensor));
+            if meter.spend(over.len()) {
+                return None;
+            }
             for &before in &over {
                 let growth = (size(tensor) - size(before)).max(0);
                 network.add(before, count + tensor, growth);
             }
             live.push(Reverse((span.end, tensor)));
         }
-        network
+        Some(network)
     }
 
     fn source(&self) -> usize {
@@ -111,8 +120,8 @@ impl Network {
         (is_forward && !free && (self.count..2 * self.count).contains(&to)).then(|| to - self.count)
     }
 
-    /// Sends one more unit along the cheapest path, found layer by layer; false if there is none.
-    fn augment(&mut self) -> bool {
+    /// Sends one more unit along the cheapest path, found layer by layer; false if there is none, or the caller ends it.
+    fn augment(&mut self, meter: &mut WorkMeter<'_>) -> bool {
         let (source, sink) = (self.source(), self.source() + 1);
         let mut cost = vec![i64::MAX; self.from.len()];
         let mut arrived_by = vec![usize::MAX; self.from.len()];
@@ -123,6 +132,9 @@ impl Network {
             let mut next = Vec::new();
             for node in layer {
                 is_next[node] = false;
+                if meter.spend(self.from[node].len()) {
+                    return false;
+                }
                 for &edge in &self.from[node] {
                     let Edge {
                         to,

@@ -18,7 +18,12 @@ pub use size::greedy_by_size;
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
-use crate::{budget::Budget, plan::ObjectPlan, problem::Problem, timeline::Span};
+use crate::{
+    budget::{Budget, WorkMeter},
+    plan::ObjectPlan,
+    problem::Problem,
+    timeline::Span,
+};
 
 /// An object a buffer.
 pub fn naive(problem: &Problem) -> ObjectPlan {
@@ -43,11 +48,12 @@ pub fn greedy_best(problem: &Problem, budget: &Budget<'_>) -> Option<ObjectPlan>
 pub fn positional_maximums(problem: &Problem, budget: &Budget<'_>) -> Option<Vec<u64>> {
     let mut maximums: Vec<u64> = Vec::new();
     let mut live = Live::new(problem);
+    let mut meter = WorkMeter::new(budget.should_stop);
     for section in 0..problem.timeline().sections() {
-        if section % 64 == 0 && budget.is_over() {
+        live.advance(section);
+        if meter.spend(live.by_size.len()) {
             return None;
         }
-        live.advance(section);
         for (position, (Reverse(size), _)) in live.by_size.keys().enumerate() {
             match maximums.get_mut(position) {
                 Some(maximum) => *maximum = (*maximum).max(*size),
@@ -171,5 +177,24 @@ impl ObjectOccupancy {
         let before = self.0.range(..span.end).next_back();
         let after = self.0.range(span.end..).next();
         (before.map(|(_, end)| *end), after.map(|(start, _)| *start))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_tenants_are_those_around_a_span() {
+        let span = |start, end| Span { start, end };
+        let mut tenants = ObjectOccupancy::default();
+        for (start, end) in [(0, 2), (4, 6), (9, 12)] {
+            tenants.insert(span(start, end));
+        }
+        assert_eq!(tenants.around(span(6, 9)), (Some(6), Some(9)));
+        assert_eq!(tenants.around(span(2, 3)), (Some(2), Some(4)));
+        assert_eq!(tenants.around(span(12, 20)), (Some(12), None));
+        assert_eq!(ObjectOccupancy::default().around(span(0, 1)), (None, None));
+        assert!(tenants.meet(span(5, 7)) && !tenants.meet(span(6, 9)));
     }
 }

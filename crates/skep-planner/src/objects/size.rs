@@ -3,7 +3,11 @@
 use std::cmp::Reverse;
 
 use super::{Filling, ObjectOccupancy, positional_maximums};
-use crate::{budget::Budget, plan::ObjectPlan, problem::Problem};
+use crate::{
+    budget::{Budget, WorkMeter},
+    plan::ObjectPlan,
+    problem::Problem,
+};
 
 /// The nearest object that a tensor could join: steps that it is idle between, and its number.
 type NearestObject = Option<(u64, usize)>;
@@ -22,8 +26,9 @@ pub fn greedy_by_size(problem: &Problem, budget: &Budget<'_>) -> Option<ObjectPl
     open.sort_by_key(|&tensor| (classes[tensor], Reverse(buffers[tensor].size), tensor));
     let mut nearest: Vec<NearestObject> = vec![None; problem.len()];
     let mut filling = Filling::new(problem);
+    let mut meter = WorkMeter::new(budget.should_stop);
     while let Some(&first) = open.first() {
-        if open.len().is_multiple_of(16) && budget.is_over() {
+        if meter.spend(2 * open.len()) {
             return None;
         }
         // Of the class that is due, the nearest; of those, `open` has the largest first.
@@ -37,6 +42,9 @@ pub fn greedy_by_size(problem: &Problem, budget: &Budget<'_>) -> Option<ObjectPl
         for &other in &open {
             let met = problem.span(other).overlaps(problem.span(tensor));
             if met && nearest[other].is_some_and(|(_, near)| near == object) {
+                if meter.spend(SEARCH_STEPS * filling.tenants().len()) {
+                    return None;
+                }
                 nearest[other] = search(problem, filling.tenants(), other);
             } else if !met {
                 let steps = distance(problem, other, tensor);
@@ -49,6 +57,9 @@ pub fn greedy_by_size(problem: &Problem, budget: &Budget<'_>) -> Option<ObjectPl
     }
     Some(filling.finish())
 }
+
+/// What looking into one object takes, in tensors looked at.
+const SEARCH_STEPS: usize = 16;
 
 /// Steps between two tensors that are not live together.
 fn distance(problem: &Problem, first: usize, second: usize) -> u64 {

@@ -9,11 +9,14 @@ pub use order::PlacementOrder;
 pub(crate) use order::conflicts;
 
 use crate::{
-    budget::Budget,
+    budget::{Budget, WorkMeter},
     plan::OffsetPlan,
-    problem::{Buffer, Problem},
+    problem::Problem,
 };
 use placed::PlacedBuffers;
+
+/// What putting a buffer into the lists of windows takes, in entries looked at.
+const INSERTION: usize = 256;
 
 /// Places buffers in the given order, each into the smallest gap that holds it (the lowest of several, and on top where
 /// none does), fixed ones first. `None` if the caller stopped it.
@@ -32,15 +35,16 @@ pub fn best_fit(
             placed.insert(buffer, offset);
         }
     }
-    for (count, buffer) in order.into_iter().enumerate() {
-        if count % 64 == 0 && budget.is_over() {
-            return None;
+    let mut meter = WorkMeter::new(budget.should_stop);
+    for buffer in order {
+        if problem.buffers()[buffer].fixed.is_some() {
+            continue;
         }
-        let Buffer { size, fixed, .. } = problem.buffers()[buffer];
-        if size > 0 && fixed.is_none() {
-            let offset = placed.best_gap(buffer);
-            offsets[buffer] = offset;
-            placed.insert(buffer, offset);
+        let (offset, looked_at) = placed.best_gap(buffer);
+        offsets[buffer] = offset;
+        placed.insert(buffer, offset);
+        if meter.spend(looked_at + INSERTION) {
+            return None;
         }
     }
     Some(OffsetPlan::new(problem, offsets))

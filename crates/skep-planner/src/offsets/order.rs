@@ -2,7 +2,10 @@
 
 use std::cmp::Reverse;
 
-use crate::{problem::Problem, timeline};
+use crate::{
+    problem::Problem,
+    timeline::{self, RangeMaximum},
+};
 
 /// Which buffer comes first; of equal ones, the lowest number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -89,25 +92,6 @@ fn highest_loads(problem: &Problem) -> Vec<u64> {
     let sizes = problem.buffers().iter().map(|buffer| buffer.size);
     let sections = problem.timeline().sections();
     let loads = timeline::loads(sections, spans.iter().copied().zip(sizes));
-    // Level k holds the maximums of 2^k sections from each one on.
-    let mut levels = vec![loads];
-    let mut step = 1;
-    while 2 * step <= sections {
-        let below = &levels[levels.len() - 1];
-        let level = below
-            .iter()
-            .zip(&below[step..])
-            .map(|(a, b)| *a.max(b))
-            .collect();
-        levels.push(level);
-        step *= 2;
-    }
-    spans
-        .iter()
-        .map(|span| {
-            let (start, end) = (span.start as usize, span.end as usize);
-            let level = (end - start).ilog2() as usize;
-            levels[level][start].max(levels[level][end - (1 << level)])
-        })
-        .collect()
+    let highest = RangeMaximum::new(loads);
+    spans.iter().map(|span| highest.over(*span)).collect()
 }

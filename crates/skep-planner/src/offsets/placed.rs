@@ -132,8 +132,8 @@ impl<'p> PlacedBuffers<'p> {
         }
     }
 
-    /// Where the smallest gap that holds `buffer` begins.
-    pub(crate) fn best_gap(&self, buffer: usize) -> u64 {
+    /// Where the smallest gap that holds `buffer` begins, and how many entries that took to see.
+    pub(crate) fn best_gap(&self, buffer: usize) -> (u64, usize) {
         let span = self.problem.span(buffer);
         let Buffer {
             size, alignment, ..
@@ -145,10 +145,12 @@ impl<'p> PlacedBuffers<'p> {
             .find_map(|level| Some(&level.windows[level.window_around(span)?]));
         let mut best: Option<(u64, u64)> = None;
         let mut free = 0_u64;
+        let mut looked_at = 0;
         for entry in window
             .into_iter()
             .flat_map(|window| window.0.iter().flatten())
         {
+            looked_at += 1;
             if !entry.span.overlaps(span) {
                 continue;
             }
@@ -160,6 +162,6 @@ impl<'p> PlacedBuffers<'p> {
             }
             free = free.max(entry.end.next_multiple_of(alignment));
         }
-        best.map_or(free, |(_, offset)| offset)
+        (best.map_or(free, |(_, offset)| offset), looked_at)
     }
 }

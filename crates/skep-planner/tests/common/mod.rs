@@ -56,6 +56,84 @@ pub(crate) fn cut_rectangle(cuts: usize, steps: u64, bytes: u64, seed: u64) -> P
     Problem::new(buffers.collect()).expect("parts are valid")
 }
 
+/// A rectangle of 1 MiB by 2^20 steps, cut into parts in units of 1024 of which some are missing and others have become
+/// smaller: a plan of 1 MiB exists, and the load leaves room. Like MiniMalloc's challenging problems.
+pub(crate) fn loose_rectangle(cuts: usize, seed: u64) -> Problem {
+    const UNIT: u64 = 1024;
+    let whole = cut_rectangle(cuts, UNIT, UNIT, seed);
+    let mut random = Random(seed ^ 0x5EED);
+    let mut buffers = Vec::new();
+    for &Buffer {
+        size, start, end, ..
+    } in whole.buffers()
+    {
+        let kind = random.below(100);
+        let (less, sooner) = (
+            random.below(1 + size / 3),
+            random.below(1 + (end - start) / 2),
+        );
+        let size = if (6..45).contains(&kind) {
+            size - less
+        } else {
+            size
+        };
+        let end = if (6..15).contains(&kind) {
+            end - sooner
+        } else {
+            end
+        };
+        if kind >= 6 {
+            buffers.push(Buffer::new(size * UNIT, start * UNIT, end * UNIT));
+        }
+    }
+    Problem::new(buffers).expect("parts are valid")
+}
+
+/// A training run: weights, activations that live until their gradients, and many short-lived buffers.
+pub(crate) fn training_like(count: u64, seed: u64) -> Problem {
+    let mut random = Random(seed);
+    let buffers = (0..count).map(|_| {
+        let (kind, start) = (random.below(100), random.below(count));
+        match kind {
+            0..2 => Buffer::new(4096 * (1 + random.below(2000)), 0, count),
+            2..30 => {
+                let start = start / 2;
+                Buffer::new(512 * (1 + random.below(3000)), start, count - start)
+            }
+            _ => {
+                let end = count.min(start + 1 + random.below(60));
+                Buffer::new(512 * (1 + random.below(20_000)), start, end)
+            }
+        }
+    });
+    Problem::new(buffers.collect()).expect("valid buffers")
+}
+
+/// Layers one after another, each of which reads the one before; every tenth is read again up to 200 layers later.
+pub(crate) fn network_like(layers: u64, seed: u64) -> Problem {
+    let mut random = Random(seed);
+    let buffers = (0..layers).map(|step| {
+        let width = if step % 10 == 0 {
+            2 + random.below(200)
+        } else {
+            2
+        };
+        Buffer::new(64 * (1 + random.below(1000)), step, step + width).aligned(64)
+    });
+    Problem::new(buffers.collect()).expect("valid buffers")
+}
+
+/// Buffers of any size and at any time that live for up to `longest` steps.
+pub(crate) fn at_random(count: u64, longest: u64, seed: u64) -> Problem {
+    let mut random = Random(seed);
+    let buffers = (0..count).map(|_| {
+        let start = random.below(count);
+        let size = 64 * (1 + random.below(1000));
+        Buffer::new(size, start, start + 1 + random.below(longest))
+    });
+    Problem::new(buffers.collect()).expect("valid buffers")
+}
+
 /// Up to `most` buffers without further conditions.
 pub(crate) fn plain(most: usize) -> impl Strategy<Value = Problem> {
     let buffer = (0..40_u64, 0..30_u64, 1..12_u64)

@@ -1,0 +1,122 @@
+//! The pieces of a problem and what improves them, in turns.
+
+use crate::{
+    budget::{Budget, JobRunner},
+    evict::Eviction,
+    exact::{BoundedPiece, ExactPlanner},
+    local::LocalPlanner,
+    neighbours::Neighbours,
+    problem::Problem,
+};
+
+/// Improves the largest plan of all pieces until no piece needs more than the largest bound, or the budget is spent.
+///
+/// Returns the nodes that it took.
+pub(crate) fn improve(
+    problem: &Problem,
+    pieces: &mut [BoundedPiece],
+    budget: &Budget<'_>,
+    workers: &dyn JobRunner,
+) -> u64 {
+    let goal = |pieces: &[BoundedPiece]| pieces.iter().map(|piece| piece.bound).max().unwrap_or(0);
+    let largest =
+        |pieces: &[BoundedPiece]| pieces.iter().map(|piece| piece.size).max().unwrap_or(0);
+    if largest(pieces) <= goal(pieces) || budget.nodes == 0 || budget.is_over() {
+        return 0;
+    }
+    let neighbours = Neighbours::new(problem);
+    let mut searches: Vec<PieceSearches<'_>> = pieces.iter().map(|_| Default::default()).collect();
+    let mut nodes = 0;
+    loop {
+        let goal = goal(pieces);
+        let left = Budget {
+            nodes: budget.nodes.saturating_sub(nodes),
+            ..*budget
+        };
+        if largest(pieces) <= goal || left.nodes == 0 || budget.is_over() {
+            return nodes;
+        }
+        let next = (0..pieces.len())
+            .filter(|&number| !searches[number].is_exhausted)
+            .max_by_key(|&number| {
+                let fewest = std::cmp::Reverse((searches[number].nodes, number));
+                (pieces[number].size, fewest)
+            });
+        // What remains would have to be larger than what is exhausted to matter.
+        let Some(next) = next.filter(|&next| pieces[next].size > goal) else {
+            return nodes;
+        };
+        nodes += searches[next].turn(
+            problem,
+            &neighbours,
+            &mut pieces[next],
+            goal,
+            &left,
+            workers,
+        );
+    }
+}
+
+/// What improves one piece.
+#[derive(Default)]
+struct PieceSearches<'p> {
+    is_prepared: bool,
+    exact: Option<ExactPlanner<'p>>,
+    local: Option<LocalPlanner>,
+    eviction: Option<Eviction<'p>>,
+    nodes: u64,
+    local_nodes: u64,
+    is_exhausted: bool,
+}
+
+impl<'p> PieceSearches<'p> {
+    /// Gives the search that has had least a turn. Returns the nodes that it took.
+    fn turn(
+        &mut self,
+        problem: &'p Problem,
+        neighbours: &'p Neighbours,
+        piece: &mut BoundedPiece,
+        goal: u64,
+        left: &Budget<'_>,
+        workers: &dyn JobRunner,
+    ) -> u64 {
+        if !self.is_prepared {
+            self.is_prepared = true;
+            self.exact = ExactPlanner::new(problem, piece, left);
+            if self.exact.is_none() {
+                self.local = LocalPlanner::new(problem, piece);
+            }
+            self.eviction = Some(Eviction::new(problem, neighbours, piece));
+            let nodes = self.exact.as_ref().map_or(0, ExactPlanner::nodes);
+            self.nodes += nodes;
+            return nodes;
+        }
+        let before = self.nodes;
+        let evicted = self.eviction.as_ref().map_or(u64::MAX, Eviction::nodes);
+        if let Some(exact) = self.exact.as_mut().filter(|exact| exact.nodes() <= evicted) {
+            let all = Budget {
+                nodes: exact.nodes().saturating_add(left.nodes),
+                ..*left
+            };
+            let spent = exact.nodes();
+            exact.turn(piece, goal, &all, workers);
+            self.nodes += exact.nodes() - spent;
+        } else if let Some(local) = self.local.as_mut()
+            && (!local.only_tries() || self.local_nodes <= evicted)
+            && piece.offsets.len() as u64 <= left.nodes
+        {
+            let spent = local.turn(piece, goal, left, workers);
+            self.local_nodes += spent;
+            self.nodes += spent;
+        } else if let Some(eviction) = self.eviction.as_mut() {
+            let others = self.nodes - evicted;
+            let nodes = others
+                .saturating_sub(evicted)
+                .max(piece.offsets.len() as u64);
+            eviction.turn(piece, goal, nodes.min(left.nodes), left);
+            self.nodes += eviction.nodes() - evicted;
+        }
+        self.is_exhausted = self.nodes == before;
+        self.nodes - before
+    }
+}
