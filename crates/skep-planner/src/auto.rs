@@ -19,7 +19,7 @@ use crate::{
     budget::{Budget, InTurn, JobRunner},
     exact::{self, BoundedPiece},
     in_place, objects,
-    offsets::{self, PlacementOrder},
+    offsets::{self, IDLE_COSTS, Placement, PlacementOrder},
     pieces,
     plan::{OffsetPlan, Plan},
     problem::Problem,
@@ -27,9 +27,11 @@ use crate::{
     timeline,
 };
 
-/// With more buffers than this, only the first order is tried before the fullest moments are searched: an order may
-/// take a second.
+/// With more buffers than this, orders of placement come after other searches have begun: an order may take seconds.
 pub(crate) const LARGE: usize = 1 << 14;
+
+/// Skylines that large problems are planned with at once.
+pub(crate) const LARGE_SKYLINES: usize = 2;
 
 /// With at most this many buffers every strategy takes milliseconds.
 const FEW: usize = 256;
@@ -176,16 +178,11 @@ fn heuristics(
         let by_size = objects::equality(problem).to_offsets(problem);
         adopt(problem, &mut pieces, &by_size, None);
     }
-    let plans: [OnceLock<OffsetPlan>; PlacementOrder::ALL.len()] = Default::default();
+    let methods = first_methods(problem.len() > LARGE, has_fixed);
+    let plans: Vec<OnceLock<OffsetPlan>> = methods.iter().map(|_| OnceLock::new()).collect();
     let done = AtomicUsize::new(usize::MAX);
-    let orders = if problem.len() > LARGE {
-        1
-    } else {
-        PlacementOrder::ALL.len()
-    };
-    workers.run(orders, &|number| {
+    workers.run(methods.len(), &|number| {
         let is_over = || done.load(Ordering::Relaxed) < number || budget.is_over();
-        let order = PlacementOrder::ALL[number];
         let inner = Budget {
             nodes: 0,
             should_stop: &is_over,
@@ -193,7 +190,7 @@ fn heuristics(
         if is_over() {
             return;
         }
-        if let Some(plan) = offsets::best_fit(problem, order.of(problem), &inner) {
+        if let Some(plan) = methods[number].plan(problem, &inner) {
             if plan.size <= goal {
                 done.fetch_min(number, Ordering::Relaxed);
             }
@@ -201,18 +198,23 @@ fn heuristics(
         }
     });
     let last = done.into_inner();
-    for (number, plan) in plans.into_iter().enumerate() {
-        let Some(plan) = plan.into_inner().filter(|_| number <= last) else {
-            continue;
-        };
-        adopt(
-            problem,
-            &mut pieces,
-            &plan,
-            Some(PlacementOrder::ALL[number]),
-        );
+    for (number, (plan, method)) in plans.into_iter().zip(methods).enumerate() {
+        if let Some(plan) = plan.into_inner().filter(|_| number <= last) {
+            adopt(problem, &mut pieces, &plan, method.order());
+        }
     }
     pieces
+}
+
+/// What every piece is planned with.
+fn first_methods(is_large: bool, has_fixed: bool) -> Vec<Placement> {
+    let skylines = IDLE_COSTS.into_iter().map(Placement::Skyline);
+    let skylines = skylines.filter(|_| !has_fixed);
+    if is_large {
+        return skylines.take(LARGE_SKYLINES).collect();
+    }
+    let orders = PlacementOrder::ALL.into_iter().map(Placement::Order);
+    orders.chain(skylines).collect()
 }
 
 /// Takes over the parts of `plan` that are better than a piece's plan so far.

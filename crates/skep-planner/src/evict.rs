@@ -20,6 +20,9 @@ const TRIES: u64 = 64;
 /// A first ceiling takes this part of the gap between plan and goal, as a power of two.
 const FIRST_SHARE: u32 = 2;
 
+/// Neighbours that are looked at in the time of a node.
+const NEIGHBOURS_A_NODE: usize = 64;
+
 /// Where a buffer has no place.
 const NOWHERE: u64 = u64::MAX;
 
@@ -106,8 +109,8 @@ impl<'p> Eviction<'p> {
                 self.finish(known);
                 continue;
             }
-            self.nodes += 1;
             let fits = self.place_one(&mut meter);
+            self.nodes += 1 + (self.starts.len() / NEIGHBOURS_A_NODE) as u64;
             if !fits || self.tries_left == 0 {
                 self.come_nearer(known, goal);
             } else {

@@ -2,15 +2,22 @@
 //! them; then tries again, placing the buffers that lie too high earlier.
 
 use crate::{
-    auto::LARGE,
+    auto::{LARGE, LARGE_SKYLINES},
     budget::{Budget, JobRunner},
     exact::{self, BoundedPiece},
-    offsets::{self, PlacementOrder},
+    offsets::{self, IDLE_COSTS, Placement, PlacementOrder},
     plan::OffsetPlan,
     problem::{Buffer, Problem},
     timeline,
 };
 
+/// The orders that large pieces are planned with, the best one of most problems first.
+const LARGE_ORDERS: [PlacementOrder; 4] = [
+    PlacementOrder::LoadWidth,
+    PlacementOrder::Size,
+    PlacementOrder::ConflictsSize,
+    PlacementOrder::Area,
+];
 /// The load, in hundredths of the goal, above which live buffers belong to the core that is searched first.
 const CORES: [u64; 5] = [97, 94, 90, 85, 80];
 /// Nodes that the search for a core may take for each of its buffers.
@@ -21,12 +28,18 @@ pub(crate) struct LocalPlanner {
     /// The piece's buffers, by their numbers in the whole problem.
     numbers: Vec<usize>,
     piece: Problem,
-    /// Orders that have not been tried, the next one last.
-    orders: Vec<PlacementOrder>,
-    /// Shares of the load whose cores have not been searched, the next one last.
-    cores: Vec<u64>,
+    /// What has not been tried, the next one last.
+    steps: Vec<LocalStep>,
     tries: Option<Tries>,
     random: SplitMix,
+}
+
+/// What is tried once.
+#[derive(Clone, Copy)]
+enum LocalStep {
+    Place(Placement),
+    /// The load, in hundredths of the goal, above which live buffers belong to the core that is searched first.
+    Core(u64),
 }
 
 /// Where the tries have got to: each starts from here.
@@ -44,24 +57,28 @@ impl LocalPlanner {
             in_place: None,
             ..problem.buffers()[buffer]
         });
-        let untried = if problem.len() > LARGE { 1 } else { usize::MAX };
+        let mut steps: Vec<LocalStep> = CORES.into_iter().map(LocalStep::Core).collect();
+        if problem.len() > LARGE {
+            let has_fixed = numbers
+                .iter()
+                .any(|&buffer| problem.buffers()[buffer].fixed.is_some());
+            let skylines = IDLE_COSTS.into_iter().skip(LARGE_SKYLINES);
+            let skylines = skylines.filter(|_| !has_fixed).map(Placement::Skyline);
+            let orders = LARGE_ORDERS.into_iter().map(Placement::Order);
+            let mut placements: Vec<LocalStep> =
+                orders.chain(skylines).map(LocalStep::Place).collect();
+            // The best order and the best core first.
+            steps.insert(0, placements.remove(0));
+            steps.splice(2..2, placements);
+        }
+        steps.reverse();
         Some(Self {
             piece: Problem::new(buffers.collect()).ok()?,
             numbers,
-            orders: PlacementOrder::ALL
-                .into_iter()
-                .skip(untried)
-                .rev()
-                .collect(),
-            cores: CORES.into_iter().rev().collect(),
+            steps,
             tries: None,
             random: SplitMix(0x9E37_79B9_7F4A_7C15),
         })
-    }
-
-    /// Whether what comes next is no longer the first choice: tries of orders near the best one.
-    pub(crate) fn only_tries(&self) -> bool {
-        self.orders.is_empty() && self.cores.is_empty()
     }
 
     /// Takes one step, which costs as many nodes as the piece has buffers, and those of a core's search. Returns the
@@ -74,21 +91,22 @@ impl LocalPlanner {
         workers: &dyn JobRunner,
     ) -> u64 {
         let cost = self.numbers.len() as u64;
-        if let Some(percent) = self.cores.pop() {
-            let left = Budget {
-                nodes: budget.nodes.saturating_sub(cost),
-                ..*budget
-            };
-            let (plan, searched) = around_core(&self.piece, percent, goal, &left, workers);
-            self.adopt(known, plan, None);
-            return cost + searched;
+        match self.steps.pop() {
+            Some(LocalStep::Core(percent)) => {
+                let left = Budget {
+                    nodes: budget.nodes.saturating_sub(cost),
+                    ..*budget
+                };
+                let (plan, searched) = around_core(&self.piece, percent, goal, &left, workers);
+                self.adopt(known, plan, None);
+                return cost + searched;
+            }
+            Some(LocalStep::Place(placement)) => {
+                let plan = placement.plan(&self.piece, budget);
+                self.adopt(known, plan, placement.order());
+            }
+            None => self.try_near(known, goal, budget),
         }
-        if let Some(order) = self.orders.pop() {
-            let plan = offsets::best_fit(&self.piece, order.of(&self.piece), budget);
-            self.adopt(known, plan, Some(order));
-            return cost;
-        }
-        self.try_near(known, goal, budget);
         cost
     }
 

@@ -57,6 +57,9 @@ pub(crate) fn improve(
     }
 }
 
+/// Exact searches get this many times the nodes of eviction.
+const EVICTION_SHARE: u64 = 16;
+
 /// What improves one piece.
 #[derive(Default)]
 struct PieceSearches<'p> {
@@ -93,7 +96,11 @@ impl<'p> PieceSearches<'p> {
         }
         let before = self.nodes;
         let evicted = self.eviction.as_ref().map_or(u64::MAX, Eviction::nodes);
-        if let Some(exact) = self.exact.as_mut().filter(|exact| exact.nodes() <= evicted) {
+        if let Some(exact) = self
+            .exact
+            .as_mut()
+            .filter(|exact| exact.nodes() <= evicted.saturating_mul(EVICTION_SHARE))
+        {
             let all = Budget {
                 nodes: exact.nodes().saturating_add(left.nodes),
                 ..*left
@@ -102,14 +109,17 @@ impl<'p> PieceSearches<'p> {
             exact.turn(piece, goal, &all, workers);
             self.nodes += exact.nodes() - spent;
         } else if let Some(local) = self.local.as_mut()
-            && (!local.only_tries() || self.local_nodes <= evicted)
+            && self.local_nodes <= evicted
             && piece.offsets.len() as u64 <= left.nodes
         {
             let spent = local.turn(piece, goal, left, workers);
             self.local_nodes += spent;
             self.nodes += spent;
         } else if let Some(eviction) = self.eviction.as_mut() {
-            let others = self.nodes - evicted;
+            let others = self
+                .exact
+                .as_ref()
+                .map_or(self.local_nodes, |exact| exact.nodes() / EVICTION_SHARE);
             let nodes = others
                 .saturating_sub(evicted)
                 .max(piece.offsets.len() as u64);

@@ -11,7 +11,7 @@ use crate::{
     problem::Problem,
 };
 use piece::Piece;
-use portfolio::{Portfolio, RoundResult};
+use portfolio::{Effort, Portfolio, RoundResult};
 
 /// Pieces with more entries in their lists of neighbours and sections than this are not searched: the lists alone would
 /// take 4 bytes each, and a first descent seconds.
@@ -34,18 +34,31 @@ pub(crate) struct BoundedPiece {
     pub(crate) order: Option<PlacementOrder>,
 }
 
-/// Exact searches for one piece, in turns.
+/// Exact searches for one piece, in turns of two kinds, which get equally many nodes.
+///
+/// *Thorough* turns keep to their preferences and may take twice as many nodes each time: they prove what is impossible.
+/// *Short* turns begin again and again with the preferences a little disarranged: where there are many plans and few of
+/// them are near the first decisions, one of many short searches meets one long before a long search does.
 pub(crate) struct ExactPlanner<'p> {
     problem: &'p Problem,
     portfolio: Portfolio,
     /// Sizes of plans differ by multiples of this.
     step: u64,
-    /// Nodes of each search of a turn.
-    limit: u64,
-    /// How far above the bound the next try is: grows while tries prove themselves impossible.
+    /// Nodes of each search of the first turns.
+    unit: u64,
+    thorough: TurnKind,
+    short: TurnKind,
+    /// How far above the bound the next thorough try is: grows while tries prove themselves impossible.
     reach: u64,
-    /// A second aim between bound and plan, for pieces whose bound is out of reach.
-    aim: u64,
+    /// The second aim, for pieces whose bound is out of reach: nearer to the plan than the bound by this power of two.
+    nearness: u32,
+}
+
+/// Turns of one kind so far, and their nodes.
+#[derive(Default)]
+struct TurnKind {
+    turns: u32,
+    nodes: u64,
 }
 
 impl<'p> ExactPlanner<'p> {
@@ -78,7 +91,7 @@ impl<'p> ExactPlanner<'p> {
         let piece = Piece::new(problem, &buffers, &mut WorkMeter::new(budget.should_stop))?;
         let (bound, step) = piece.bound();
         known.bound = known.bound.max(bound.unsigned_abs());
-        let limit = 2 * piece.items.len() as u64;
+        let unit = 2 * piece.items.len() as u64;
         let widths = piece.items.iter().map(|item| {
             let buffer = &problem.buffers()[item.buffer];
             buffer.end - buffer.start
@@ -88,9 +101,11 @@ impl<'p> ExactPlanner<'p> {
             problem,
             portfolio: Portfolio::new(piece, widths, cost),
             step: step.unsigned_abs(),
-            limit,
+            unit,
+            thorough: TurnKind::default(),
+            short: TurnKind::default(),
             reach: 0,
-            aim: 0,
+            nearness: 1,
         })
     }
 
@@ -108,22 +123,68 @@ impl<'p> ExactPlanner<'p> {
         budget: &Budget<'_>,
         workers: &dyn JobRunner,
     ) {
+        let before = self.nodes();
+        if self.thorough.nodes <= self.short.nodes {
+            self.thorough_turn(known, goal, budget, workers);
+            self.thorough.nodes += self.nodes() - before;
+        } else {
+            let effort = Effort {
+                nodes: self.unit.saturating_mul(luby(self.short.turns)),
+                disarray: Some(self.short.turns),
+            };
+            self.short.turns += 1;
+            if self.short.turns.is_multiple_of(2) {
+                let bound = known.bound.max(goal);
+                self.attempt(bound, effort, known, budget, workers);
+            }
+            if known.size > known.bound.max(goal) {
+                self.aim_between(effort, known, goal, budget, workers);
+            }
+            self.short.nodes += self.nodes() - before;
+        }
+    }
+
+    fn thorough_turn(
+        &mut self,
+        known: &mut BoundedPiece,
+        goal: u64,
+        budget: &Budget<'_>,
+        workers: &dyn JobRunner,
+    ) {
+        let factor = 1_u64.checked_shl(self.thorough.turns).unwrap_or(u64::MAX);
+        let effort = Effort {
+            nodes: self.unit.saturating_mul(factor),
+            disarray: None,
+        };
         let capacity = (known.bound.max(goal) + self.reach).min(known.size - 1);
-        match self.attempt(capacity, known, budget, workers) {
+        match self.attempt(capacity, effort, known, budget, workers) {
             RoundResult::Fits(_) => self.reach = 0,
             RoundResult::Impossible => self.reach = (2 * self.reach).max(self.step),
             RoundResult::Stopped if self.reach > 0 => self.reach = 0,
             RoundResult::Stopped => {
-                // Halfway up at first, and nearer to the plan after every failure.
-                let middle = known.bound + (known.size - known.bound) / 2;
-                self.aim = self.aim.max(middle).min(known.size - 1);
-                match self.attempt(self.aim, known, budget, workers) {
-                    RoundResult::Fits(_) => self.aim = 0,
-                    RoundResult::Impossible => {}
-                    RoundResult::Stopped => self.aim += (known.size - self.aim) / 2,
-                }
-                self.limit = self.limit.saturating_mul(2);
+                self.aim_between(effort, known, goal, budget, workers);
+                self.thorough.turns += 1;
             }
+        }
+    }
+
+    /// Searches for a plan between the bound and the known one: halfway up at first, nearer to the plan after every
+    /// failure, and further away after every success.
+    fn aim_between(
+        &mut self,
+        effort: Effort,
+        known: &mut BoundedPiece,
+        goal: u64,
+        budget: &Budget<'_>,
+        workers: &dyn JobRunner,
+    ) {
+        let gap = known.size - known.bound.max(goal);
+        let nearer = (gap >> self.nearness.min(63)).max(1);
+        match self.attempt(known.size - nearer, effort, known, budget, workers) {
+            RoundResult::Fits(_) => self.nearness = (self.nearness - 1).max(1),
+            RoundResult::Impossible => {}
+            RoundResult::Stopped if nearer <= self.step => self.nearness = 1,
+            RoundResult::Stopped => self.nearness += 1,
         }
     }
 
@@ -131,12 +192,13 @@ impl<'p> ExactPlanner<'p> {
     fn attempt(
         &mut self,
         capacity: u64,
+        effort: Effort,
         known: &mut BoundedPiece,
         budget: &Budget<'_>,
         workers: &dyn JobRunner,
     ) -> RoundResult {
         let units = i64::try_from(capacity).expect("a problem's sizes stay below 2^62");
-        let round = self.portfolio.round(units, self.limit, budget, workers);
+        let round = self.portfolio.round(units, effort, budget, workers);
         match &round {
             RoundResult::Fits(offsets) => {
                 let offsets = offsets.iter().map(|offset| offset.unsigned_abs());
@@ -149,6 +211,19 @@ impl<'p> ExactPlanner<'p> {
             RoundResult::Stopped => {}
         }
         round
+    }
+}
+
+/// The sequence of Luby, Sinclair and Zuckerman, from number 0 on: 1, 1, 2, 1, 1, 2, 4, 1, ... It takes about as many
+/// nodes for searches of each length, which is near the best that can be done without knowing which length is right.
+fn luby(number: u32) -> u64 {
+    let mut number = u64::from(number) + 1;
+    loop {
+        let power = (number + 1).next_power_of_two();
+        if power == number + 1 {
+            return power / 2;
+        }
+        number -= power / 2 - 1;
     }
 }
 
@@ -180,4 +255,15 @@ pub(crate) fn size(problem: &Problem, offsets: &[(usize, u64)]) -> u64 {
         .map(|&(buffer, offset)| offset + problem.buffers()[buffer].size)
         .max()
         .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_of_searches() {
+        let lengths: Vec<u64> = (0..15).map(luby).collect();
+        assert_eq!(lengths, [1, 1, 2, 1, 1, 2, 4, 1, 1, 2, 1, 1, 2, 4, 8]);
+    }
 }

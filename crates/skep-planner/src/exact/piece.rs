@@ -57,6 +57,10 @@ pub(crate) struct Piece {
     pub(crate) loads: Vec<i64>,
     meets: Lists,
     members: Lists,
+    /// For each item, where its entries of [`Piece::entry`] begin.
+    first_entry: Vec<usize>,
+    /// Where in the lists of members each item stands, section by section.
+    entries: Vec<u32>,
     /// Fixed items that each item meets, by offset.
     fixed: Vec<Vec<u32>>,
 }
@@ -170,6 +174,16 @@ impl Piece {
                 .collect()
         });
         let meets = Lists::new(meets, meter)?;
+        let mut first_entry = vec![0];
+        for item in &items {
+            first_entry.push(first_entry[first_entry.len() - 1] + item.sections().len());
+        }
+        let mut entries = vec![0; members.entries.len()];
+        let mut taken = first_entry.clone();
+        for (place, &item) in (0..).zip(&members.entries) {
+            entries[taken[item as usize]] = place;
+            taken[item as usize] += 1;
+        }
         let has_fixed = items.iter().any(|item| item.fixed.is_some());
         let loads = loads(&items, sections, |item| item.size);
         let fixed = (0..items.len())
@@ -193,6 +207,8 @@ impl Piece {
             loads,
             meets,
             members,
+            first_entry,
+            entries,
             fixed,
             items,
         })
@@ -230,9 +246,19 @@ impl Piece {
         self.meets.get(item)
     }
 
-    /// Items that are live in `section`.
-    pub(crate) fn members(&self, section: usize) -> &[u32] {
-        self.members.get(section)
+    /// The members of all sections, one list behind the other, and where each of them stands.
+    pub(crate) fn lists(&self) -> (&[u32], &[u32]) {
+        (&self.members.entries, &self.entries)
+    }
+
+    /// Where in the lists of members that of `section` begins and ends.
+    pub(crate) fn list(&self, section: usize) -> Range<usize> {
+        self.members.bounds[section]..self.members.bounds[section + 1]
+    }
+
+    /// Which entry says where `item` stands in the list of `section`.
+    pub(crate) fn entry(&self, item: usize, section: usize) -> usize {
+        self.first_entry[item] + section - self.items[item].start as usize
     }
 
     /// The first address from `from` on at which `item` is aligned and clear of fixed items that have no place yet.

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     budget::{Budget, JobRunner},
+    local::SplitMix,
     timeline::RangeMaximum,
 };
 
@@ -35,7 +36,7 @@ enum BufferMeasure {
 }
 
 /// (sections, keys of buffers from the first to the last).
-const PREFERENCES: [(SectionMeasure, [BufferMeasure; 3]); 8] = [
+const PREFERENCES: [(SectionMeasure, [BufferMeasure; 3]); 7] = [
     (
         SectionMeasure::Slack,
         [
@@ -90,22 +91,30 @@ const PREFERENCES: [(SectionMeasure, [BufferMeasure; 3]); 8] = [
             BufferMeasure::Load,
             BufferMeasure::Area,
             BufferMeasure::Width,
-        ],
-    ),
-    (
-        SectionMeasure::Choices,
-        [
-            BufferMeasure::Width,
-            BufferMeasure::Area,
-            BufferMeasure::Load,
         ],
     ),
 ];
+
+/// How far the items of a disarranged order move at most, in 64ths of all items; in half of the orders only a quarter
+/// as far.
+const DISARRAY: u64 = 4;
+
+/// Preferences that take part in every disarranged round.
+const FAVOURITES: usize = 2;
 
 /// The share of the old weights that remains after a round, in tenths.
 const MEMORY: u64 = 8;
 /// A round's failures are weighed in parts of this.
 const ROUND: u64 = 1 << 32;
+
+/// What a round may take.
+#[derive(Clone, Copy)]
+pub(crate) struct Effort {
+    /// Nodes of each search.
+    pub(crate) nodes: u64,
+    /// The number that decides how preferences are disarranged; `None` leaves them as they are.
+    pub(crate) disarray: Option<u32>,
+}
 
 /// The result of a round.
 pub(crate) enum RoundResult {
@@ -126,6 +135,8 @@ pub(crate) struct Portfolio {
     widths: Vec<u64>,
     loads: RangeMaximum,
     failures: Vec<u64>,
+    /// The preferences, those first that have found plans last.
+    order: Vec<usize>,
     /// What each search has ruled out, by capacity, the last one first.
     ruled_out: Vec<RuledOut>,
     /// Nodes of all searches so far.
@@ -148,6 +159,7 @@ impl Portfolio {
         let loads = RangeMaximum::new(loads.collect());
         Self {
             failures: vec![0; piece.sections],
+            order: (0..PREFERENCES.len()).collect(),
             piece,
             widths,
             loads,
@@ -178,27 +190,32 @@ impl Portfolio {
         self.ruled_out.truncate(KEPT_CAPACITIES);
     }
 
-    /// Gives each preference `limit` nodes. The first in the table that finishes decides, whichever was faster.
+    /// Gives each preference as many nodes. The first in the table that finishes decides, whichever was faster.
     pub(crate) fn round(
         &mut self,
         capacity: i64,
-        limit: u64,
+        effort: Effort,
         budget: &Budget<'_>,
         workers: &dyn JobRunner,
     ) -> RoundResult {
         let left = budget.nodes.saturating_sub(self.nodes);
-        let limit = limit.min(left / PREFERENCES.len() as u64 + 1);
+        let limit = effort.nodes.min(left / PREFERENCES.len() as u64 + 1);
         let results: [OnceLock<EndedSearch>; PREFERENCES.len()] = Default::default();
         let decided = AtomicUsize::new(usize::MAX);
         let failures = RangeMaximum::new(self.failures.clone());
-        let ranks: Vec<Vec<u32>> = PREFERENCES
-            .iter()
-            .map(|(_, keys)| self.rank(*keys, &failures))
+        let ranks: Vec<Vec<u32>> = (0..)
+            .zip(PREFERENCES)
+            .map(|(number, (_, keys))| {
+                let seed = effort.disarray.map(|turn| u64::from(turn) << 8 | number);
+                self.rank(keys, &failures, seed)
+            })
             .collect();
         self.look_up(capacity);
         let (piece, ruled_out) = (&self.piece, &self.ruled_out[0]);
-        workers.run(PREFERENCES.len(), &|number| {
-            let is_over = || decided.load(Ordering::Relaxed) < number || budget.is_over();
+        let chosen = self.chosen(effort);
+        workers.run(chosen.len(), &|turn| {
+            let number = chosen[turn];
+            let is_over = || decided.load(Ordering::Relaxed) < turn || budget.is_over();
             if is_over() {
                 return;
             }
@@ -218,22 +235,26 @@ impl Portfolio {
             );
             let outcome = search.run(limit);
             if outcome != SearchEnd::Stopped {
-                decided.fetch_min(number, Ordering::Relaxed);
+                decided.fetch_min(turn, Ordering::Relaxed);
             }
             let (offsets, failures) = (search.offsets().to_vec(), search.failures().to_vec());
             let result = (outcome, offsets, failures, search.nodes());
             *known = search.into_failed();
-            results[number].set(result).expect("each job runs once");
+            results[turn].set(result).expect("each job runs once");
         });
         let mut failures = vec![0; self.piece.sections];
-        for result in results {
+        for (result, number) in results.into_iter().zip(chosen) {
             let Some((outcome, offsets, found, nodes)) = result.into_inner() else {
                 break;
             };
             // What is impossible at once counts too: turns must come to an end.
             self.nodes += nodes.max(1);
             match outcome {
-                SearchEnd::Fits => return RoundResult::Fits(offsets),
+                SearchEnd::Fits => {
+                    self.order.retain(|other| *other != number);
+                    self.order.insert(0, number);
+                    return RoundResult::Fits(offsets);
+                }
                 SearchEnd::Impossible => return RoundResult::Impossible,
                 SearchEnd::Stopped => {
                     let total = found.iter().sum::<u64>().max(1);
@@ -249,7 +270,24 @@ impl Portfolio {
         RoundResult::Stopped
     }
 
-    fn rank(&self, keys: [BufferMeasure; 3], failures: &RangeMaximum) -> Vec<u32> {
+    /// The preferences of a round: all, or of those that are disarranged the first and some of the others in turn.
+    fn chosen(&self, effort: Effort) -> Vec<usize> {
+        let Some(turn) = effort.disarray else {
+            return self.order.clone();
+        };
+        let (first, others) = self.order.split_at(FAVOURITES);
+        let mut chosen = first.to_vec();
+        chosen.push(others[turn as usize % others.len()]);
+        chosen
+    }
+
+    /// Each item's place in the order of `keys`, a little disarranged if there is a seed for that.
+    fn rank(
+        &self,
+        keys: [BufferMeasure; 3],
+        failures: &RangeMaximum,
+        seed: Option<u64>,
+    ) -> Vec<u32> {
         let items = &self.piece.items;
         let key = |measure: BufferMeasure, item: usize| {
             let PieceBuffer { size, .. } = items[item];
@@ -265,8 +303,19 @@ impl Portfolio {
             .map(|item| (Reverse(keys.map(|measure| key(measure, item))), item))
             .collect();
         keyed.sort_unstable();
+        let mut order: Vec<usize> = keyed.into_iter().map(|(_, item)| item).collect();
+        if let Some(seed) = seed {
+            let mut random = SplitMix(seed);
+            let reach = DISARRAY * items.len() as u64 >> (2 * random.below(2));
+            let mut turns: Vec<(u64, usize)> = (0..).step_by(1 << 6).zip(order).collect();
+            for (turn, _) in &mut turns {
+                *turn += random.below(reach + 1);
+            }
+            turns.sort_unstable();
+            order = turns.into_iter().map(|(_, item)| item).collect();
+        }
         let mut rank = vec![0; items.len()];
-        for (position, (_, item)) in (0..).zip(keyed) {
+        for (position, item) in (0..).zip(order) {
             rank[item] = position;
         }
         rank

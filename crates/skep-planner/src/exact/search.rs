@@ -25,6 +25,9 @@ use super::{
     piece::{Piece, PieceBuffer},
 };
 
+/// A buffer that is not known.
+const UNKNOWN: u32 = u32::MAX;
+
 /// How a search ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SearchEnd {
@@ -52,8 +55,6 @@ pub(crate) enum SectionMeasure {
     Any,
     /// The fewest bytes to lose.
     Slack,
-    /// The fewest buffers that can be its lowest, then the fewest bytes to lose.
-    Choices,
 }
 
 /// A step of the trail, which can be taken back.
@@ -94,10 +95,16 @@ pub(crate) struct PieceSearch<'a> {
     /// The one on which a blocked buffer could rest at its `low`: saves looking for another while it lasts.
     support: Vec<u32>,
     rest: Vec<i64>,
+    sizes: Vec<i64>,
+    /// The members of each section, those without a place first, and how many these are.
+    members: Vec<u32>,
+    entries: Vec<u32>,
+    unplaced: Vec<u32>,
+    /// In each section, the buffer with the lowest end of those that can be first; [`UNKNOWN`] where something that has
+    /// been taken back since may have decided that.
+    lowest_first: Vec<u32>,
     /// What a section can still lose to gaps, when it was looked at last.
     slack: Vec<i64>,
-    /// How many buffers could be its lowest then.
-    choices: Vec<u32>,
     /// How often a section has ended a try.
     failures: Vec<u64>,
     trail: Vec<TrailEntry>,
@@ -131,8 +138,14 @@ impl<'a> PieceSearch<'a> {
             blocked: vec![false; count],
             support: (0..).take(count).collect(),
             rest: piece.loads.clone(),
+            sizes: piece.items.iter().map(|item| item.size).collect(),
+            members: piece.lists().0.to_vec(),
+            entries: piece.lists().1.to_vec(),
+            unplaced: (0..piece.sections)
+                .map(|section| number(piece.list(section).len()))
+                .collect(),
+            lowest_first: vec![UNKNOWN; piece.sections],
             slack: vec![0; piece.sections],
-            choices: vec![0; piece.sections],
             failures: vec![0; piece.sections],
             trail: Vec::new(),
             queue: Vec::new(),
@@ -276,17 +289,8 @@ impl<'a> PieceSearch<'a> {
             .min_by_key(|&item| {
                 let sections = self.piece.items[item].sections();
                 let tightest = match section {
-                    SectionMeasure::Any => (0, 0),
-                    SectionMeasure::Slack => {
-                        (0, self.slack[sections].iter().copied().min().unwrap_or(0))
-                    }
-                    SectionMeasure::Choices => {
-                        let all = self.choices[sections.clone()]
-                            .iter()
-                            .zip(&self.slack[sections]);
-                        let all = all.map(|(choices, slack)| (*choices, *slack));
-                        all.min().unwrap_or((0, 0))
-                    }
+                    SectionMeasure::Any => None,
+                    SectionMeasure::Slack => self.slack[sections].iter().min(),
                 };
                 (tightest, rank[item])
             })
@@ -345,6 +349,15 @@ impl<'a> PieceSearch<'a> {
         for section in piece.items[item].sections() {
             self.rest[section] -= size;
             self.enqueue(section);
+            // Behind those without a place.
+            self.unplaced[section] -= 1;
+            let entry = piece.entry(item, section);
+            let place = self.entries[entry];
+            let last = piece.list(section).start + self.unplaced[section] as usize;
+            let other = self.members[last];
+            self.members.swap(place as usize, last);
+            self.entries[entry] = number(last);
+            self.entries[piece.entry(other as usize, section)] = place;
         }
         let meets = piece.meets(item);
         if self.meter.spend(meets.len()) {
@@ -412,12 +425,25 @@ impl<'a> PieceSearch<'a> {
         if low > self.low[item] {
             self.trail
                 .push(TrailEntry::Low(number(item), self.low[item]));
-            self.low[item] = low;
+            let before = std::mem::replace(&mut self.low[item], low);
             for section in piece.items[item].sections() {
-                self.enqueue(section);
+                if self.matters(item, section, before) {
+                    self.enqueue(section);
+                }
             }
         }
         true
+    }
+
+    /// Whether something could follow in `section` from that `item` begins higher than `before`.
+    fn matters(&self, item: usize, section: usize, before: i64) -> bool {
+        let first = self.lowest_first[section];
+        let floor = self.capacity - self.rest[section] - self.slack[section];
+        let latest = self.capacity + self.piece.padding - self.rest[section];
+        first == UNKNOWN
+            || first as usize == item
+            || before <= floor
+            || (before <= latest && latest < self.low[item])
     }
 
     fn enqueue(&mut self, section: usize) {
@@ -455,32 +481,31 @@ impl<'a> PieceSearch<'a> {
         if rest == 0 {
             return true;
         }
-        let members = piece.members(section);
-        if self.meter.spend(members.len()) {
+        let list = piece.list(section).start;
+        let list = list..list + self.unplaced[section] as usize;
+        if self.meter.spend(list.len()) {
             return false;
         }
         let latest = self.capacity + piece.padding - rest;
         let mut lowest_top = i64::MAX;
-        let mut only = None;
         let mut firsts = 0;
         let mut highest = 0;
         let mut floor = i64::MAX;
-        for &item in members {
-            let item = item as usize;
-            if self.placed[item] {
-                continue;
-            }
-            let low = self.low[item];
+        let mut lowest_first = UNKNOWN;
+        for &item in &self.members[list.clone()] {
+            let low = self.low[item as usize];
+            let top = low + self.sizes[item as usize];
             highest = highest.max(low);
             floor = floor.min(low);
             if low <= latest {
                 firsts += 1;
-                only = Some(item);
-                lowest_top = lowest_top.min(low + piece.items[item].size);
+                if top < lowest_top {
+                    (lowest_top, lowest_first) = (top, item);
+                }
             }
         }
+        self.lowest_first[section] = lowest_first;
         self.slack[section] = self.capacity - rest - floor;
-        self.choices[section] = firsts;
         if firsts == 0 {
             self.failures[section] += 1;
             return false;
@@ -488,14 +513,10 @@ impl<'a> PieceSearch<'a> {
         if highest <= latest && firsts > 1 {
             return true;
         }
-        for &item in members {
-            let item = item as usize;
-            let is_first = self.low[item] <= latest && (firsts > 1 || only == Some(item));
-            if !self.placed[item]
-                && !is_first
-                && self.low[item] < lowest_top
-                && !self.raise(item, lowest_top)
-            {
+        for place in list {
+            let item = self.members[place] as usize;
+            let is_first = self.low[item] <= latest;
+            if !is_first && self.low[item] < lowest_top && !self.raise(item, lowest_top) {
                 return false;
             }
         }
@@ -508,14 +529,20 @@ impl<'a> PieceSearch<'a> {
         }
         while self.trail.len() > mark {
             match self.trail.pop() {
-                Some(TrailEntry::Low(item, low)) => self.low[item as usize] = low,
+                Some(TrailEntry::Low(item, low)) => {
+                    self.low[item as usize] = low;
+                    let sections = self.piece.items[item as usize].sections();
+                    self.lowest_first[sections].fill(UNKNOWN);
+                }
                 Some(TrailEntry::Blocked(item, blocked)) => self.blocked[item as usize] = blocked,
                 Some(TrailEntry::Placed(item)) => {
                     self.placed[item as usize] = false;
                     let item = &self.piece.items[item as usize];
                     for section in item.sections() {
                         self.rest[section] += item.size;
+                        self.unplaced[section] += 1;
                     }
+                    self.lowest_first[item.sections()].fill(UNKNOWN);
                 }
                 None => {}
             }

@@ -3,10 +3,12 @@
 mod in_time;
 mod order;
 mod placed;
+mod skyline;
 
 pub use in_time::in_time;
 pub use order::PlacementOrder;
 pub(crate) use order::conflicts;
+pub(crate) use skyline::{IDLE_COSTS, skyline};
 
 use crate::{
     budget::{Budget, WorkMeter},
@@ -14,6 +16,33 @@ use crate::{
     problem::Problem,
 };
 use placed::PlacedBuffers;
+
+/// A way to place all buffers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Placement {
+    /// [`best_fit`].
+    Order(PlacementOrder),
+    /// [`skyline`] with this cost of idle sections.
+    Skyline(u32),
+}
+
+impl Placement {
+    /// `None` if the caller stopped it.
+    pub(crate) fn plan(self, problem: &Problem, budget: &Budget<'_>) -> Option<OffsetPlan> {
+        match self {
+            Self::Order(order) => best_fit(problem, order.of(problem), budget),
+            Self::Skyline(idle_cost) => skyline(problem, idle_cost, budget),
+        }
+    }
+
+    /// The order, if it is one.
+    pub(crate) fn order(self) -> Option<PlacementOrder> {
+        match self {
+            Self::Order(order) => Some(order),
+            Self::Skyline(_) => None,
+        }
+    }
+}
 
 /// What putting a buffer into the lists of windows takes, in entries looked at.
 const INSERTION: usize = 256;
