@@ -1,13 +1,14 @@
 //! The planner that Skep uses: cheap plans first, a proof where there is one, search where it is needed.
 //!
-//! 1. Best fit in several orders, until one meets the largest load: nothing is better than that. Large problems have
-//!    time for few orders; for them also objects of equal size.
-//! 2. The problem falls apart where no buffer is live on both sides. Each piece keeps the best of its plans, and those
-//!    that fit under the largest bound of all need nothing further.
-//! 3. The others are searched exactly ([`crate::exact`]), as far as they can be and the budget goes.
-//! 4. What remains above its bound is searched where it is fullest and placed around that, then improved by placing
-//!    what lies highest earlier ([`crate::local`]).
-//! 5. With few buffers, pieces still above their bound take over any better plan of another strategy.
+//! 1. Best fit in several orders and skylines filled from the bottom up, until one meets the largest load: nothing is
+//!    better than that. Large problems have time for few skylines; for them also objects of equal size.
+//! 2. The problem falls apart where no buffer is live on both sides. Each piece keeps the best of its plans.
+//! 3. The piece with the largest plan is improved, in turns ([`crate::pieces`]), until it meets the largest bound of
+//!    all: it is searched exactly ([`crate::exact`]), or where it is too large for that, where it is fullest
+//!    ([`crate::local`]); and what lies too high is moved down by eviction ([`crate::evict`]).
+//! 4. With few buffers, pieces still above their bound take over any better plan of another strategy.
+//!
+//! Problems with in-place pairs become problems without them first ([`crate::in_place`]).
 
 use std::sync::{
     OnceLock,

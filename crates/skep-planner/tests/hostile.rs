@@ -142,6 +142,36 @@ fn a_million_buffers_that_all_meet() {
     }
 }
 
+/// Three thousand buffers that are all live at one step: lists of who meets whom have nine million entries.
+fn all_meet() -> Problem {
+    Problem::new(a_million().buffers()[997_000..].to_vec()).expect("valid buffers")
+}
+
+#[test]
+fn preparing_a_search_counts_against_the_nodes() {
+    let answer = auto(&all_meet(), &Budget::nodes(3_000));
+    assert_eq!(validate_offsets(&all_meet(), &answer.plan), Ok(()));
+    assert!(answer.nodes <= 3_000, "{}", answer.nodes);
+}
+
+#[test]
+fn a_plan_comes_out_wherever_the_budget_ends() {
+    // From the first question to those in the midst of preparations and searches; soon nothing asks any more.
+    let problem = all_meet();
+    for last in [0, 1, 5, 100, 500, 2_000] {
+        let asked = AtomicUsize::new(0);
+        let should_stop = || asked.fetch_add(1, Ordering::Relaxed) >= last;
+        let budget = Budget {
+            nodes: u64::MAX,
+            should_stop: &should_stop,
+        };
+        let answer = auto(&problem, &budget);
+        assert_eq!(validate_offsets(&problem, &answer.plan), Ok(()));
+        let more = asked.into_inner().saturating_sub(last);
+        assert!(more <= 20, "asked {more} times after question {last}");
+    }
+}
+
 #[test]
 fn every_strategy_stops_when_told_to() {
     let buffers = a_million().buffers()[999_000..].to_vec();

@@ -7,7 +7,9 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use common::{Random, conditioned, cut_rectangle, plain, read_csv};
+use common::{
+    Random, at_random, conditioned, cut_rectangle, loose_rectangle, network_like, plain, read_csv,
+};
 use proptest::prelude::*;
 use skep_planner::{
     Budget, Buffer, JobRunner, Plan, Problem, Proof, Strategy as Planner, Unavailable, auto,
@@ -344,4 +346,52 @@ fn the_fullest_moments_of_a_large_problem_are_searched() {
     assert_eq!(validate_offsets(&problem, &answer.plan), Ok(()));
     assert!(greedy.expect("nothing ends it").size > 4_016);
     assert_eq!((answer.plan.size, answer.lower_bound), (4_016, 4_016));
+}
+
+/// Problems like those that MiniMalloc finds hard, whose load leaves some room below 1 MiB.
+#[test]
+fn loose_rectangles_go_back_into_their_frame() {
+    for seed in [2, 4, 5, 8] {
+        let problem = loose_rectangle(430, seed);
+        let answer = auto(&problem, &Budget::nodes(120_000));
+        assert_eq!(validate_offsets(&problem, &answer.plan), Ok(()));
+        assert!(
+            answer.plan.size <= 1 << 20,
+            "{}, seed {seed}",
+            answer.plan.size
+        );
+    }
+}
+
+#[test]
+fn a_perfect_cut_of_hundreds_of_parts_is_put_together_again() {
+    for seed in [4, 5, 6] {
+        let problem = cut_rectangle(400, 1024, 1024, seed);
+        let answer = auto(&problem, &Budget::nodes(120_000));
+        assert_eq!(validate_offsets(&problem, &answer.plan), Ok(()));
+        assert_eq!(
+            (answer.plan.size, answer.lower_bound),
+            (1024, 1024),
+            "seed {seed}"
+        );
+    }
+}
+
+#[test]
+fn large_problems_come_near_the_bound_with_few_nodes() {
+    for problem in [
+        at_random(20_000, 300, 1),
+        at_random(20_000, 3_000, 1),
+        network_like(20_000, 1),
+    ] {
+        let answer = auto(&problem, &Budget::nodes(60_000));
+        assert_eq!(validate_offsets(&problem, &answer.plan), Ok(()));
+        let percent = 100 * answer.gap() / answer.lower_bound;
+        assert!(
+            percent < 3,
+            "{} of {}",
+            answer.plan.size,
+            answer.lower_bound
+        );
+    }
 }

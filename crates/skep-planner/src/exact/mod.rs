@@ -34,11 +34,16 @@ pub(crate) struct BoundedPiece {
     pub(crate) order: Option<PlacementOrder>,
 }
 
-/// Exact searches for one piece, in turns of two kinds, which get equally many nodes.
+/// Short turns get this many times the nodes of thorough ones.
+const SHORT_SHARE: u64 = 3;
+/// Thorough turns before the first short one.
+const FIRST_TURNS: u32 = 3;
+
+/// Exact searches for one piece, in turns of two kinds.
 ///
 /// *Thorough* turns keep to their preferences and may take twice as many nodes each time: they prove what is impossible.
-/// *Short* turns begin again and again with the preferences a little disarranged: where there are many plans and few of
-/// them are near the first decisions, one of many short searches meets one long before a long search does.
+/// *Short* turns begin again and again with the preferences a little disarranged: one of many short searches often
+/// finds a plan long before a long search whose first decisions were wrong.
 pub(crate) struct ExactPlanner<'p> {
     problem: &'p Problem,
     portfolio: Portfolio,
@@ -124,7 +129,9 @@ impl<'p> ExactPlanner<'p> {
         workers: &dyn JobRunner,
     ) {
         let before = self.nodes();
-        if self.thorough.nodes <= self.short.nodes {
+        if self.thorough.turns < FIRST_TURNS
+            || SHORT_SHARE * self.thorough.nodes <= self.short.nodes
+        {
             self.thorough_turn(known, goal, budget, workers);
             self.thorough.nodes += self.nodes() - before;
         } else {

@@ -332,3 +332,33 @@ fn maximal_sections(spans: &[Span]) -> (usize, Vec<Span>) {
         .collect();
     (before[last] as usize, spans)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn a_preparation_ends_when_told_to() {
+        // A quarter of a million pairs that meet.
+        let buffers = (0..500).map(|number| Buffer::new(8, number, 1_000 + number));
+        let problem = Problem::new(buffers.collect()).expect("valid buffers");
+        let all: Vec<usize> = (0..problem.len()).collect();
+        let questions = |last: u64| {
+            let asked = Cell::new(0);
+            let should_stop = || {
+                asked.set(asked.get() + 1);
+                asked.get() >= last
+            };
+            let piece = Piece::new(&problem, &all, &mut WorkMeter::new(&should_stop));
+            (piece.is_some(), asked.get())
+        };
+        let (is_prepared, asked) = questions(u64::MAX);
+        assert!(is_prepared && asked > 10, "{asked}");
+        for last in [1, asked / 2, asked] {
+            assert_eq!(questions(last), (false, last));
+        }
+        assert!(Piece::entries(&problem, &all) >= 500 * 499);
+    }
+}

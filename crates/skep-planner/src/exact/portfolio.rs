@@ -1,7 +1,8 @@
 //! Several searches in turns: what one preference never finds, another finds at once.
 //!
-//! Searches like these have heavy tails. So each preference gets a small node budget, and all get a budget twice as
-//! large only after every one has failed; between the rounds they learn which sections the failures were in.
+//! Searches like these have heavy tails. So each preference gets a small node budget, and they all begin again after
+//! every one has failed: with a larger budget, or with their preferences a little disarranged. Between the rounds they
+//! learn which sections the failures were in.
 
 use std::{
     cmp::Reverse,
@@ -134,13 +135,20 @@ pub(crate) struct Portfolio {
     piece: Piece,
     widths: Vec<u64>,
     loads: RangeMaximum,
-    failures: Vec<u64>,
-    /// The preferences, those first that have found plans last.
-    order: Vec<usize>,
+    /// What they have learned.
+    learned: Learned,
     /// What each search has ruled out, by capacity, the last one first.
     ruled_out: Vec<RuledOut>,
     /// Nodes of all searches so far.
     pub(crate) nodes: u64,
+}
+
+/// What searches have learned for later ones.
+struct Learned {
+    /// How much of the failures was in each section.
+    failures: Vec<u64>,
+    /// The preferences, those first that have found plans last.
+    order: Vec<usize>,
 }
 
 /// States that do not fit under a capacity, for each preference: shared, they would make a plan depend on the threads.
@@ -158,8 +166,10 @@ impl Portfolio {
         let loads = piece.loads.iter().map(|load| load.unsigned_abs());
         let loads = RangeMaximum::new(loads.collect());
         Self {
-            failures: vec![0; piece.sections],
-            order: (0..PREFERENCES.len()).collect(),
+            learned: Learned {
+                failures: vec![0; piece.sections],
+                order: (0..PREFERENCES.len()).collect(),
+            },
             piece,
             widths,
             loads,
@@ -202,7 +212,7 @@ impl Portfolio {
         let limit = effort.nodes.min(left / PREFERENCES.len() as u64 + 1);
         let results: [OnceLock<EndedSearch>; PREFERENCES.len()] = Default::default();
         let decided = AtomicUsize::new(usize::MAX);
-        let failures = RangeMaximum::new(self.failures.clone());
+        let failures = RangeMaximum::new(self.learned.failures.clone());
         let ranks: Vec<Vec<u32>> = (0..)
             .zip(PREFERENCES)
             .map(|(number, (_, keys))| {
@@ -210,9 +220,9 @@ impl Portfolio {
                 self.rank(keys, &failures, seed)
             })
             .collect();
+        let chosen = chosen(&self.learned.order, effort);
         self.look_up(capacity);
         let (piece, ruled_out) = (&self.piece, &self.ruled_out[0]);
-        let chosen = self.chosen(effort);
         workers.run(chosen.len(), &|turn| {
             let number = chosen[turn];
             let is_over = || decided.load(Ordering::Relaxed) < turn || budget.is_over();
@@ -251,8 +261,9 @@ impl Portfolio {
             self.nodes += nodes.max(1);
             match outcome {
                 SearchEnd::Fits => {
-                    self.order.retain(|other| *other != number);
-                    self.order.insert(0, number);
+                    let order = &mut self.learned.order;
+                    order.retain(|other| *other != number);
+                    order.insert(0, number);
                     return RoundResult::Fits(offsets);
                 }
                 SearchEnd::Impossible => return RoundResult::Impossible,
@@ -264,21 +275,10 @@ impl Portfolio {
                 }
             }
         }
-        for (weight, found) in self.failures.iter_mut().zip(&failures) {
+        for (weight, found) in self.learned.failures.iter_mut().zip(&failures) {
             *weight = *weight * MEMORY / 10 + found;
         }
         RoundResult::Stopped
-    }
-
-    /// The preferences of a round: all, or of those that are disarranged the first and some of the others in turn.
-    fn chosen(&self, effort: Effort) -> Vec<usize> {
-        let Some(turn) = effort.disarray else {
-            return self.order.clone();
-        };
-        let (first, others) = self.order.split_at(FAVOURITES);
-        let mut chosen = first.to_vec();
-        chosen.push(others[turn as usize % others.len()]);
-        chosen
     }
 
     /// Each item's place in the order of `keys`, a little disarranged if there is a seed for that.
@@ -320,4 +320,15 @@ impl Portfolio {
         }
         rank
     }
+}
+
+/// The preferences of a round: all, or of those that are disarranged the first and some of the others in turn.
+fn chosen(order: &[usize], effort: Effort) -> Vec<usize> {
+    let Some(turn) = effort.disarray else {
+        return (0..PREFERENCES.len()).collect();
+    };
+    let (first, others) = order.split_at(FAVOURITES);
+    let mut chosen = first.to_vec();
+    chosen.push(others[turn as usize % others.len()]);
+    chosen
 }

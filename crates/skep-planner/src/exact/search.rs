@@ -276,24 +276,27 @@ impl<'a> PieceSearch<'a> {
 
     /// The preferred one of the lowest of those that could be below all they meet.
     fn choose(&self, part: TimePart) -> Option<usize> {
-        let candidates = || {
-            self.parts[part.start..part.end]
-                .iter()
-                .map(|&item| item as usize)
-                .filter(|&item| !self.blocked[item] && !self.placed[item])
-        };
-        let lowest = candidates().map(|item| self.low[item]).min()?;
         let Preference { section, rank } = self.preference;
-        candidates()
-            .filter(|&item| self.low[item] == lowest)
-            .min_by_key(|&item| {
-                let sections = self.piece.items[item].sections();
-                let tightest = match section {
-                    SectionMeasure::Any => None,
-                    SectionMeasure::Slack => self.slack[sections].iter().min(),
-                };
-                (tightest, rank[item])
-            })
+        let mut best = None;
+        let mut lowest = i64::MAX;
+        for &item in &self.parts[part.start..part.end] {
+            let item = item as usize;
+            let low = self.low[item];
+            if low > lowest || self.blocked[item] || self.placed[item] {
+                continue;
+            }
+            let sections = self.piece.items[item].sections();
+            let tightest = match section {
+                SectionMeasure::Any => None,
+                SectionMeasure::Slack => self.slack[sections].iter().min(),
+            };
+            let key = (low, tightest, rank[item]);
+            if best.is_none_or(|(least, _)| key < least) {
+                best = Some((key, item));
+                lowest = low;
+            }
+        }
+        best.map(|(_, item)| item)
     }
 
     /// Opens what is left of a part, split where nothing is live on both sides; false if the state of a part of it has
@@ -488,20 +491,25 @@ impl<'a> PieceSearch<'a> {
         }
         let latest = self.capacity + piece.padding - rest;
         let mut lowest_top = i64::MAX;
-        let mut firsts = 0;
-        let mut highest = 0;
-        let mut floor = i64::MAX;
         let mut lowest_first = UNKNOWN;
+        let mut firsts = 0;
+        // The lowest address of all, and of those that cannot be first.
+        let mut floor = i64::MAX;
+        let mut lowest_other = i64::MAX;
         for &item in &self.members[list.clone()] {
             let low = self.low[item as usize];
-            let top = low + self.sizes[item as usize];
-            highest = highest.max(low);
             floor = floor.min(low);
-            if low <= latest {
-                firsts += 1;
-                if top < lowest_top {
-                    (lowest_top, lowest_first) = (top, item);
-                }
+            // Without branches that depend on it: which ones can be first is hard to predict.
+            let is_first = low <= latest;
+            firsts += u32::from(is_first);
+            lowest_other = lowest_other.min(if is_first { i64::MAX } else { low });
+            let top = if is_first {
+                low + self.sizes[item as usize]
+            } else {
+                i64::MAX
+            };
+            if top < lowest_top {
+                (lowest_top, lowest_first) = (top, item);
             }
         }
         self.lowest_first[section] = lowest_first;
@@ -510,7 +518,7 @@ impl<'a> PieceSearch<'a> {
             self.failures[section] += 1;
             return false;
         }
-        if highest <= latest && firsts > 1 {
+        if lowest_other >= lowest_top {
             return true;
         }
         for place in list {
