@@ -28,8 +28,9 @@ use crate::{
     timeline,
 };
 
-/// With more buffers than this, orders of placement come after other searches have begun: an order may take seconds.
-pub(crate) const LARGE: usize = 1 << 14;
+/// With more buffers than this, orders of placement come after other searches have begun: an order may take a tenth of
+/// a second, and seconds with tens of thousands of buffers.
+pub(crate) const LARGE: usize = 1 << 12;
 
 /// Skylines that large problems are planned with at once.
 pub(crate) const LARGE_SKYLINES: usize = 2;
@@ -176,8 +177,9 @@ fn heuristics(
         .any(|buffer| buffer.fixed.is_some());
     if problem.len() > LARGE && !has_fixed && !budget.is_over() {
         // As fast, and next to the bound where most buffers have one of a few sizes.
-        let by_size = objects::equality(problem).to_offsets(problem);
-        adopt(problem, &mut pieces, &by_size, None);
+        if let Some(by_size) = objects::equality_within(problem, budget) {
+            adopt(problem, &mut pieces, &by_size.to_offsets(problem), None);
+        }
     }
     let methods = first_methods(problem.len() > LARGE, has_fixed);
     let plans: Vec<OnceLock<OffsetPlan>> = methods.iter().map(|_| OnceLock::new()).collect();

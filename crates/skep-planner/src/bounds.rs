@@ -24,9 +24,12 @@ pub fn max_load(problem: &Problem) -> u64 {
         .filter_map(|buffer| Some(buffers[buffer].fixed? + buffers[buffer].size))
         .max()
         .unwrap_or(0);
-    highest(problem, 1)
-        .max(highest(problem, common) - padding)
-        .max(fixed)
+    let bare = highest(problem, 1);
+    let padded = match padding {
+        0 => bare,
+        _ => highest(problem, common) - padding,
+    };
+    bare.max(padded).max(fixed)
 }
 
 /// The largest load, with sizes up to the next multiple of `alignment`.

@@ -64,12 +64,11 @@ impl LocalPlanner {
                 .any(|&buffer| problem.buffers()[buffer].fixed.is_some());
             let skylines = IDLE_COSTS.into_iter().skip(LARGE_SKYLINES);
             let skylines = skylines.filter(|_| !has_fixed).map(Placement::Skyline);
-            let orders = LARGE_ORDERS.into_iter().map(Placement::Order);
-            let mut placements: Vec<LocalStep> =
-                orders.chain(skylines).map(LocalStep::Place).collect();
+            let orders = LARGE_ORDERS.map(Placement::Order);
+            let placements = skylines.chain(orders.into_iter().skip(1));
             // The best order and the best core first.
-            steps.insert(0, placements.remove(0));
-            steps.splice(2..2, placements);
+            steps.insert(0, LocalStep::Place(orders[0]));
+            steps.splice(2..2, placements.map(LocalStep::Place));
         }
         steps.reverse();
         Some(Self {

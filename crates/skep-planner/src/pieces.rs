@@ -1,6 +1,7 @@
 //! The pieces of a problem and what improves them, in turns.
 
 use crate::{
+    auto::LARGE,
     budget::{Budget, JobRunner},
     evict::Eviction,
     exact::{BoundedPiece, ExactPlanner},
@@ -72,6 +73,14 @@ struct PieceSearches<'p> {
     is_exhausted: bool,
 }
 
+/// The search whose turn it is.
+#[derive(Clone, Copy)]
+enum Turn {
+    Exact,
+    Local,
+    Eviction,
+}
+
 impl<'p> PieceSearches<'p> {
     /// Gives the search that has had least a turn. Returns the nodes that it took.
     fn turn(
@@ -86,47 +95,65 @@ impl<'p> PieceSearches<'p> {
         if !self.is_prepared {
             self.is_prepared = true;
             self.exact = ExactPlanner::new(problem, piece, left);
-            if self.exact.is_none() {
+            if self.exact.is_none() || problem.len() > LARGE {
                 self.local = LocalPlanner::new(problem, piece);
             }
             self.eviction = Some(Eviction::new(problem, neighbours, piece));
-            let nodes = self.exact.as_ref().map_or(0, ExactPlanner::nodes);
-            self.nodes += nodes;
-            return nodes;
+            self.nodes = self.exact.as_ref().map_or(0, ExactPlanner::nodes);
+            return self.nodes;
         }
         let before = self.nodes;
-        let evicted = self.eviction.as_ref().map_or(u64::MAX, Eviction::nodes);
-        if let Some(exact) = self
-            .exact
-            .as_mut()
-            .filter(|exact| exact.nodes() <= evicted.saturating_mul(EVICTION_SHARE))
-        {
-            let all = Budget {
-                nodes: exact.nodes().saturating_add(left.nodes),
-                ..*left
-            };
-            let spent = exact.nodes();
-            exact.turn(piece, goal, &all, workers);
-            self.nodes += exact.nodes() - spent;
-        } else if let Some(local) = self.local.as_mut()
-            && self.local_nodes <= evicted
-            && piece.offsets.len() as u64 <= left.nodes
-        {
-            let spent = local.turn(piece, goal, left, workers);
-            self.local_nodes += spent;
-            self.nodes += spent;
-        } else if let Some(eviction) = self.eviction.as_mut() {
-            let others = self
-                .exact
-                .as_ref()
-                .map_or(self.local_nodes, |exact| exact.nodes() / EVICTION_SHARE);
-            let nodes = others
-                .saturating_sub(evicted)
-                .max(piece.offsets.len() as u64);
-            eviction.turn(piece, goal, nodes.min(left.nodes), left);
-            self.nodes += eviction.nodes() - evicted;
+        let members = piece.offsets.len() as u64;
+        match (
+            self.next(members <= left.nodes),
+            &mut self.exact,
+            &mut self.local,
+            &mut self.eviction,
+        ) {
+            (Turn::Exact, Some(exact), ..) => {
+                let spent = exact.nodes();
+                let all = Budget {
+                    nodes: spent.saturating_add(left.nodes),
+                    ..*left
+                };
+                exact.turn(piece, goal, &all, workers);
+                self.nodes += exact.nodes() - spent;
+            }
+            (Turn::Local, _, Some(local), _) => {
+                let spent = local.turn(piece, goal, left, workers);
+                self.local_nodes += spent;
+                self.nodes += spent;
+            }
+            (Turn::Eviction, .., Some(eviction)) => {
+                let spent = eviction.nodes();
+                eviction.turn(piece, goal, members.min(left.nodes), left);
+                self.nodes += eviction.nodes() - spent;
+            }
+            _ => {}
         }
         self.is_exhausted = self.nodes == before;
         self.nodes - before
+    }
+
+    /// The search with the fewest nodes, for its share; a local one only if there are nodes left for one of its steps.
+    fn next(&self, can_be_local: bool) -> Turn {
+        let exact = self.exact.as_ref().map(ExactPlanner::nodes);
+        let local = self.local.as_ref().filter(|_| can_be_local);
+        let share = if exact.is_some() { EVICTION_SHARE } else { 1 };
+        let eviction = self.eviction.as_ref().map(Eviction::nodes);
+        let turns = [
+            (exact, Turn::Exact),
+            (local.map(|_| self.local_nodes), Turn::Local),
+            (
+                eviction.map(|nodes| nodes.saturating_mul(share)),
+                Turn::Eviction,
+            ),
+        ];
+        let turns = turns
+            .into_iter()
+            .filter_map(|(nodes, turn)| Some((nodes?, turn)));
+        turns
+            .min_by_key(|(nodes, _)| *nodes)
+            .map_or(Turn::Eviction, |(_, turn)| turn)
     }
 }

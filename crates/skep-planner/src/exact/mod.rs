@@ -267,6 +267,27 @@ pub(crate) fn size(problem: &Problem, offsets: &[(usize, u64)]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::problem::Buffer;
+
+    #[test]
+    fn a_preparation_costs_nodes_and_is_left_out_where_they_are_too_few() {
+        // A million entries: each of a thousand buffers meets every other one.
+        let buffers = (0..1_000).map(|number| Buffer::new(8, number, 1_000 + number));
+        let problem = Problem::new(buffers.collect()).expect("valid buffers");
+        let known = BoundedPiece {
+            offsets: (0..).zip((0..8_000).step_by(8)).collect(),
+            size: 8_000,
+            bound: 8_000,
+            order: None,
+        };
+        let prepared = |nodes| {
+            let planner = ExactPlanner::new(&problem, &mut known.clone(), &Budget::nodes(nodes));
+            planner.map(|planner| planner.nodes())
+        };
+        let cost = prepared(u64::MAX).expect("small enough");
+        assert!(cost > 900, "{cost}");
+        assert_eq!((prepared(cost), prepared(cost + 1)), (None, Some(cost)));
+    }
 
     #[test]
     fn lengths_of_searches() {

@@ -306,7 +306,7 @@ impl Portfolio {
         let mut order: Vec<usize> = keyed.into_iter().map(|(_, item)| item).collect();
         if let Some(seed) = seed {
             let mut random = SplitMix(seed);
-            let reach = DISARRAY * items.len() as u64 >> (2 * random.below(2));
+            let reach = (DISARRAY * items.len() as u64) >> (2 * random.below(2));
             let mut turns: Vec<(u64, usize)> = (0..).step_by(1 << 6).zip(order).collect();
             for (turn, _) in &mut turns {
                 *turn += random.below(reach + 1);

@@ -5,11 +5,21 @@ use std::{
     collections::{BTreeMap, BTreeSet, BinaryHeap},
 };
 
-use crate::{plan::ObjectPlan, problem::Problem};
+use crate::{
+    budget::{Budget, WorkMeter},
+    plan::ObjectPlan,
+    problem::Problem,
+};
 
 /// A tensor takes the object of exactly its size that was released last, or a new one.
 pub fn equality(problem: &Problem) -> ObjectPlan {
     in_order(problem, &mut BySize::default())
+}
+
+/// [`equality`]; `None` if the caller stopped it.
+pub(crate) fn equality_within(problem: &Problem, budget: &Budget<'_>) -> Option<ObjectPlan> {
+    let mut meter = WorkMeter::new(budget.should_stop);
+    in_order_within(problem, &mut BySize::default(), &mut meter)
 }
 
 /// A tensor takes the released object whose size is nearest to its own, the larger of two; one that is too small grows.
@@ -111,15 +121,31 @@ impl IdleObjects for Allowed<'_> {
     }
 }
 
+/// What finding an object for a tensor takes, in entries looked at.
+const STEPS_A_TENSOR: usize = 64;
+
 /// The common procedure. Tensors come by their start, as records of a graph do; of those that start together, in their
 /// order. Objects are released by the end of their tensor, then by number.
 fn in_order(problem: &Problem, pool: &mut impl IdleObjects) -> ObjectPlan {
+    let plan = in_order_within(problem, pool, &mut WorkMeter::new(&|| false));
+    plan.expect("nothing ends it")
+}
+
+/// [`in_order`]; `None` where the caller ends it.
+fn in_order_within(
+    problem: &Problem,
+    pool: &mut impl IdleObjects,
+    meter: &mut WorkMeter<'_>,
+) -> Option<ObjectPlan> {
     let mut order: Vec<usize> = (0..problem.len()).collect();
     order.sort_by_key(|&tensor| problem.span(tensor).start);
     let mut objects = vec![0; problem.len()];
     let mut sizes: Vec<u64> = Vec::new();
     let mut in_use: BinaryHeap<Reverse<(u32, usize)>> = BinaryHeap::new();
     for tensor in order {
+        if meter.spend(STEPS_A_TENSOR) {
+            return None;
+        }
         let span = problem.span(tensor);
         let size = problem.buffers()[tensor].size;
         while let Some(&Reverse((end, object))) = in_use.peek()
@@ -137,5 +163,5 @@ fn in_order(problem: &Problem, pool: &mut impl IdleObjects) -> ObjectPlan {
         pool.assigned(tensor, object);
         in_use.push(Reverse((span.end, object)));
     }
-    ObjectPlan { objects, sizes }
+    Some(ObjectPlan { objects, sizes })
 }

@@ -11,6 +11,7 @@ pub mod shaped;
 mod size;
 
 pub use breadth::greedy_by_breadth;
+pub(crate) use in_order::equality_within;
 pub use in_order::{equality, greedy_in_order, greedy_in_order_reallocating};
 pub use min_cost_flow::min_cost_flow;
 pub use reallocation::reallocation_graph;
