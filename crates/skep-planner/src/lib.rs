@@ -39,9 +39,10 @@
 //!
 //! # Cost
 //!
-//! Validation, bounds and planning in the order of time take `n log n` steps; best fit looks at what a buffer can meet,
-//! which is quadratic at worst and stops when it is told to. Nothing lists all pairs of buffers except what is bounded
-//! by name ([`Unavailable::TooLarge`], and the exact search, which leaves larger pieces alone).
+//! Validation, bounds and planning in the order of time take `n log n` steps, and so do skylines; best fit looks at what
+//! a buffer can meet, which is quadratic at worst. Nothing lists all pairs of buffers except what is bounded by name
+//! ([`Unavailable::TooLarge`], and the exact search, which leaves larger pieces alone). Everything but `n log n` steps
+//! asks the caller every few tens of microseconds whether it should stop, the preparation of searches included.
 
 mod auto;
 pub mod baselines;

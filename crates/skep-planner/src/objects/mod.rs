@@ -184,6 +184,35 @@ impl ObjectOccupancy {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{local::SplitMix, problem::Buffer};
+
+    #[test]
+    fn the_best_is_the_smaller_one_and_of_equals_the_one_by_size() {
+        let budget = Budget::nodes(0);
+        let (mut smaller_by_breadth, mut equal) = (0, 0);
+        let mut random = SplitMix(3);
+        for _ in 0..300 {
+            let buffers = (0..8).map(|_| {
+                let start = random.below(6);
+                Buffer::new(1 + random.below(9), start, start + 1 + random.below(4))
+            });
+            let problem = Problem::new(buffers.collect()).expect("valid buffers");
+            let by_size = greedy_by_size(&problem, &budget).expect("nothing ends it");
+            let by_breadth = greedy_by_breadth(&problem, &budget).expect("nothing ends it");
+            let best = greedy_best(&problem, &budget).expect("nothing ends it");
+            if by_breadth.size() < by_size.size() {
+                smaller_by_breadth += 1;
+                assert_eq!(best, by_breadth);
+            } else {
+                equal += usize::from(by_breadth.size() == by_size.size() && by_breadth != by_size);
+                assert_eq!(best, by_size);
+            }
+        }
+        assert!(
+            smaller_by_breadth > 0 && equal > 0,
+            "{smaller_by_breadth}, {equal}"
+        );
+    }
 
     #[test]
     fn the_nearest_tenants_are_those_around_a_span() {
