@@ -11,7 +11,7 @@ mod child;
 mod documents;
 mod parent;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 pub(crate) use child::run;
 pub(super) use parent::PluginBench;
@@ -35,7 +35,8 @@ impl PluginChoice {
             Some((stem, options)) => (format!("{stem}.so"), options),
             None => (text.to_owned(), ""),
         };
-        let is_file = library.contains('/') || Path::new(&library).extension().is_some();
+        // Options may have points and slashes as well: only what is in front of them tells a file.
+        let is_file = library.contains('/') || library.ends_with(".so") || library.contains(".so.");
         is_file.then(|| Self {
             text: text.to_owned(),
             library: PathBuf::from(library),
@@ -65,5 +66,7 @@ mod tests {
         );
         assert_eq!(read("libfoo.so.1"), expected("libfoo.so.1", ""));
         assert_eq!(read("bfc:limit=1MiB"), None);
+        let share = "pytorch_caching:garbage_collection_threshold=0.5,limit=64MiB";
+        assert_eq!(read(share), None, "a number has a point");
     }
 }
