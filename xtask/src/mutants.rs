@@ -33,6 +33,7 @@ const CRATES: [Mutated; 7] = [
         files: &[],
         without: &[
             "crates/skep-planner/src/auto.rs",
+            "crates/skep-planner/src/evict.rs",
             "crates/skep-planner/src/exact/**",
             "crates/skep-planner/src/local.rs",
             "crates/skep-planner/src/baselines/**",
@@ -43,6 +44,8 @@ const CRATES: [Mutated; 7] = [
             "crates/skep-planner/src/objects/shaped.rs",
             "crates/skep-planner/src/objects/size.rs",
             "crates/skep-planner/src/offsets/order.rs",
+            "crates/skep-planner/src/offsets/skyline.rs",
+            "crates/skep-planner/src/pieces.rs",
         ],
     },
     // The rest of the crate is sockets, mappings and threads.
