@@ -43,6 +43,8 @@ pub(crate) struct Eviction<'p> {
     weights: Vec<u64>,
     homeless: Vec<usize>,
     ceiling: u64,
+    /// Where the highest fixed buffer ends: no ceiling is below.
+    lowest_ceiling: u64,
     /// The ceiling takes `2^-share` of the gap.
     share: u32,
     tries_left: u64,
@@ -62,9 +64,12 @@ impl<'p> Eviction<'p> {
     ) -> Self {
         let members: Vec<usize> = known.offsets.iter().map(|(buffer, _)| *buffer).collect();
         let mut weights = vec![1; problem.len()];
+        let mut lowest_ceiling = 0;
         for &member in &members {
-            if problem.buffers()[member].fixed.is_some() {
+            let buffer = &problem.buffers()[member];
+            if let Some(offset) = buffer.fixed {
                 weights[member] = IMMOVABLE;
+                lowest_ceiling = lowest_ceiling.max(offset + buffer.size);
             }
         }
         Self {
@@ -76,6 +81,7 @@ impl<'p> Eviction<'p> {
             weights,
             homeless: Vec::new(),
             ceiling: u64::MAX,
+            lowest_ceiling,
             share: FIRST_SHARE,
             tries_left: 0,
             random: SplitMix(0x9E37_79B9_7F4A_7C15),
@@ -99,6 +105,8 @@ impl<'p> Eviction<'p> {
         nodes: u64,
         budget: &Budget<'_>,
     ) {
+        // A bound of a problem that is not searched may lie below what is fixed.
+        let goal = goal.max(self.lowest_ceiling);
         let mut meter = WorkMeter::new(budget.should_stop);
         let last = self.nodes.saturating_add(nodes);
         while known.size > goal && self.nodes < last && !meter.is_over() {
@@ -151,7 +159,8 @@ impl<'p> Eviction<'p> {
         self.share += 1;
         if self.share >= 64 || (known.size - goal) >> self.share == 0 {
             self.share = FIRST_SHARE;
-            self.patience *= 2;
+            // A gap of one byte is given up once a turn.
+            self.patience = self.patience.saturating_mul(2);
         }
         self.begin(known, goal);
     }
@@ -191,7 +200,8 @@ impl<'p> Eviction<'p> {
         self.candidates.clear();
         self.candidates.push(0);
         for end in &self.ends {
-            self.candidates.push(end.at.next_multiple_of(alignment));
+            let above = end.at.checked_next_multiple_of(alignment);
+            self.candidates.extend(above);
         }
         for start in &self.starts {
             if let Some(below) = start.at.checked_sub(size) {

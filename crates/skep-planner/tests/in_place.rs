@@ -172,3 +172,24 @@ fn a_pair_is_kept_apart_where_that_is_smaller() {
     let (size, bound, _) = answer(&buffers);
     assert_eq!(size, bound);
 }
+
+/// Two buffers that are fixed in one place are not searched, and their bound lies below where they end: eviction must not move
+/// them.
+#[test]
+fn fixed_buffers_are_not_evicted() {
+    let fixed = |size, start, in_place| Buffer {
+        alignment: 4,
+        fixed: Some(20),
+        in_place,
+        ..Buffer::new(size, start, 9)
+    };
+    let buffers = [
+        fixed(12, 7, None),
+        fixed(5, 8, Some(0)),
+        Buffer::new(1, 0, 1),
+    ];
+    let problem = Problem::new(buffers.to_vec()).expect("valid buffers");
+    let answer = auto(&problem, &BUDGET);
+    assert_eq!(validate_offsets(&problem, &answer.plan), Ok(()));
+    assert_eq!(answer.plan.size, 32);
+}
