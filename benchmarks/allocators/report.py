@@ -221,7 +221,7 @@ def cost_table(figures):
     for name in sorted({row["name"] for row in figures["host"][0]["allocators"]}):
         costs = [cost_of(figures[device], name) for device in [*DEVICES, FULL]]
         refused = sum(bool(row["out_of_memory"]) for trace in figures[FULL] for row in trace["allocators"] if row["name"] == name)
-        shown = [f"refuses on {refused} traces" if cost is None else time(cost) for cost in costs]
+        shown = [f"refuses on {refused} of {len(figures[FULL])}" if cost is None else time(cost) for cost in costs]
         rows.append((costs[1], [f"`{name}`", *shown]))
     return table(["allocator", *DEVICES, FULL], [row for _, row in sorted(rows, key=lambda row: row[0])])
 
