@@ -220,10 +220,10 @@ def test_a_directory_that_is_no_repository_is_said_at_the_start(repository, plac
 
 
 @pytest.mark.parametrize(
-    ("path", "hint"), [("m/1/model.onnx", "a repository is a directory"), ("s3://bucket/models", "mount them")]
+    ("path", "hint"), [("notes.txt", "a repository is a directory"), ("s3://bucket/models", "mount them")]
 )
 def test_a_repository_that_cannot_be_read_says_what_one_is(repository, path, hint):
-    repository.onnx("m", plus(1))
+    (repository.path / "notes.txt").write_text("no model")
     code, log = serve_and_fail(path if "://" in path else repository.path / path)
     assert code == 1
     assert hint in log
