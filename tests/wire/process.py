@@ -25,14 +25,19 @@ def open_files(server):
     return len(os.listdir(f"/proc/{server.process.pid}/fd"))
 
 
-def children(pid):
-    """The processes that a process's threads started, zombies included."""
+def of_threads(pid, read):
+    """What `read` finds at each thread of a process; a thread may end while it is being read."""
     found = []
     for thread in Path(f"/proc/{pid}/task").iterdir():
-        # A thread may end meanwhile; those that start workers do not.
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            found += [int(child) for child in (thread / "children").read_text().split()]
-    return sorted(found)
+            found.append(read(thread))
+    return found
+
+
+def children(pid):
+    """The processes that a process's threads started, zombies included."""
+    started = of_threads(pid, lambda thread: (thread / "children").read_text().split())
+    return sorted(int(child) for children in started for child in children)
 
 
 def workers(server):
@@ -41,7 +46,7 @@ def workers(server):
 
 
 def wait_until(condition, what):
-    """Waits for a condition that looks at the server anew each time."""
+    """Waits for a condition, which is asked again and again."""
     deadline = time.monotonic() + DEADLINE_S
     while not condition():
         assert time.monotonic() < deadline, f"still not: {what}"

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from http_client import get, infer, post, tensor
 from metrics import metrics
-from process import wait_until, workers
+from process import of_threads, wait_until, workers
 from repository import graph, plus
 from server import Server, run
 
@@ -33,11 +33,11 @@ def two():
 
 def threads(pid, name):
     """The CPUs of each thread whose name ends so."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        if (task / "comm").read_text().strip().endswith(name):
-            found.append(sorted(os.sched_getaffinity(int(task.name))))
-    return sorted(found)
+
+    def at(thread):
+        return (thread / "comm").read_text().strip(), sorted(os.sched_getaffinity(int(thread.name)))
+
+    return sorted(cpus for comm, cpus in of_threads(pid, at) if comm.endswith(name))
 
 
 def residency(server):
