@@ -228,7 +228,8 @@ def test_a_repository_that_is_not_there(repository):
 
 def test_without_the_library_the_configuration_is_checked_all_the_same(repository):
     backend = 'backend: "onnxruntime"\n'
-    repository.onnx("cache", plus(1), config=IO + backend + "response_cache { enable: true }\n")
+    decoupled = "model_transaction_policy { decoupled: true }\n"
+    repository.onnx("cache", plus(1), config=IO + backend + "response_cache { enable: true }\n" + decoupled)
     repository.onnx("fine", plus(1), config=IO + backend)
     repository.onnx("gpu", plus(1), config=IO + backend + "instance_group {\n  kind: KIND_GPU\n}\n")
     repository.onnx("platform", plus(1), config=IO + 'platform: "onnxruntime_onnx"\n')
@@ -241,7 +242,7 @@ def test_without_the_library_the_configuration_is_checked_all_the_same(repositor
         field = "platform" if name == "platform" else "backend"
         assert f"REPO/{name}/config.pbtxt:12:1: `{field}`: ONNX Runtime's library was not found" in part
         assert "`--onnxruntime-library`" in part and "`ORT_DYLIB_PATH`" in part
-    for name, place, words in (("cache", "13", "response_cache"), ("gpu", "14", "KIND_GPU"), ("sequence", "13", "sequence_batching")):
+    for name, place, words in (("cache", "13", "Response Cache"), ("gpu", "14", "KIND_GPU"), ("sequence", "13", "sequence_batching")):
         (part,) = [part for part in parts[1:] if f"REPO/{name}/" in part]
         assert f"REPO/{name}/config.pbtxt:{place}" in part and words in part
 

@@ -251,7 +251,6 @@ def test_f18_a_misspelt_key_is_warned_about(repository):
     "text",
     [
         "sequence_batching {}",
-        "response_cache { enable: true }",
         'model_operations { op_library_filename: "ops.so" }',
         'optimization { execution_accelerators { cpu_execution_accelerator { name: "openvino" } } }',
     ],

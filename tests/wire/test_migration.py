@@ -130,9 +130,8 @@ def test_accelerators_are_ignored_in_worker_processes(repository, tmp_path):
 HARMLESS = [
     "--rate-limit=off", "--rate-limit=execution_count", "--rate-limit-resource=R1:10:0", "--allow-sagemaker=false",
     "--sagemaker-port=8080", "--sagemaker-safe-port-range=8000-9000", "--sagemaker-thread-count=8", "--allow-vertex-ai=false",
-    "--vertex-ai-port=8080", "--vertex-ai-thread-count=8", "--vertex-ai-default-model=m", "--cache-config=local,size=1048576",
-    "--response-cache-byte-size=1048576", "--trace-config=level=TIMESTAMPS", "--trace-config=triton,file=/tmp/trace.json",
-    "--trace-file=/tmp/trace.json", "--trace-level=OFF", "--trace-rate=1000", "--trace-count=-1", "--trace-log-frequency=0",
+    "--vertex-ai-port=8080", "--vertex-ai-thread-count=8", "--vertex-ai-default-model=m",
+    "--trace-config=level=TIMESTAMPS", "--trace-config=triton,file=/tmp/trace.json", "--trace-file=/tmp/trace.json", "--trace-level=OFF", "--trace-rate=1000", "--trace-count=-1", "--trace-log-frequency=0",
     "--host-policy=p,numa-node=0", "--allow-client-shm=false", "--grpc-infer-thread-count=2",
     "--grpc-max-response-pool-size=8", "--tf-allow-soft-placement=true", "--tf-gpu-memory-fraction=0.5",
     "--tf-add-vgpu=0:1:1024", "--http-thread-count=8", "--pinned-memory-pool-byte-size=0", "--enable-peer-access=true",
@@ -141,6 +140,7 @@ HARMLESS = [
 HONOURED = [
     "--log-info=true", "--log-verbose=0", "--strict-model-config=false", "--metrics-interval-ms=1000", "--allow-gpu-metrics=true",
     "--http-header-forward-pattern=x-.*", "--allow-cpu-metrics=true", "--exit-timeout-secs=30", "--model-namespacing=false",
+    "--cache-config=local,size=1048576",
 ]  # fmt: skip
 
 

@@ -10,6 +10,7 @@ pub struct OutputSlot {
     prepared: Option<(DataType, Shape, AlignedBuffer)>,
     tensor: Option<Tensor>,
     memory: MemoryKind,
+    is_in_prepared_memory: bool,
 }
 
 impl OutputSlot {
@@ -21,6 +22,7 @@ impl OutputSlot {
             prepared: None,
             tensor: None,
             memory: MemoryKind::Host,
+            is_in_prepared_memory: false,
         }
     }
 
@@ -68,6 +70,7 @@ impl OutputSlot {
             prepared: Some((datatype, shape, memory)),
             tensor: None,
             memory: MemoryKind::Host,
+            is_in_prepared_memory: false,
         }
     }
 
@@ -91,6 +94,7 @@ impl OutputSlot {
     pub fn finish_prepared(&mut self) -> Result<(), TensorError> {
         if let Some((datatype, shape, buffer)) = self.prepared.take() {
             self.tensor = Some(Tensor::new(datatype, shape, buffer.freeze())?);
+            self.is_in_prepared_memory = true;
         }
         Ok(())
     }
@@ -99,6 +103,13 @@ impl OutputSlot {
     pub fn fill(&mut self, tensor: Tensor) {
         self.prepared = None;
         self.tensor = Some(tensor);
+        self.is_in_prepared_memory = false;
+    }
+
+    /// Whether the output lies in memory that was prepared for it alone.
+    #[must_use]
+    pub const fn is_in_prepared_memory(&self) -> bool {
+        self.is_in_prepared_memory
     }
 
     /// The output, `None` if the run did not fill the slot.

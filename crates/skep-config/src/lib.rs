@@ -23,8 +23,7 @@
 //! ```
 //!
 //! Each module uses only modules below it. A further kind of scheduler goes to `fields/scheduling`, beside the dynamic
-//! batcher: `ensemble.rs` and `sequence_batching.rs` hold today's refusals. The response cache goes to
-//! `fields/response_cache.rs`.
+//! batcher: `ensemble.rs` and `sequence_batching.rs` hold today's refusals.
 //!
 //! `docs/model-parameters.md` is written from [`PARAMETERS`]. `docs/model-configuration.md` says of every field whether
 //! it is honoured.
@@ -53,6 +52,7 @@ pub use fields::{
     },
     ragged::{BatchInput, BatchInputKind, BatchOutput},
     residency::{LoadPolicy, ModelResidency},
+    response_cache::ResponseCaching,
     scheduling::{SchedulerConfig, dynamic_batching::DynamicBatching, objective::LatencyObjective},
     tensors::{InputConfig, OutputConfig, TensorConfig},
     version_policy::{VersionPolicy, version_policy},

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use skep_backend::BackendError;
 use skep_config::{ConfigError, Position};
+use skep_tensor::OverBudget;
 
 /// The kind of a failure. The edge has one table that turns it into a status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,6 +108,12 @@ impl RuntimeError {
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::InvalidArgument, message)
+    }
+
+    /// The memory of requests has no room.
+    pub(crate) fn memory_is_full(over: OverBudget) -> Self {
+        let text = format!("the memory of requests is full, try again later: {over}");
+        Self::new(ErrorKind::Full, text)
     }
 
     pub(crate) fn internal(message: impl Into<String>) -> Self {

@@ -43,8 +43,9 @@ pub use repository::{
     DigestedFiles, LayoutFinding, LoadOverrides, Repository, files_digest, is_model,
 };
 pub use serving::{
-    ClassLabels, CpuDevice, CpuDevices, DEFAULT_MAX_WAITING, Device, DeviceReport, InferRequest,
-    InferResponse, LoadedVersion, NamedTensor, Parameter, Timing, WaitingLimit, end_longest_run,
+    ClassLabels, CpuDevice, CpuDevices, DEFAULT_MAX_WAITING, Device, DeviceReport, DropReason,
+    InferRequest, InferResponse, LoadedVersion, NamedTensor, Parameter, ResponseCache,
+    ResponseCacheReport, Timing, VersionCacheReport, WaitingLimit, end_longest_run,
 };
 pub use skep_backend::RunMemory;
 pub use skep_config::LoadPolicy;

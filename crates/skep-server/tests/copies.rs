@@ -83,6 +83,7 @@ fn runtime(root: &Path) -> Arc<Runtime> {
             cpu: None,
             devices: None,
             profiles: None,
+            response_cache: None,
             weights: None,
             request_memory: None,
             sandbox_load_limit: None,

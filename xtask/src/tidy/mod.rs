@@ -74,6 +74,7 @@ const UNSAFE_ALLOWED: [&str; 10] = [
 /// Modules of other layers that are pure as well: decisions, and messages to bytes and back. A folder or a file each.
 const PURE_MODULES: &[&str] = &[
     "crates/skep-ipc/src/encode.rs",
+    "crates/skep-runtime/src/serving/response_cache/table.rs",
     "crates/skep-store/src/availability.rs",
     "crates/skep-store/src/ledger/",
     "crates/skep-store/src/order.rs",

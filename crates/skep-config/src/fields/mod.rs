@@ -16,7 +16,7 @@ pub(crate) mod parameters;
 mod plugins;
 pub(crate) mod ragged;
 pub(crate) mod residency;
-mod response_cache;
+pub(crate) mod response_cache;
 mod review;
 pub(crate) mod scheduling;
 pub(crate) mod tensors;
@@ -67,9 +67,11 @@ pub(crate) fn review(
         // read by `ModelConfig::is_decoupled`
         model_transaction_policy: _,
         model_repository_agents,
-        response_cache,
+        // response_cache.rs
+        response_cache: _,
     } = proto;
     let mut review = Review::new(proto, context, notices);
+    response_cache::review(&review, proto)?;
     review.no_effect(
         !runtime.is_empty(),
         "runtime",
@@ -82,6 +84,5 @@ pub(crate) fn review(
     instances::review(&mut review, instance_group)?;
     review.no_gpu(!cc_model_filenames.is_empty(), "cc_model_filenames");
     plugins::review_operations(&review, model_operations.as_ref())?;
-    plugins::review_agents(&review, model_repository_agents.as_ref())?;
-    response_cache::review(&review, response_cache.as_ref())
+    plugins::review_agents(&review, model_repository_agents.as_ref())
 }

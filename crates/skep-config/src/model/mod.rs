@@ -19,6 +19,7 @@ use crate::{
         options::{ExecutionOptions, Isolation, MockOptions, RunLimits},
         ragged::{BatchInput, BatchOutput, RaggedBatching},
         residency::ModelResidency,
+        response_cache::ResponseCaching,
         scheduling::{SchedulerConfig, objective},
         tensors::{InputConfig, OutputConfig},
         version_policy::VersionPolicy,
@@ -44,6 +45,7 @@ pub struct ModelConfig {
     isolation: Isolation,
     run_limits: RunLimits,
     residency: ModelResidency,
+    response_cache: Option<ResponseCaching>,
     scheduler: SchedulerConfig,
     max_queue_size: usize,
     histogram_bounds_ms: HistogramBounds,
@@ -196,6 +198,12 @@ impl ModelConfig {
     #[must_use]
     pub const fn residency(&self) -> &ModelResidency {
         &self.residency
+    }
+
+    /// How its responses are kept for equal requests; `None` if they are not.
+    #[must_use]
+    pub const fn response_cache(&self) -> Option<&ResponseCaching> {
+        self.response_cache.as_ref()
     }
 
     /// The tenant whose tensor store holds the weights; `None` for the general store.

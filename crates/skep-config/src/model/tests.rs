@@ -307,7 +307,6 @@ const UNSUPPORTED: &[(&str, &str)] = &[
         "model_repository_agents { agents { name: 'checksum' } }",
         "model_repository_agents",
     ),
-    ("response_cache { enable: true }", "response_cache.enable"),
 ];
 
 #[test]

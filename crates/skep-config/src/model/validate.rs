@@ -10,7 +10,7 @@ use crate::{
     fields::{
         self, identity, instances, live, metrics, optimization,
         parameters::Parameters,
-        ragged,
+        ragged, response_cache,
         scheduling::{self, objective},
         tensors, version_policy, warmup,
     },
@@ -54,6 +54,7 @@ impl ModelConfig {
             max_queue_size,
         } = Parameters::read(&proto.name, &proto.backend, &parameters, &mut notices)?;
         residency.check(&proto.name, &instance_groups)?;
+        let response_cache = response_cache::read(&proto, &parameters, &mut notices);
         let objective = objective::read(&proto.name, &parameters, &mut notices)?;
         let scheduler = scheduling::read(&proto, objective, &mut notices)?;
         execution.graph_optimization = optimization::graph_optimization(&proto, &mut notices);
@@ -80,6 +81,7 @@ impl ModelConfig {
             isolation,
             run_limits,
             residency,
+            response_cache,
             max_queue_size: max_queue_size.unwrap_or_else(|| scheduler.default_max_queue_size()),
             scheduler,
             histogram_bounds_ms,

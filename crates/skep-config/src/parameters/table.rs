@@ -74,6 +74,10 @@ pub const PARAMETERS: &[ParameterSpec] = parameters! {
         "whether the server chooses the model's instances, their threads and the cap on its batches while it serves, from its profile (`--profiles`) and its request rate; see [live-configuration.md](live-configuration.md)";
     "max_load_wait_ms", ParameterType::Integer { min: 1, max: MAX_EXECUTION_MS }, "", ParameterEffect::Honoured,
         "how long a request waits for the model to load, in milliseconds. When absent, as `--max-load-wait-ms` says";
+    "response_cache_bytes", ParameterType::Bytes, "", ParameterEffect::Honoured,
+        "memory that the model's cached responses may take together, such as `64MiB`, within the server's `--cache-config`; see [response-cache.md](response-cache.md). When absent, all of the server's cache";
+    "response_cache_ttl_ms", ParameterType::Integer { min: 1, max: ANY }, "", ParameterEffect::Honoured,
+        "how long a cached response is used, in milliseconds; see [response-cache.md](response-cache.md). When absent, until other responses need its room";
     "tenant", ParameterType::Name, "", THREADED,
         "the tenant whose [tensor store](tensor-store.md) holds the model's weights; models of other tenants cannot see it. When absent, the general store";
     "max_execution_ms", ParameterType::Integer { min: 1, max: MAX_EXECUTION_MS }, "600000", ParameterEffect::Honoured,

@@ -8,7 +8,7 @@ use skep_types::{DeviceId, ModelName};
 use skep_weights::WeightSource;
 
 use crate::{
-    CpuDevices, Device, MetricsOptions, ModelProfiles, WaitingLimit,
+    CpuDevices, Device, MetricsOptions, ModelProfiles, ResponseCache, WaitingLimit,
     repository::source::ConfigChoice,
 };
 
@@ -42,6 +42,8 @@ pub struct LoadOptions {
     pub devices: Option<Arc<CpuDevices>>,
     /// Profiles of models, by which those with `live_configuration` are configured while they serve.
     pub profiles: Option<Arc<ModelProfiles>>,
+    /// Where responses of models with `response_cache` are kept; `None` if none are.
+    pub response_cache: Option<Arc<ResponseCache>>,
     /// Where weights are kept and shared, in the general store unless a model names its tenant; `None` if loads share
     /// nothing.
     pub weights: Option<WeightSource>,

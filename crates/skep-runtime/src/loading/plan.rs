@@ -31,6 +31,7 @@ use crate::{
         labels,
         origin::{OnGone, VersionLife, VersionOrigin},
         responder::{Responder, RunShape},
+        response_cache::CachedResponder,
     },
     statistics::{RecorderOptions, recorder::Statistics},
 };
@@ -181,6 +182,7 @@ impl LoadPlan {
             None => pool.reconfigure(&config, self.source.directory())?,
         }
         origin.keep(source.bake_in_background(&model, terms)?);
+        let responder = with_cache(Arc::new(pool), &config, options);
         Ok(LoadedVersion {
             interface,
             config,
@@ -188,7 +190,7 @@ impl LoadPlan {
             backend: self.backend.name(),
             load_duration: began.elapsed(),
             profile,
-            responder: Arc::new(pool),
+            responder,
             origin,
         })
     }
@@ -307,9 +309,32 @@ impl LoadPlan {
         &self.config
     }
 
+    /// A warning about a response cache that the model asks for and the node does not have.
+    pub(crate) fn missing_cache(&self, options: &LoadOptions) -> Option<Notice> {
+        let is_missing = self.config.response_cache().is_some() && options.response_cache.is_none();
+        is_missing.then(|| {
+            let text = "no effect, every request is computed: the server has no response cache, which `--cache-config=local,size=BYTES` gives it";
+            Notice::new("response_cache.enable", text)
+        })
+    }
+
     /// The notices about the configuration and the model's file.
     pub(crate) fn notices(&self) -> impl Iterator<Item = &Notice> {
         self.config.notices().iter().chain(&self.notices)
+    }
+}
+
+/// Puts the node's response cache before a responder, if the model asks for it and the node has one.
+fn with_cache(
+    responder: Arc<dyn Responder>,
+    config: &ModelConfig,
+    options: &LoadOptions,
+) -> Arc<dyn Responder> {
+    match (config.response_cache(), &options.response_cache) {
+        (Some(caching), Some(cache)) => {
+            Arc::new(CachedResponder::new(responder, cache.share(caching)))
+        }
+        _ => responder,
     }
 }
 

@@ -23,7 +23,12 @@ use crate::{
         routes::{RoutesByName, VersionMap},
         runtime::Runtime,
     },
-    repository::{LoadOverrides, ModelId, locate::ConfigText, not_polled, source::ModelSource},
+    repository::{
+        LoadOverrides, ModelId,
+        locate::{self, ConfigText},
+        not_polled,
+        source::ModelSource,
+    },
     serving::{LoadedVersion, origin::OnGone},
     size_text::mebibytes,
 };
@@ -175,6 +180,11 @@ impl Runtime {
         let mut outcomes = Vec::new();
         match draft.plan(options, &self.backends) {
             Ok(plan) => {
+                if let Some(notice) = plan.missing_cache(options) {
+                    let text = ConfigText::of(&source, options.config_choice());
+                    let notice = locate::notice(&text.places(), &notice);
+                    tracing::warn!("model `{id}`: {notice}");
+                }
                 for version in versions {
                     let loaded = self.load_version(id, &plan, version);
                     let loaded =

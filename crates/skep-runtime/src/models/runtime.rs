@@ -22,6 +22,7 @@ use crate::{
         stop_signal::StopSignal,
     },
     repository::{LayoutFinding, ModelId, Repository, source::ModelSource},
+    serving::ResponseCacheReport,
 };
 
 /// The options of a runtime.
@@ -113,6 +114,13 @@ impl Runtime {
         let weights = self.options.load.weights.as_ref();
         let figures = weights.and_then(|weights| weights.store.own_figures());
         figures.unwrap_or_default()
+    }
+
+    /// The memory of the response cache; `None` without one.
+    #[must_use]
+    pub fn response_cache(&self) -> Option<ResponseCacheReport> {
+        let cache = self.options.load.response_cache.as_ref();
+        cache.map(|cache| cache.report())
     }
 
     /// What looks odd about the repositories as a whole.

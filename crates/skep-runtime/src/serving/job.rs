@@ -8,7 +8,10 @@ use skep_types::Time;
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
-use crate::{error::RuntimeError, serving::request::InferResponse};
+use crate::{
+    error::RuntimeError,
+    serving::{request::InferResponse, response_cache::digest::DigestedRequest},
+};
 
 /// The outcome of a request.
 pub(crate) type InferOutcome = Result<InferResponse, RuntimeError>;
@@ -20,7 +23,7 @@ pub(crate) type InferReply = oneshot::Sender<InferOutcome>;
 pub(crate) type Waiters = SmallVec<[InferWaiter; 4]>;
 
 /// A request that can join a batch.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct PreparedRequest {
     /// In the order of the loaded model's inputs, without those that are computed for a batch. Each has the shape that
     /// the model sees, except ragged ones, which the model gets flat.
@@ -43,6 +46,8 @@ pub(crate) struct Job {
     /// Assigned by the driver.
     pub(crate) id: RequestId,
     pub(crate) prepared: PreparedRequest,
+    /// Its digest, if its responder wants one.
+    pub(crate) digest: Option<DigestedRequest>,
     /// Taken when the request is executed or answered.
     reply: Option<InferReply>,
     /// When the request arrived in the runtime.
@@ -68,6 +73,7 @@ impl Job {
         Box::new(Self {
             id: RequestId(0),
             prepared,
+            digest: None,
             reply: Some(reply),
             arrived,
         })

@@ -3,11 +3,11 @@
 //! ```text
 //! LoadedVersion::infer -> validate against the Interface -> Responder::submit -> await the answer
 //!   Responder, one for each version:
-//!     instances/   InstancePool: a scheduler's driver (driver/), and the instances that it feeds
+//!     response_cache/   CachedResponder: before another responder, if the node and the model have a response cache
+//!     instances/        InstancePool: a scheduler's driver (driver/), and the instances that it feeds
 //! ```
 //!
-//! Further kinds of responder belong beside `instances/`, such as an ensemble, which submits requests to other versions,
-//! or a response cache in front of another responder.
+//! Further kinds of responder belong beside `instances/`, such as an ensemble, which submits requests to other versions.
 
 pub(crate) mod cpu_devices;
 pub(crate) mod device;
@@ -20,6 +20,7 @@ pub(crate) mod origin;
 mod ragged;
 mod request;
 pub(crate) mod responder;
+pub(crate) mod response_cache;
 mod validate;
 mod version;
 mod waiting_limit;
@@ -29,5 +30,6 @@ pub use device::Device;
 pub use instances::watch::end_longest_run;
 pub use labels::ClassLabels;
 pub use request::{InferRequest, InferResponse, NamedTensor, Parameter, Timing};
+pub use response_cache::{DropReason, ResponseCache, ResponseCacheReport, VersionCacheReport};
 pub use version::LoadedVersion;
 pub use waiting_limit::{DEFAULT_MAX_WAITING, WaitingLimit};

@@ -57,6 +57,8 @@ pub struct NamedTensor {
     pub name: Arc<str>,
     /// Its value; the shape includes the batch dimension.
     pub tensor: Tensor,
+    /// Whether its bytes are alone in their memory, so that keeping them keeps nothing else.
+    pub owns_memory: bool,
 }
 
 /// How a request was executed. Each phase is that of the whole batch, as Triton charges them.

@@ -6,6 +6,7 @@ use skep_config::ModelConfig;
 use skep_placer::configuration::RunConfiguration;
 use skep_scheduler::{PolicySnapshot, RequestId};
 use skep_store::Digest;
+use skep_types::Time;
 use tokio::sync::oneshot;
 
 use crate::{
@@ -13,6 +14,8 @@ use crate::{
     serving::{
         driver::requests::Handover,
         job::{InferOutcome, Job},
+        request::InferResponse,
+        response_cache::{PendingEntry, VersionCacheReport},
     },
     statistics::recorder::Statistics,
 };
@@ -20,11 +23,22 @@ use crate::{
 /// Answers the requests of a loaded version.
 ///
 /// An [`InstancePool`](super::instances::InstancePool) does so with a scheduler and instances.
+/// A [`CachedResponder`](super::response_cache::CachedResponder) stands before another one.
 /// [`LoadedVersion`](crate::LoadedVersion), the runtime and the edges know only this trait, so that another kind of
 /// responder can take its place.
 pub(crate) trait Responder: fmt::Debug + Send + Sync {
+    /// Whether a job should have its digest when it is submitted.
+    fn wants_digest(&self) -> bool;
+
     /// Takes a request in. Its answer or an error goes to the job's reply channel, exactly once.
     fn submit(&self, job: Box<Job>, priority: u64, timeout: Option<Duration>) -> Submission<'_>;
+
+    /// Answers a request whose response was found without an execution, and counts it. If answers leave in the order of
+    /// their requests, it waits for those before it. The search began at `began`.
+    fn answer_at_once(&self, job: Box<Job>, response: InferResponse, began: Time);
+
+    /// What a cache keeps of its responses; `None` without one.
+    fn cached(&self) -> Option<VersionCacheReport>;
 
     /// Cancels a request whose client has left, unless it already runs.
     fn cancel(&self, request: RequestId);
@@ -140,6 +154,8 @@ pub(crate) struct Submission<'a> {
     request: Option<RequestId>,
     /// The batch that an idle instance gets at the end of the reactor's turn.
     handover: Option<Handover<'a>>,
+    /// Keeps the response, if there is a cache.
+    entry: Option<PendingEntry<'a>>,
 }
 
 impl<'a> Submission<'a> {
@@ -152,7 +168,24 @@ impl<'a> Submission<'a> {
             responder,
             request: Some(request),
             handover,
+            entry: None,
         }
+    }
+
+    /// A request that was answered when it came.
+    pub(crate) fn answered_at_once(responder: &'a dyn Responder) -> Self {
+        Self {
+            responder,
+            request: None,
+            handover: None,
+            entry: None,
+        }
+    }
+
+    /// The same request, whose response `entry` keeps.
+    pub(crate) fn kept_by(mut self, entry: PendingEntry<'a>) -> Self {
+        self.entry = Some(entry);
+        self
     }
 
     /// Waits for the answer.
@@ -165,10 +198,14 @@ impl<'a> Submission<'a> {
         }
         let answer = answer.await;
         self.request = None;
-        answer.unwrap_or_else(|_| {
+        let outcome = answer.unwrap_or_else(|_| {
             let text = "the instance ended without an answer";
             Err(RuntimeError::internal(text))
-        })
+        });
+        if let (Some(entry), Ok(response)) = (self.entry.take(), &outcome) {
+            entry.keep(response).await;
+        }
+        outcome
     }
 }
 

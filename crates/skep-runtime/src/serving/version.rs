@@ -19,6 +19,7 @@ use crate::{
         origin::VersionOrigin,
         request::{InferRequest, InferResponse},
         responder::Responder,
+        response_cache::{VersionCacheReport, digest},
         validate,
     },
     statistics::{Latencies, StatisticsSnapshot},
@@ -140,6 +141,12 @@ impl LoadedVersion {
         })
     }
 
+    /// What the response cache keeps of it; `None` if its responses are not cached.
+    #[must_use]
+    pub fn cached(&self) -> Option<VersionCacheReport> {
+        self.responder.cached()
+    }
+
     /// How long the load took: weights, instances, warm-up.
     #[must_use]
     pub fn load_duration(&self) -> Duration {
@@ -172,7 +179,10 @@ impl LoadedVersion {
         );
         let prepared = validate::prepare(&request, &self.interface)?;
         let (reply, answer) = oneshot::channel();
-        let job = Job::new(prepared, reply, arrived);
+        let mut job = Job::new(prepared, reply, arrived);
+        if self.responder.wants_digest() {
+            digest::add_to(&mut job).await;
+        }
         let submission = self
             .responder
             .submit(job, request.priority, request.timeout);

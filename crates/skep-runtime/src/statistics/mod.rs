@@ -155,6 +155,11 @@ pub struct StatisticsSnapshot {
     pub compute_infer: DurationStatistic,
     /// Splitting outputs.
     pub compute_output: DurationStatistic,
+    /// Requests whose response was in the cache: the search for it. They count in `success` and `queue` as well, and in
+    /// nothing that an execution has.
+    pub cache_hit: DurationStatistic,
+    /// Requests whose response was not in the cache: the search for it, and keeping it later.
+    pub cache_miss: DurationStatistic,
     /// By batch size.
     pub batches: BTreeMap<usize, BatchStatistics>,
     /// Executions, including failed ones, by the reason that closed their batch.

@@ -26,6 +26,7 @@ pub(crate) fn options(root: &Path) -> RuntimeOptions {
             cpu: None,
             devices: None,
             profiles: None,
+            response_cache: None,
             weights: None,
             request_memory: None,
             sandbox_load_limit: None,

@@ -6,5 +6,6 @@ mod loading;
 mod management;
 mod overdue;
 mod residency;
+mod response_cache;
 mod serving;
 mod slots;

@@ -12,6 +12,7 @@ pub(crate) fn echo(request: &InferRequest) -> InferResponse {
     let outputs = request.inputs.iter().map(|(name, tensor)| NamedTensor {
         name: name.as_str().into(),
         tensor: tensor.clone(),
+        owns_memory: false,
     });
     InferResponse {
         model: ModelName::new(MODEL).expect("a name"),

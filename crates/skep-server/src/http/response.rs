@@ -275,6 +275,7 @@ mod tests {
             outputs: vec![NamedTensor {
                 name: "y".into(),
                 tensor: tensor.expect("tensor"),
+                owns_memory: true,
             }],
             timing: None,
             parameters: Vec::new(),

@@ -88,8 +88,8 @@ fn inference(figures: &StatisticsSnapshot) -> InferenceStatistics {
         compute_input: duration(figures.compute_input),
         compute_infer: duration(figures.compute_infer),
         compute_output: duration(figures.compute_output),
-        cache_hit: CountedDuration::default(),
-        cache_miss: CountedDuration::default(),
+        cache_hit: duration(figures.cache_hit),
+        cache_miss: duration(figures.cache_miss),
     }
 }
 

@@ -113,6 +113,7 @@ fn options(gpu_as_cpu: bool, weights: Option<WeightSource>) -> LoadOptions {
         cpu: None,
         devices: None,
         profiles: None,
+        response_cache: None,
         weights,
         request_memory: None,
         sandbox_load_limit: Some(sandbox::DEFAULT_LOAD_LIMIT),

@@ -94,6 +94,7 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         cpu: None,
         devices: None,
         profiles: None,
+        response_cache: None,
         // A check leaves nothing behind.
         weights: None,
         request_memory: None,

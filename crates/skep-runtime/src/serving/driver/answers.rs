@@ -43,15 +43,20 @@ impl AnswerSink {
         }
     }
 
+    /// Refuses a request at once, since the model takes no more.
+    pub(super) fn refuse(&self, job: Box<Job>, text: String) {
+        self.refuse_with(job, RuntimeError::new(ErrorKind::Unavailable, text));
+    }
+
     /// Refuses a request at once, outside of the order of answers, since it was not taken in.
-    pub(super) fn refuse(&self, mut job: Box<Job>, text: String) {
+    pub(super) fn refuse_with(&self, mut job: Box<Job>, error: RuntimeError) {
         let waiter = job.take_waiter();
         self.count(FailureReason::Rejected, &waiter);
         let InferWaiter { id, reply, .. } = waiter;
         if let Some(order) = &self.order {
             lock(order).finish(id, None, send);
         }
-        drop(reply.send(Err(RuntimeError::new(ErrorKind::Unavailable, text))));
+        drop(reply.send(Err(error)));
     }
 
     /// Answers a request that was taken in and will not be executed. `why_not` says why no instance can run, if none
@@ -86,6 +91,11 @@ impl AnswerSink {
             RejectReason::Cancelled => "the request was cancelled",
         };
         self.answer(waiter, Err(RuntimeError::new(ErrorKind::Unavailable, text)));
+    }
+
+    /// Whether answers leave in the order of their requests.
+    pub(super) const fn keeps_order(&self) -> bool {
+        self.order.is_some()
     }
 
     /// Whether the order holds back as many answers as requests may wait: these are a queue as well.

@@ -3,9 +3,14 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use skep_scheduler::{Input, InstanceId, Output, Outputs, RejectReason, Request, RequestId};
+use skep_types::Time;
 
 use super::{Driver, JobBatch, answers::QUEUE_FULL};
-use crate::{clock, serving::job::Job};
+use crate::{
+    clock,
+    error::RuntimeError,
+    serving::{job::Job, request::InferResponse},
+};
 
 /// A run that is shorter is not worth a wake-up of its own: waking a thread and letting it sleep again costs the two
 /// threads some 5 us of CPU.
@@ -49,8 +54,7 @@ impl Driver {
     ) -> (RequestId, Handover<'_>) {
         let (now, batch_size) = (job.arrived, job.prepared.batch_size);
         let mut state = self.lock();
-        let id = RequestId(state.next_request);
-        state.next_request += 1;
+        let id = state.take_id();
         job.id = id;
         let mut handover = Handover {
             driver: self,
@@ -102,6 +106,34 @@ impl Driver {
             }
         }
         (id, handover)
+    }
+
+    /// Answers a request whose response was found without an execution, in its turn. The search began at `began`.
+    pub(crate) fn answer_at_once(
+        &self,
+        mut job: Box<Job>,
+        mut response: InferResponse,
+        began: Time,
+    ) {
+        if self.answers.keeps_order() {
+            job.id = self.lock().take_id();
+            if self.answers.are_too_many() {
+                return self.answers.refuse(job, QUEUE_FULL.to_owned());
+            }
+        }
+        // The cache may drop the response before the client has read it.
+        response.charge = job.prepared.charge.take();
+        if let Some(charge) = &response.charge {
+            let outputs = response.outputs.iter();
+            let bytes = outputs.map(|output| output.tensor.data().len()).sum();
+            if let Err(over) = charge.add(bytes) {
+                let error = RuntimeError::memory_is_full(over);
+                return self.answers.refuse_with(job, error);
+            }
+        }
+        let arrived = job.arrived;
+        self.statistics().found(arrived, began, clock::now());
+        self.answer(job.take_waiter(), Ok(response));
     }
 
     /// Takes a request out of the queue if it is still there.

@@ -1,6 +1,6 @@
 //! What a driver keeps under its lock.
 
-use skep_scheduler::{InstanceId, Scheduler};
+use skep_scheduler::{InstanceId, RequestId, Scheduler};
 use skep_types::Time;
 
 use crate::{serving::job::Job, timer::Appointment};
@@ -16,4 +16,13 @@ pub(super) struct DriverState {
     /// The latest moment that the scheduler was told. Moments are read before the lock is taken, and the scheduler must
     /// not see time go back.
     pub(super) now: Time,
+}
+
+impl DriverState {
+    /// The number of the next request. Answers that leave in order leave in the order of these numbers.
+    pub(super) const fn take_id(&mut self) -> RequestId {
+        let id = RequestId(self.next_request);
+        self.next_request += 1;
+        id
+    }
 }

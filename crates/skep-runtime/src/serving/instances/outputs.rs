@@ -9,7 +9,7 @@ use skep_types::Shape;
 use smallvec::SmallVec;
 
 use crate::{
-    error::{ErrorKind, RuntimeError},
+    error::RuntimeError,
     serving::{
         interface::{Interface, InterfaceTensor},
         job::Job,
@@ -54,8 +54,11 @@ impl OutputSplitter<'_> {
         // By the interface's index; empty for an output that no job wants.
         let mut parts: SmallVec<[BatchParts; 4]> = SmallVec::new();
         parts.resize(self.interface.outputs.len(), BatchParts::new());
+        // By the same index: whether an output is alone in its memory.
+        let mut own: SmallVec<[bool; 4]> = SmallVec::from_elem(false, parts.len());
         for (slot, &index) in slots.into_iter().zip(wanted) {
             let port = &self.interface.outputs[index];
+            own[index] = slot.is_in_prepared_memory() && self.jobs.len() == 1;
             let tensor = slot.into_tensor().ok_or_else(|| {
                 RuntimeError::internal(format!(
                     "model `{}` gave no output `{}`",
@@ -74,6 +77,7 @@ impl OutputSplitter<'_> {
             let named = indices.map(|&index| NamedTensor {
                 name: Arc::clone(&self.interface.outputs[index].name),
                 tensor: parts[index][position].clone(),
+                owns_memory: own[index],
             });
             named.collect()
         });
@@ -199,10 +203,5 @@ pub(super) fn charge_outputs(
         let added = shared.add(bytes);
         (Some(shared), added)
     };
-    added.map(|()| shared).map_err(|over| {
-        RuntimeError::new(
-            ErrorKind::Full,
-            format!("the memory of requests is full, try again later: {over}"),
-        )
-    })
+    added.map(|()| shared).map_err(RuntimeError::memory_is_full)
 }

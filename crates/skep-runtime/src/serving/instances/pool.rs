@@ -16,7 +16,7 @@ use skep_placer::configuration::RunConfiguration;
 use skep_scheduler::{PolicySnapshot, RequestId};
 use skep_store::Digest;
 use skep_tensor::RunBound;
-use skep_types::DeviceId;
+use skep_types::{DeviceId, Time};
 
 use crate::{
     error::RuntimeError,
@@ -39,7 +39,9 @@ use crate::{
         interface::Interface,
         job::Job,
         origin::VersionLife,
+        request::InferResponse,
         responder::{Responder, RunShape, Submission},
+        response_cache::VersionCacheReport,
     },
     statistics::recorder::Statistics,
 };
@@ -250,9 +252,21 @@ impl InstancePool {
 }
 
 impl Responder for InstancePool {
+    fn wants_digest(&self) -> bool {
+        false
+    }
+
     fn submit(&self, job: Box<Job>, priority: u64, timeout: Option<Duration>) -> Submission<'_> {
         let (request, handover) = self.driver.enqueue(job, priority, timeout);
         Submission::new(self, request, Some(handover))
+    }
+
+    fn answer_at_once(&self, job: Box<Job>, response: InferResponse, began: Time) {
+        self.driver.answer_at_once(job, response, began);
+    }
+
+    fn cached(&self) -> Option<VersionCacheReport> {
+        None
     }
 
     fn cancel(&self, request: RequestId) {

@@ -173,18 +173,8 @@ impl InstanceRecorder {
         let mut is_clear = false;
         for arrived in arrivals {
             requests += 1;
-            let (total, queue) = (ns(at.ended, arrived), ns(at.taken, arrived));
-            late += u64::from(total > figures.objective_ns);
-            figures.success.ns += total;
-            figures.queue.ns += queue;
-            figures.distribute(
-                at.ended,
-                [(Phase::Request, total), (Phase::Queue, queue)],
-                1,
-            );
+            late += u64::from(figures.answered(arrived, at.taken, at.ended));
         }
-        figures.success.count += requests;
-        figures.queue.count += requests;
         figures.compute_input.add(requests, input * requests);
         figures.compute_infer.add(requests, infer * requests);
         figures.compute_output.add(requests, output * requests);
@@ -220,7 +210,7 @@ impl InstanceRecorder {
 }
 
 impl RecorderFigures {
-    fn new(recording: &RecorderOptions) -> Self {
+    pub(super) fn new(recording: &RecorderOptions) -> Self {
         let histograms = recording.histograms.iter();
         Self {
             window: recording.quantiles.then(Box::default),
@@ -230,6 +220,17 @@ impl RecorderFigures {
             objective_ns: recording.objective.map_or(u64::MAX, nanoseconds),
             ..Self::default()
         }
+    }
+
+    /// Counts a request that arrived at `arrived`, waited until `taken`, and was answered at `ended`. Returns whether that
+    /// was later than the objective.
+    pub(super) fn answered(&mut self, arrived: Time, taken: Time, ended: Time) -> bool {
+        let (total, queue) = (ns(ended, arrived), ns(taken, arrived));
+        self.success.add(1, total);
+        self.queue.add(1, queue);
+        let phases = [(Phase::Request, total), (Phase::Queue, queue)];
+        self.distribute(ended, phases, 1);
+        total > self.objective_ns
     }
 
     /// Records durations, each for this many requests.

@@ -4,6 +4,7 @@
 //! that it has anyway. Nothing is allocated once a batch size has been seen. On the request path this costs one lock
 //! and some additions for each batch, and two subtractions for each request.
 
+mod cached;
 mod instance;
 
 use std::{
@@ -16,6 +17,7 @@ use skep_types::Time;
 
 pub(crate) use instance::{ExecutionTimes, InstanceRecorder};
 
+use self::{cached::CachedRequests, instance::RecorderFigures};
 use crate::{
     clock::{self, nanoseconds},
     statistics::{
@@ -30,6 +32,8 @@ pub(crate) struct Statistics {
     options: RecorderOptions,
     recorders: Mutex<Vec<Arc<InstanceRecorder>>>,
     failed: Mutex<FailedRequests>,
+    /// `None` until a response cache has been asked.
+    cached: Mutex<Option<Box<CachedRequests>>>,
     /// The last execution that a snapshot reported, and its time of day, so that every snapshot reports the same time.
     last_inference: Mutex<Option<(Time, u64)>>,
 }
@@ -76,10 +80,32 @@ impl Statistics {
         lock(&self.failed).given_up += 1;
     }
 
-    /// How many requests have ended, well or not, and when the last execution did; cheaper than a snapshot.
+    /// Records a request whose response was found in the cache, by a search from `began` to `ended`.
+    ///
+    /// Call it before the answer is sent.
+    pub(crate) fn found(&self, arrived: Time, began: Time, ended: Time) {
+        self.with_cached(|cached| cached.found(arrived, began, ended));
+    }
+
+    /// Records that a response was not found, and that looking for it and keeping it later took so long together.
+    pub(crate) fn missed(&self, took: Duration) {
+        self.with_cached(|cached| cached.missed(took));
+    }
+
+    fn with_cached(&self, record: impl FnOnce(&mut CachedRequests)) {
+        let mut cached = lock(&self.cached);
+        record(cached.get_or_insert_with(|| Box::new(CachedRequests::new(&self.options))));
+    }
+
+    /// How many requests have ended, well or not, and when the last execution did or the last response was found; cheaper
+    /// than a snapshot.
     pub(crate) fn ended(&self) -> (u64, Option<Time>) {
         let mut ended = lock(&self.failed).requests.count;
         let mut last = None;
+        if let Some(cached) = &*lock(&self.cached) {
+            ended += cached.figures.success.count;
+            last = cached.last_hit;
+        }
         for recorder in lock(&self.recorders).iter() {
             let figures = recorder.figures();
             ended += figures.success.count;
@@ -88,7 +114,8 @@ impl Statistics {
         (ended, last)
     }
 
-    /// How many inferences have ended well, and requests that have failed; cheaper than a snapshot.
+    /// How many inferences have ended well, and requests that have failed, without those that needed no instance; cheaper
+    /// than a snapshot.
     pub(crate) fn inferences(&self) -> u64 {
         let failed = lock(&self.failed).requests.count;
         let recorders = lock(&self.recorders);
@@ -123,22 +150,15 @@ impl Statistics {
             let figures = recorder.figures();
             sum.instances.extend(recorder.instance(&figures));
             last = last.max(figures.last_inference);
-            sum.inference_count += figures.inference_count;
-            sum.execution_count += figures.execution_count;
-            sum.batch_ends.merge(figures.batch_ends);
             in_time += figures.in_time;
             late += figures.late;
-            sum.success.merge(figures.success);
-            sum.queue.merge(figures.queue);
-            sum.compute_input.merge(figures.compute_input);
-            sum.compute_infer.merge(figures.compute_infer);
-            sum.compute_output.merge(figures.compute_output);
-            for (size, batch) in &figures.batches {
-                sum.batches.entry(*size).or_default().merge(batch);
-            }
-            for (sum, (_, buckets)) in sum.histograms.iter_mut().zip(&figures.histograms) {
-                sum.add(buckets.counts());
-            }
+            add(&mut sum, &figures);
+        }
+        if let Some(cached) = &*lock(&self.cached) {
+            in_time += cached.figures.in_time;
+            late += cached.figures.late;
+            add(&mut sum, &cached.figures);
+            (sum.cache_hit, sum.cache_miss) = (cached.hit, cached.miss);
         }
         sum.last_inference_ms = self.unix_millis(last);
         let failed = lock(&self.failed);
@@ -166,6 +186,11 @@ impl Statistics {
                 sum.add(window, now);
             }
         }
+        if let Some(cached) = &*lock(&self.cached)
+            && let Some(window) = &cached.figures.window
+        {
+            sum.add(window, now);
+        }
         Some(sum)
     }
 
@@ -189,6 +214,24 @@ impl Statistics {
                 millis
             }
         }
+    }
+}
+
+/// Adds the figures of one recorder to those of a version.
+fn add(sum: &mut StatisticsSnapshot, figures: &RecorderFigures) {
+    sum.inference_count += figures.inference_count;
+    sum.execution_count += figures.execution_count;
+    sum.batch_ends.merge(figures.batch_ends);
+    sum.success.merge(figures.success);
+    sum.queue.merge(figures.queue);
+    sum.compute_input.merge(figures.compute_input);
+    sum.compute_infer.merge(figures.compute_infer);
+    sum.compute_output.merge(figures.compute_output);
+    for (size, batch) in &figures.batches {
+        sum.batches.entry(*size).or_default().merge(batch);
+    }
+    for (sum, (_, buckets)) in sum.histograms.iter_mut().zip(&figures.histograms) {
+        sum.add(buckets.counts());
     }
 }
 
@@ -335,6 +378,43 @@ mod tests {
         assert!(!(1..TOO_SLOW).any(|_| run(1)));
         assert!(run(1), "13 ns against 12, eight times");
         assert!(!run(1), "reported already");
+    }
+
+    #[test]
+    fn responses_that_were_found_are_requests_without_an_execution() {
+        let statistics = Statistics::new(RecorderOptions {
+            quantiles: true,
+            histograms: vec![
+                (Phase::Request, [15, 100].into()),
+                (Phase::ComputeInfer, [100].into()),
+            ],
+            objective: Some(Duration::from_nanos(20)),
+        });
+        assert_eq!(statistics.ended(), (0, None));
+        let arrived = clock::now();
+        let after = |ns| arrived + Duration::from_nanos(ns);
+        let recorder = statistics.recorder("m_0");
+        let end = Some(BatchEnd::QueueEmpty);
+        recorder.executed(2, end, &execution(arrived), [arrived].into_iter());
+        statistics.missed(Duration::from_nanos(5));
+        statistics.found(arrived, after(3), after(10));
+        statistics.found(arrived, after(1), after(21));
+        let figures = statistics.snapshot();
+        assert_eq!(figures.cache_hit, statistic(2, 27));
+        assert_eq!(figures.cache_miss, statistic(1, 5));
+        assert_eq!(figures.success, statistic(3, 13 + 31));
+        assert_eq!(figures.queue, statistic(3, 4));
+        assert_eq!((figures.inference_count, figures.execution_count), (2, 1));
+        assert_eq!(figures.compute_infer, statistic(1, 10));
+        assert_eq!(figures.histograms[0].counts, [2, 1, 0]);
+        assert_eq!(figures.histograms[1].counts, [1, 0]);
+        let slo = figures.slo.expect("an objective");
+        assert_eq!((slo.in_time, slo.late), (2, 1));
+        // A use of the model, but no work for its instances.
+        assert_eq!(statistics.ended(), (3, Some(after(21))));
+        assert_eq!(statistics.inferences(), 2);
+        let latencies = statistics.latencies().expect("recorded");
+        assert_eq!(latencies.quantile_us(Phase::Request, 1.0), Some(0.0));
     }
 
     fn busy_ns(statistics: &Statistics) -> u64 {

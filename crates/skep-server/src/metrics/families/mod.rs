@@ -11,6 +11,7 @@ mod memory;
 mod objectives;
 mod repository;
 mod residency;
+mod response_cache;
 mod store;
 mod version;
 
@@ -42,6 +43,7 @@ pub(super) fn render(
     if options.counters {
         inference::durations(&mut text, &rows);
     }
+    response_cache::lookups(&mut text, &rows, options.counters);
     inference::state(&mut text, &rows);
     machine::machine(&mut text, sample);
     inference::summaries(&mut text, &rows, &options.quantiles);
@@ -52,6 +54,7 @@ pub(super) fn render(
     instances::busy(&mut text, &rows, sample);
     memory::of_requests(&mut text, request_memory);
     memory::of_runs(&mut text, &rows);
+    response_cache::contents(&mut text, &rows, runtime);
     store::render(&mut text, runtime);
     repository::polls(&mut text, runtime);
     repository::loads(&mut text, runtime, options);

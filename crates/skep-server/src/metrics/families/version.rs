@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use skep_runtime::{Latencies, LoadedVersion, PolicySnapshot, StatisticsSnapshot};
+use skep_runtime::{
+    Latencies, LoadedVersion, PolicySnapshot, StatisticsSnapshot, VersionCacheReport,
+};
 
 use crate::metrics::text::MetricLabels;
 
@@ -15,6 +17,8 @@ pub(super) struct VersionFigures {
     pub(super) figures: StatisticsSnapshot,
     pub(super) latencies: Option<Latencies>,
     pub(super) policy: PolicySnapshot,
+    /// `None` if its responses are not cached.
+    pub(super) cached: Option<VersionCacheReport>,
     pub(super) labels: MetricLabels,
 }
 
@@ -33,6 +37,7 @@ impl VersionFigures {
             figures: loaded.statistics(),
             latencies: loaded.latencies(),
             policy: loaded.policy(),
+            cached: loaded.cached(),
             labels,
             loaded,
         }

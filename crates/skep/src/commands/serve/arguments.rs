@@ -22,6 +22,7 @@ use super::{
     ports::PortArgs,
     profiles::ProfileFlag,
     residency::ResidencyArgs,
+    response_cache::ResponseCacheArgs,
     restrict::{RestrictArgs, Restricted},
     start::StartModels,
     stop,
@@ -130,6 +131,8 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     profiles: ProfileFlag,
     #[command(flatten)]
+    response_cache: ResponseCacheArgs,
+    #[command(flatten)]
     weight_cache: CacheArgs,
     #[command(flatten)]
     store: StoreArgs,
@@ -226,7 +229,12 @@ impl ServeArgs {
     ) -> anyhow::Result<RuntimeOptions> {
         // Counts the cgroup's quota and the affinity mask.
         let cores = thread::available_parallelism()?;
-        let residency = self.residency.settings(request_memory.limit())?;
+        let response_cache = self.response_cache.cache()?;
+        let cache_bytes = response_cache
+            .as_ref()
+            .map(|cache| cache.report().limit_bytes);
+        let taken = (request_memory.limit() as u64).saturating_add(cache_bytes.unwrap_or(0));
+        let residency = self.residency.settings(taken)?;
         let mut weights = self.store.weights(self.weight_cache.open()?)?;
         if let Some(weights) = weights.as_mut().filter(|_| residency.budget.is_some()) {
             // What is kept of a model that left is not in the budget.
@@ -244,6 +252,7 @@ impl ServeArgs {
                 cpu: self.limits.cpu(cores),
                 devices: self.devices.declared(residency.budget)?,
                 profiles: self.profiles.read()?,
+                response_cache,
                 metrics,
                 config_name: self.model_config_name.clone(),
                 gpu_as_cpu: self.gpu_as_cpu,

@@ -11,6 +11,7 @@ mod ports;
 mod profiles;
 mod reload;
 mod residency;
+mod response_cache;
 mod restrict;
 mod start;
 mod stop;

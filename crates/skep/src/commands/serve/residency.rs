@@ -32,8 +32,8 @@ pub(super) struct ResidencyArgs {
     load_policy: LoadPolicyFlag,
     /// Memory of all models together, in bytes; a tensor that several models share counts once. Idle models leave if
     /// another one needs their room, and requests load them again. With --load-policy=lazy the default is nine tenths of
-    /// the machine's or the cgroup's memory, less --max-request-memory and what the process has at its start; otherwise
-    /// there is no budget (Skep's own)
+    /// the machine's or the cgroup's memory, less --max-request-memory, the response cache and what the process has at its
+    /// start; otherwise there is no budget (Skep's own)
     #[arg(long, value_name = "BYTES")]
     memory_budget: Option<NonZeroU64>,
     /// Which model leaves first: lru (the least recently used), lfu (the least used), gdsf (by uses, load time and size),
@@ -61,18 +61,18 @@ pub(super) struct ResidencyArgs {
 const TENTHS: u64 = 9;
 
 impl ResidencyArgs {
-    /// How models come into memory and leave it.
+    /// How models come into memory and leave it, where requests and cached responses may take `taken` bytes.
     ///
     /// # Errors
-    /// If requests leave no room for models.
-    pub(super) fn settings(&self, request_memory: usize) -> anyhow::Result<ResidencySettings> {
+    /// If these leave no room for models.
+    pub(super) fn settings(&self, taken: u64) -> anyhow::Result<ResidencySettings> {
         let load_policy = match self.load_policy {
             LoadPolicyFlag::Eager => LoadPolicy::Eager,
             LoadPolicyFlag::Lazy => LoadPolicy::Lazy,
         };
         let budget = match (self.memory_budget, load_policy) {
             (Some(budget), _) => Some(budget.get()),
-            (None, LoadPolicy::Lazy) => Some(default_budget(request_memory)?),
+            (None, LoadPolicy::Lazy) => Some(default_budget(taken)?),
             (None, LoadPolicy::Eager) => None,
         };
         if let Some(budget) = budget {
@@ -96,16 +96,16 @@ impl ResidencyArgs {
     }
 }
 
-fn default_budget(request_memory: usize) -> anyhow::Result<u64> {
+fn default_budget(taken: u64) -> anyhow::Result<u64> {
     let total = skep_host::memory().total;
-    let taken = (request_memory as u64).saturating_add(skep_host::private_bytes().unwrap_or(0));
-    let left = (total / 10 * TENTHS).saturating_sub(taken);
+    let own = skep_host::private_bytes().unwrap_or(0);
+    let left = (total / 10 * TENTHS).saturating_sub(taken.saturating_add(own));
     match NonZeroU64::new(left.saturating_sub(residency_slack(left))) {
         Some(budget) => Ok(budget.get()),
         None => bail!(
-            "{} of memory leave no room for models beside {} for requests (--max-request-memory)\n  `--memory-budget` sets what models may hold",
+            "{} of memory leave no room for models beside {} for requests (--max-request-memory) and the response cache\n  `--memory-budget` sets what models may hold",
             human(total),
-            human(request_memory as u64)
+            human(taken)
         ),
     }
 }

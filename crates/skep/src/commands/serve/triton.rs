@@ -1,6 +1,6 @@
-//! Triton's flags for what Skep does not do: caches, traces, limits by resources, endpoints of clouds, TensorFlow.
+//! Triton's flags for what Skep does not do: traces, limits by resources, endpoints of clouds, TensorFlow.
 //!
-//! A flag that only leaves something out (a trace, a cache) starts the server and is named. One that opens what clients
+//! A flag that only leaves something out (a trace) starts the server and is named. One that opens what clients
 //! then call, and that would not be there, is refused: the server would start, and each of these calls would fail.
 
 use anyhow::bail;
@@ -8,7 +8,6 @@ use clap::Args;
 
 use crate::flag_values::boolean;
 
-const NO_CACHE: &str = "there is no cache of answers, every request is computed";
 const NO_TRACES: &str =
     "no traces are written; `skep_*` metrics and `--log-verbose=1` say where time goes";
 const NO_RESOURCES: &str =
@@ -29,12 +28,6 @@ pub(super) struct TritonArgs {
     /// Models name no resources
     #[arg(long, value_name = "NAME:COUNT[:DEVICE]")]
     rate_limit_resource: Vec<String>,
-    /// Answers are not cached
-    #[arg(long, value_name = "CACHE,KEY=VALUE")]
-    cache_config: Vec<String>,
-    /// Answers are not cached
-    #[arg(long, value_name = "BYTES")]
-    response_cache_byte_size: Option<u64>,
     /// Traces are not written
     #[arg(long, value_name = "SETTING")]
     trace_config: Vec<String>,
@@ -127,13 +120,7 @@ impl TritonArgs {
     /// The flags that were given, each with why it means nothing.
     pub(super) fn notices(&self) -> impl Iterator<Item = (bool, String)> {
         let notice = |given, flag: &str, why: &str| (given, format!("--{flag}: {why}"));
-        let caches_and_traces = [
-            notice(!self.cache_config.is_empty(), "cache-config", NO_CACHE),
-            notice(
-                self.response_cache_byte_size.is_some(),
-                "response-cache-byte-size",
-                NO_CACHE,
-            ),
+        let traces = [
             notice(!self.trace_config.is_empty(), "trace-config", NO_TRACES),
             notice(self.trace_file.is_some(), "trace-file", NO_TRACES),
             notice(!self.trace_level.is_empty(), "trace-level", NO_TRACES),
@@ -214,6 +201,6 @@ impl TritonArgs {
             ),
             notice(!self.tf_add_vgpu.is_empty(), "tf-add-vgpu", NO_TENSORFLOW),
         ];
-        caches_and_traces.into_iter().chain(clouds).chain(others)
+        traces.into_iter().chain(clouds).chain(others)
     }
 }

@@ -18,7 +18,7 @@ pub(super) struct WithoutEffect {
     /// Repository agents are not served
     #[arg(long, value_name = "PATH")]
     repoagent_directory: Option<String>,
-    /// Caches are not served yet
+    /// The cache is part of the binary
     #[arg(long, value_name = "PATH")]
     cache_directory: Option<String>,
     /// Memory is allocated on demand
@@ -63,7 +63,7 @@ impl WithoutEffect {
             (self.http_thread_count.is_some(), "--http-thread-count: connections are served by an asynchronous runtime of its own size"),
             (self.backend_directory.is_some(), "--backend-directory: backends are part of the binary"),
             (self.repoagent_directory.is_some(), "--repoagent-directory: repository agents are not served"),
-            (self.cache_directory.is_some(), "--cache-directory: caches are not served yet"),
+            (self.cache_directory.is_some(), "--cache-directory: the response cache is part of the binary"),
             (self.pinned_memory_pool_byte_size.is_some(), "--pinned-memory-pool-byte-size: memory is allocated on demand"),
             (!self.cuda_memory_pool_byte_size.is_empty(), "--cuda-memory-pool-byte-size: GPUs are not used"),
             (!self.cuda_virtual_address_size.is_empty(), "--cuda-virtual-address-size: GPUs are not used"),

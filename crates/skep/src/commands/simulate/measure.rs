@@ -184,6 +184,7 @@ impl MeasureArgs {
                 hold_until: 0,
                 devices: None,
                 profiles: None,
+                response_cache: None,
                 cpu: Some(Device::new(
                     DeviceId::default(),
                     u32::try_from(cores.get()).unwrap_or(u32::MAX),
