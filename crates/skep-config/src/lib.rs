@@ -23,7 +23,7 @@
 //! ```
 //!
 //! Each module uses only modules below it. A further kind of scheduler goes to `fields/scheduling`, beside the dynamic
-//! batcher: `ensemble.rs` and `sequence_batching.rs` hold today's refusals.
+//! batcher and the ensemble: `sequence_batching.rs` holds today's refusal.
 //!
 //! `docs/model-parameters.md` is written from [`PARAMETERS`]. `docs/model-configuration.md` says of every field whether
 //! it is honoured.
@@ -53,7 +53,12 @@ pub use fields::{
     ragged::{BatchInput, BatchInputKind, BatchOutput},
     residency::{LoadPolicy, ModelResidency},
     response_cache::ResponseCaching,
-    scheduling::{SchedulerConfig, dynamic_batching::DynamicBatching, objective::LatencyObjective},
+    scheduling::{
+        SchedulerConfig,
+        dynamic_batching::DynamicBatching,
+        ensemble::{Ensemble, EnsembleStep, StepCondition, ensemble_parts, is_ensemble},
+        objective::LatencyObjective,
+    },
     tensors::{InputConfig, OutputConfig, TensorConfig},
     version_policy::{VersionPolicy, version_policy},
     warmup::{Warmup, WarmupData, WarmupInput},

@@ -3,7 +3,7 @@
 use skep_proto::inference;
 use skep_types::ModelName;
 
-use super::scheduling::ensemble;
+use super::scheduling::ensemble::is_ensemble;
 use crate::{
     error::ConfigError,
     hints::{
@@ -11,7 +11,7 @@ use crate::{
         suggest::{did_you_mean, nearest},
     },
     vocabulary::{
-        backends::{self, BACKENDS, ONNXRUNTIME_PLATFORM, configured_backend},
+        backends::{self, BACKENDS, ENSEMBLE_PLATFORM, ONNXRUNTIME_PLATFORM, configured_backend},
         paths::{DEFAULT_MODEL_FILENAME, leaves, stays_inside},
     },
 };
@@ -49,8 +49,7 @@ pub fn check_backend_name(
     let model = model.as_str();
     let Some(backend) = configured_backend(config) else {
         return match config.platform.as_str() {
-            "" => Ok(()),
-            "ensemble" => Err(ensemble::unsupported(model, "platform: \"ensemble\"")),
+            "" | ENSEMBLE_PLATFORM => Ok(()),
             platform => Err(ConfigError::Invalid {
                 model: model.to_owned(),
                 field: "platform".to_owned(),
@@ -62,8 +61,13 @@ pub fn check_backend_name(
     if BACKENDS.contains(&backend) {
         return Ok(());
     }
-    if backend == "ensemble" {
-        return Err(ensemble::unsupported(model, "backend: \"ensemble\""));
+    if backend == ENSEMBLE_PLATFORM {
+        return Err(ConfigError::Invalid {
+            model: model.to_owned(),
+            field: "backend".to_owned(),
+            reason: format!("ensemble '{model}' has a backend, expected a platform alone"),
+            hint: Some(format!("write `platform: \"{ENSEMBLE_PLATFORM}\"`")),
+        });
     }
     Err(ConfigError::Invalid {
         model: model.to_owned(),
@@ -97,6 +101,9 @@ pub(crate) fn check_backend(
     name: &ModelName,
 ) -> Result<(), ConfigError> {
     check_backend_name(proto, name)?;
+    if is_ensemble(proto) {
+        return Ok(());
+    }
     let model = proto.name.clone();
     let Some(backend) = configured_backend(proto).map(str::to_owned) else {
         let reason = format!("must specify 'platform' or 'backend' for '{model}'");
@@ -190,12 +197,17 @@ mod tests {
                 "did you mean `onnxruntime_onnx`?",
             ),
             ("platform: 'mxnet'", "`platform: \"onnxruntime_onnx\"`"),
-            ("platform: 'ensemble'", "serve each step"),
+            ("backend: 'ensemble'", "`platform: \"ensemble\"`"),
         ] {
             let refusal = refusal(text).expect(text);
             assert!(refusal.contains(way_out), "{text}: {refusal}");
         }
-        for text in ["", "backend: 'mock'", "platform: 'onnxruntime_onnx'"] {
+        for text in [
+            "",
+            "backend: 'mock'",
+            "platform: 'onnxruntime_onnx'",
+            "platform: 'ensemble'",
+        ] {
             assert_eq!(refusal(text), None, "{text}");
         }
     }

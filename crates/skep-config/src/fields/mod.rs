@@ -72,6 +72,7 @@ pub(crate) fn review(
     } = proto;
     let mut review = Review::new(proto, context, notices);
     response_cache::review(&review, proto)?;
+    scheduling::ensemble::review(proto)?;
     review.no_effect(
         !runtime.is_empty(),
         "runtime",

@@ -20,7 +20,7 @@ use crate::{
         ragged::{BatchInput, BatchOutput, RaggedBatching},
         residency::ModelResidency,
         response_cache::ResponseCaching,
-        scheduling::{SchedulerConfig, objective},
+        scheduling::{SchedulerConfig, ensemble::Ensemble, objective},
         tensors::{InputConfig, OutputConfig},
         version_policy::VersionPolicy,
         warmup::Warmup,
@@ -86,7 +86,7 @@ impl ModelConfig {
         &self.name
     }
 
-    /// The configured backend's name, one of [`BACKENDS`](crate::BACKENDS).
+    /// The configured backend's name, one of [`BACKENDS`](crate::BACKENDS); empty for an ensemble.
     #[must_use]
     pub fn backend(&self) -> &str {
         &self.proto.backend
@@ -146,7 +146,16 @@ impl ModelConfig {
         self.outputs.iter().find(|tensor| tensor.name == name)
     }
 
-    /// The instance groups; at least one.
+    /// The steps, if it is an ensemble.
+    #[must_use]
+    pub const fn ensemble(&self) -> Option<&Ensemble> {
+        match &self.scheduler {
+            SchedulerConfig::Ensemble(ensemble) => Some(ensemble),
+            SchedulerConfig::Default | SchedulerConfig::Dynamic(_) => None,
+        }
+    }
+
+    /// The instance groups; at least one, except of an ensemble.
     #[must_use]
     pub fn instance_groups(&self) -> &[InstanceGroup] {
         &self.instance_groups

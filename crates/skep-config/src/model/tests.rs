@@ -285,8 +285,6 @@ fn invalid_settings_are_refused() {
 /// Unsupported settings, and the field that the refusal names.
 const UNSUPPORTED: &[(&str, &str)] = &[
     ("sequence_batching {}", "sequence_batching"),
-    ("ensemble_scheduling {}", "ensemble_scheduling"),
-    ("platform: 'ensemble'", "platform: \"ensemble\""),
     (
         "optimization { execution_accelerators { cpu_execution_accelerator { name: 'openvino' } } }",
         "optimization.execution_accelerators.cpu_execution_accelerator",

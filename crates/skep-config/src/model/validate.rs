@@ -11,10 +11,10 @@ use crate::{
         self, identity, instances, live, metrics, optimization,
         parameters::Parameters,
         ragged, response_cache,
-        scheduling::{self, objective},
+        scheduling::{self, ensemble::is_ensemble, objective},
         tensors, version_policy, warmup,
     },
-    vocabulary::{context::ConfigContext, notice::Notice},
+    vocabulary::{backends::ENSEMBLE_PLATFORM, context::ConfigContext, notice::Notice},
 };
 
 impl ModelConfig {
@@ -28,10 +28,17 @@ impl ModelConfig {
         context: &ConfigContext<'_>,
     ) -> Result<Self, ConfigError> {
         identity::check_name(&mut proto, context.model)?;
+        let is_ensemble = is_ensemble(&proto);
+        if is_ensemble && proto.platform.is_empty() && proto.backend.is_empty() {
+            ENSEMBLE_PLATFORM.clone_into(&mut proto.platform);
+        }
         let mut notices = Vec::new();
         fields::review(&proto, context, &mut notices)?;
         identity::check_backend(&mut proto, context.model)?;
-        proto.default_model_filename = identity::model_filename(&proto, context.model)?.to_owned();
+        if !is_ensemble {
+            let filename = identity::model_filename(&proto, context.model)?;
+            proto.default_model_filename = filename.to_owned();
+        }
         let max_batch_size = identity::max_batch_size(&proto)?;
         let mut inputs = tensors::read_inputs(&proto)?;
         let outputs = tensors::read_outputs(&proto)?;
@@ -41,7 +48,10 @@ impl ModelConfig {
             version_policy::read(&proto.name, proto.version_policy.as_ref())?;
         proto.version_policy = Some(normal_policy);
         live::check(&proto)?;
-        let instance_groups = instances::read(&mut proto, context, &mut notices)?;
+        let instance_groups = match is_ensemble {
+            true => Vec::new(),
+            false => instances::read(&mut proto, context, &mut notices)?,
+        };
         let warmups = warmup::read(&proto, &inputs, &mut notices)?;
         let histogram_bounds_ms = metrics::read(&proto, &mut notices)?;
         let parameters = parameter_texts(&proto);
@@ -52,11 +62,12 @@ impl ModelConfig {
             run_limits,
             residency,
             max_queue_size,
-        } = Parameters::read(&proto.name, &proto.backend, &parameters, &mut notices)?;
+        } = Parameters::read(&proto.name, runner(&proto), &parameters, &mut notices)?;
         residency.check(&proto.name, &instance_groups)?;
         let response_cache = response_cache::read(&proto, &parameters, &mut notices);
         let objective = objective::read(&proto.name, &parameters, &mut notices)?;
-        let scheduler = scheduling::read(&proto, objective, &mut notices)?;
+        let tensors = (&inputs[..], &outputs[..]);
+        let scheduler = scheduling::read(&proto, objective, tensors, &mut notices)?;
         execution.graph_optimization = optimization::graph_optimization(&proto, &mut notices);
         execution.intra_op_threads = execution.intra_op_threads.or(context.intra_op_threads);
         execution.inter_op_threads = execution.inter_op_threads.or(context.inter_op_threads);
@@ -88,6 +99,14 @@ impl ModelConfig {
             parameters,
             notices,
         })
+    }
+}
+
+/// The backend, or what a model without one is.
+fn runner(proto: &inference::ModelConfig) -> &str {
+    match proto.backend.as_str() {
+        "" => ENSEMBLE_PLATFORM,
+        backend => backend,
     }
 }
 

@@ -15,6 +15,9 @@ pub const BACKENDS: &[&str] = &[ONNXRUNTIME, EMBEDDED, MOCK];
 /// The platform of backend `onnxruntime`; the other backends have no platform.
 pub(crate) const ONNXRUNTIME_PLATFORM: &str = "onnxruntime_onnx";
 
+/// The platform of an ensemble, which has no backend.
+pub(crate) const ENSEMBLE_PLATFORM: &str = "ensemble";
+
 /// The backend that a configuration names, in `backend` or through its platform.
 #[must_use]
 pub fn configured_backend(config: &inference::ModelConfig) -> Option<&str> {

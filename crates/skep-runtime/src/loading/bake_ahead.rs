@@ -16,7 +16,7 @@ use skep_weights::Baked;
 
 use crate::{
     Backends, LoadOptions, Repository, RuntimeError,
-    loading::{Draft, draft, request},
+    loading::{Draft, Plan, draft, request},
     repository::{self, source::ModelSource},
     serving::instances::CopyTerms,
 };
@@ -108,7 +108,12 @@ fn model(directory: &Path, options: &LoadOptions, backends: &Backends) -> Vec<Ba
         let proto = Draft::read_config(&name, &source, options)?;
         let draft = Draft::new(&name, source, proto)?;
         let versions = draft.versions.clone();
-        Ok((draft.plan(options, backends)?, versions))
+        match draft.plan(options, backends)? {
+            Plan::Instances(plan) => Ok((plan, versions)),
+            Plan::Ensemble(_) => Err(RuntimeError::invalid(
+                "an ensemble has no weights to bake: bake the models of its steps",
+            )),
+        }
     };
     match planned() {
         Err(error) => vec![one(directory, None, || Err(error))],

@@ -2,13 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use skep_config::{FieldPositions, ModelConfig, Position};
+use skep_config::{FieldPositions, ModelConfig, Notice, Position};
 use skep_proto::inference;
 use skep_types::{ModelName, ModelVersion};
 
 use crate::{
     Backends, ErrorKind, LoadOptions, LoadedVersion, Repository, RuntimeError,
-    loading::{Draft, LoadPlan},
+    loading::{Draft, EnsemblePlan, LoadPlan, RepositoryParts},
     repository::{
         ModelId,
         locate::{self, ConfigText},
@@ -84,11 +84,12 @@ pub fn check(
         };
         ModelChecker {
             id,
+            repository,
             options,
             backends,
             found: &mut found,
         }
-        .run(repository, load);
+        .run(load);
         found
     };
     ids.iter().map(checked).collect()
@@ -96,13 +97,15 @@ pub fn check(
 
 struct ModelChecker<'a> {
     id: &'a ModelId,
+    repository: &'a Repository,
     options: &'a LoadOptions,
     backends: &'a Backends,
     found: &'a mut ModelCheck,
 }
 
 impl ModelChecker<'_> {
-    fn run(mut self, repository: &Repository, load: bool) {
+    fn run(mut self, load: bool) {
+        let repository = self.repository;
         let source = repository.directory(self.id).and_then(|directory| {
             ModelSource::repository(directory).map_err(RuntimeError::internal)
         });
@@ -131,6 +134,11 @@ impl ModelChecker<'_> {
         load: bool,
     ) -> Result<(), RuntimeError> {
         let draft = self.draft(source)?;
+        if draft.is_ensemble() {
+            let plan = draft.plan_ensemble(self.options)?;
+            self.ensemble(&plan, places);
+            return Ok(());
+        }
         match draft.choose(self.backends) {
             Ok(backend) => {
                 let plan = draft.plan_on(backend, self.options)?;
@@ -162,7 +170,7 @@ impl ModelChecker<'_> {
         // count.
         match draft.plan_on(stand_in, self.options) {
             Ok(plan) => {
-                self.notices(&plan, places);
+                self.notices(plan.notices(), places);
                 for version in self.found.versions.clone() {
                     if let Some(error) = plan.check(version).err().filter(is_config_error) {
                         self.error(Some(version), &error, Some(places), Some(plan.config()));
@@ -188,8 +196,12 @@ impl ModelChecker<'_> {
         });
     }
 
-    fn notices(&mut self, plan: &LoadPlan, places: &FieldPositions<'_>) {
-        for notice in plan.notices() {
+    fn notices<'n>(
+        &mut self,
+        notices: impl Iterator<Item = &'n Notice>,
+        places: &FieldPositions<'_>,
+    ) {
+        for notice in notices {
             self.found.warnings.push(CheckFinding {
                 version: None,
                 place: places.find(&notice.field),
@@ -203,7 +215,7 @@ impl ModelChecker<'_> {
         let config = plan.config();
         self.found.config = Some(config.proto().clone());
         self.found.objective = config.latency_objective();
-        self.notices(plan, places);
+        self.notices(plan.notices(), places);
         for version in self.found.versions.clone() {
             let outcome = if load {
                 let on_gone = || -> OnGone { Box::new(|| {}) };
@@ -215,6 +227,22 @@ impl ModelChecker<'_> {
             if let Err(error) = outcome {
                 self.error(Some(version), &error, Some(places), Some(config));
             }
+        }
+    }
+
+    /// Checks an ensemble against its parts, as the repository has them. It loads nothing of its own.
+    fn ensemble(&mut self, plan: &EnsemblePlan, places: &FieldPositions<'_>) {
+        let config = plan.config();
+        self.found.config = Some(config.proto().clone());
+        self.found.objective = config.latency_objective();
+        self.notices(plan.notices(), places);
+        let parts = RepositoryParts {
+            repository: self.repository,
+            options: self.options,
+            backends: self.backends,
+        };
+        if let Err(error) = plan.check(self.id.namespace.as_ref(), &parts) {
+            self.error(None, &error, Some(places), Some(config));
         }
     }
 

@@ -3,14 +3,14 @@
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use skep_backend::{Backend, ModelFile};
-use skep_config::{Completion, ModelConfig};
+use skep_config::{Completion, ModelConfig, Notice};
 use skep_proto::inference;
 use skep_types::{ModelName, ModelVersion};
 
 use crate::{
-    RuntimeError,
+    LoadedVersion, RuntimeError,
     loading::{
-        LoadOptions, LoadPlan,
+        EnsemblePlan, LoadOptions, LoadPlan,
         backends::{BackendChoice, Backends},
         file_interface::{FileInspector, InspectedFile},
         model_file::{find, lone_default},
@@ -31,6 +31,51 @@ pub(crate) struct Draft {
     available: BTreeSet<ModelVersion>,
     /// The selected versions; never empty.
     pub(crate) versions: BTreeSet<ModelVersion>,
+}
+
+/// A model whose configuration is valid, before its versions are loaded.
+pub(crate) enum Plan {
+    /// Instances run it.
+    Instances(LoadPlan),
+    /// Its steps are requests to other models.
+    Ensemble(EnsemblePlan),
+}
+
+impl Plan {
+    pub(crate) fn config(&self) -> &Arc<ModelConfig> {
+        match self {
+            Self::Instances(plan) => &plan.config,
+            Self::Ensemble(plan) => &plan.config,
+        }
+    }
+
+    /// Whether `loaded` can stay.
+    pub(crate) fn keeps(&self, loaded: &LoadedVersion) -> bool {
+        match self {
+            Self::Instances(plan) => plan.keeps(loaded),
+            Self::Ensemble(plan) => plan.keeps(loaded),
+        }
+    }
+
+    /// A version that stays, under the new configuration.
+    pub(crate) fn update(
+        &self,
+        loaded: &Arc<LoadedVersion>,
+    ) -> Result<Arc<LoadedVersion>, RuntimeError> {
+        match self {
+            Self::Instances(plan) => plan.update(loaded),
+            Self::Ensemble(_) => Ok(Arc::clone(loaded)),
+        }
+    }
+
+    /// A warning about a response cache that the model asks for and the node does not have.
+    pub(crate) fn missing_cache(&self, options: &LoadOptions) -> Option<Notice> {
+        let wants_cache = self.config().response_cache().is_some();
+        (wants_cache && options.response_cache.is_none()).then(|| {
+            let text = "no effect, every request is computed: the server has no response cache, which `--cache-config=local,size=BYTES` gives it";
+            Notice::new("response_cache.enable", text)
+        })
+    }
 }
 
 impl Draft {
@@ -92,9 +137,28 @@ impl Draft {
         self,
         options: &LoadOptions,
         backends: &Backends,
-    ) -> Result<LoadPlan, RuntimeError> {
+    ) -> Result<Plan, RuntimeError> {
+        if self.is_ensemble() {
+            return self.plan_ensemble(options).map(Plan::Ensemble);
+        }
         let backend = self.choose(backends)?;
-        self.plan_on(backend, options)
+        self.plan_on(backend, options).map(Plan::Instances)
+    }
+
+    /// Whether the configuration is that of an ensemble, which has no backend.
+    pub(crate) fn is_ensemble(&self) -> bool {
+        skep_config::is_ensemble(&self.proto)
+    }
+
+    /// Validates the configuration of an ensemble.
+    pub(crate) fn plan_ensemble(self, options: &LoadOptions) -> Result<EnsemblePlan, RuntimeError> {
+        let config = ModelConfig::from_proto(self.proto, &options.context(&self.name))
+            .map_err(RuntimeError::from)?;
+        warn_of(config.notices(), &self.name, &self.source, options);
+        Ok(EnsemblePlan {
+            source: self.source,
+            config: Arc::new(config),
+        })
     }
 
     /// Chooses the model's backend.
@@ -129,13 +193,8 @@ impl Draft {
         });
         let config = ModelConfig::from_proto(self.proto, &options.context(name))
             .map_err(RuntimeError::from)?;
-        if !config.notices().is_empty() || !notices.is_empty() {
-            let text = ConfigText::of(&self.source, options.config_choice());
-            let places = text.places();
-            for notice in config.notices().iter().chain(&notices) {
-                tracing::warn!("model `{name}`: {}", locate::notice(&places, notice));
-            }
-        }
+        let all = config.notices().iter().chain(&notices);
+        warn_of(all, name, &self.source, options);
         Ok(LoadPlan {
             source: self.source,
             config: Arc::new(config),
@@ -143,6 +202,24 @@ impl Draft {
             notices,
             inspected,
         })
+    }
+}
+
+/// Logs notices about a configuration, each with its place.
+fn warn_of<'a>(
+    notices: impl IntoIterator<Item = &'a Notice>,
+    name: &ModelName,
+    source: &ModelSource,
+    options: &LoadOptions,
+) {
+    let mut notices = notices.into_iter().peekable();
+    if notices.peek().is_none() {
+        return;
+    }
+    let text = ConfigText::of(source, options.config_choice());
+    let places = text.places();
+    for notice in notices {
+        tracing::warn!("model `{name}`: {}", locate::notice(&places, notice));
     }
 }
 

@@ -280,6 +280,14 @@ impl LoadPlan {
         })
     }
 
+    /// The configuration of a version, checked against its file.
+    pub(super) fn config_of(
+        &self,
+        version: ModelVersion,
+    ) -> Result<Arc<ModelConfig>, RuntimeError> {
+        self.open_version(version).map(|opened| opened.config)
+    }
+
     /// Makes the form that a load of the version would make.
     pub(crate) fn bake(
         &self,
@@ -309,15 +317,6 @@ impl LoadPlan {
         &self.config
     }
 
-    /// A warning about a response cache that the model asks for and the node does not have.
-    pub(crate) fn missing_cache(&self, options: &LoadOptions) -> Option<Notice> {
-        let is_missing = self.config.response_cache().is_some() && options.response_cache.is_none();
-        is_missing.then(|| {
-            let text = "no effect, every request is computed: the server has no response cache, which `--cache-config=local,size=BYTES` gives it";
-            Notice::new("response_cache.enable", text)
-        })
-    }
-
     /// The notices about the configuration and the model's file.
     pub(crate) fn notices(&self) -> impl Iterator<Item = &Notice> {
         self.config.notices().iter().chain(&self.notices)
@@ -325,7 +324,7 @@ impl LoadPlan {
 }
 
 /// Puts the node's response cache before a responder, if the model asks for it and the node has one.
-fn with_cache(
+pub(super) fn with_cache(
     responder: Arc<dyn Responder>,
     config: &ModelConfig,
     options: &LoadOptions,

@@ -7,6 +7,7 @@
 //! Source of the texts: Triton, model repository extension and `ModelRepositoryManager`.
 
 use std::{
+    path::PathBuf,
     sync::{Arc, Weak, atomic::Ordering},
     time::Instant,
 };
@@ -17,8 +18,9 @@ use skep_types::ModelVersion;
 
 use crate::{
     error::{ErrorKind, RuntimeError},
-    loading::{Draft, LoadPlan},
+    loading::{Draft, Plan},
     models::{
+        ensembles::RuntimeParts,
         records::{ModelRecord, VersionState},
         routes::{RoutesByName, VersionMap},
         runtime::Runtime,
@@ -125,18 +127,26 @@ impl Runtime {
             let directory = self.options.repository.directory(id)?;
             match config {
                 Some(json) => ModelSource::with_config(directory, json),
-                None => ModelSource::repository(directory).map(|mut source| {
-                    let last = self.with_record(id, |record| record.source.clone());
-                    if let Some(last) = last.flatten() {
-                        source.keep_config_of(&last);
-                    }
-                    source
-                }),
+                None => self.repository_source(id, directory),
             }
         } else {
             ModelSource::sent(config, &overrides.files)
         };
         made.map_err(|why| self.failed_before(id, not_polled(id.name.as_str(), &why)))
+    }
+
+    /// The files of a directory, with the configuration that a client sent for it, while that is in force.
+    pub(super) fn repository_source(
+        &self,
+        id: &ModelId,
+        directory: PathBuf,
+    ) -> Result<ModelSource, String> {
+        let mut source = ModelSource::repository(directory)?;
+        let last = self.with_record(id, |record| record.source.clone());
+        if let Some(last) = last.flatten() {
+            source.keep_config_of(&last);
+        }
+        Ok(source)
     }
 
     /// Records why a load failed before any version was tried.
@@ -178,6 +188,8 @@ impl Runtime {
         let bytes = source.versions_bytes(&versions);
         tracing::info!("loading model `{id}`, {} of files", mebibytes(bytes));
         let mut outcomes = Vec::new();
+        // One ensemble at a time, so that no two become each other's parts.
+        let _ensembles = draft.is_ensemble().then(|| lock(&self.ensemble_turn));
         match draft.plan(options, &self.backends) {
             Ok(plan) => {
                 if let Some(notice) = plan.missing_cache(options) {
@@ -216,7 +228,7 @@ impl Runtime {
     fn load_version(
         self: &Arc<Self>,
         id: &ModelId,
-        plan: &LoadPlan,
+        plan: &Plan,
         version: ModelVersion,
     ) -> Result<(Option<u64>, Arc<LoadedVersion>), RuntimeError> {
         let serving = self.serving(id).remove(&version);
@@ -226,7 +238,15 @@ impl Runtime {
         let generation = self.with_record(id, |record| record.loading(version));
         let generation = generation.unwrap_or_default();
         let on_gone = || self.on_gone(id, version, generation);
-        let ready = plan.load(version, &self.options.load, id.namespace.clone(), on_gone)?;
+        let options = &self.options.load;
+        let namespace = id.namespace.clone();
+        let ready = match plan {
+            Plan::Instances(plan) => plan.load(version, options, namespace, on_gone),
+            Plan::Ensemble(plan) => {
+                let models = Arc::new(RuntimeParts(Arc::downgrade(self)));
+                plan.load(version, options, namespace, models, on_gone())
+            }
+        }?;
         if let Some(warning) = ready.objective_warning() {
             tracing::warn!("model `{id}` version {version}: {warning}");
         }

@@ -7,9 +7,11 @@
 //! ```
 //!
 //! [`runtime`] holds the state; the other files act on it. [`residency`] decides which models are in memory: it is one
-//! more source of the queue's calls, beside [`poll`], and it admits loads.
+//! more source of the queue's calls, beside [`poll`], and it admits loads. [`ensembles`] finds the parts of ensembles and
+//! has them loaded first.
 
 mod changes;
+mod ensembles;
 mod lookup;
 mod management;
 mod poll;

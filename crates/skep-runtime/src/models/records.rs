@@ -63,6 +63,8 @@ pub(crate) struct ModelRecord {
     pub(crate) failure: Option<String>,
     /// Whether the model was requested and should be ready.
     pub(crate) wanted: bool,
+    /// Whether it was loaded because an ensemble needs it, and nobody asked for it by its name.
+    pub(crate) is_part: bool,
     /// How many loads of versions have begun.
     loads: u64,
     /// How many loads failed.

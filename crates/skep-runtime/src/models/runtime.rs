@@ -65,6 +65,8 @@ pub struct Runtime {
     records: Mutex<BTreeMap<ModelId, ModelRecord>>,
     pub(super) management: Management,
     pub(super) residency: Arc<ResidencyControl>,
+    /// Held by the load of an ensemble.
+    pub(super) ensemble_turn: Mutex<()>,
     /// Sources of files that clients sent.
     pub(super) sent: Mutex<Vec<Weak<ModelSource>>>,
     /// Signalled when a version is gone.
@@ -93,6 +95,7 @@ impl Runtime {
             backends,
             management,
             residency: Arc::new(residency),
+            ensemble_turn: Mutex::default(),
             sent: Mutex::default(),
             routes: RoutingTable::default(),
             records: Mutex::default(),

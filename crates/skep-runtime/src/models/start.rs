@@ -13,6 +13,7 @@ use skep_types::ModelName;
 use crate::{
     error::RuntimeError,
     models::{
+        ensembles::LoadCall,
         management::{CallTarget, ManagementCall},
         poll,
         residency::{self, KnownTerms},
@@ -114,13 +115,14 @@ impl Runtime {
         ids: Vec<ModelId>,
         overrides: &LoadOverrides,
     ) -> StartReport {
-        let calls = ids.iter().map(|id| ManagementCall::Load {
+        let calls = ids.iter().map(|id| LoadCall {
             target: CallTarget::One(id.clone()),
             overrides: overrides.clone(),
         });
-        let outcomes = self.manage_now(calls, false);
+        let mut seen = ids.iter().cloned().collect();
+        let outcomes = self.load_with_parts(calls.collect(), &mut seen, false);
+        ids.iter().for_each(|id| self.asked_for(id));
         let names = ids.into_iter().map(|id| id.name);
-        let outcomes = outcomes.into_iter().map(|outcome| outcome.map(drop));
         names.zip(outcomes).collect()
     }
 

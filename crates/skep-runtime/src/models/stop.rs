@@ -55,6 +55,7 @@ impl Runtime {
         self.begin_stop();
         // A deadline that cannot be represented means no deadline.
         let deadline = Instant::now().checked_add(timeout);
+        self.drain_ensembles(deadline);
         for loaded in self.loaded() {
             loaded.responder.drain();
         }

@@ -10,7 +10,10 @@ use tokio::sync::oneshot;
 
 use crate::{
     error::RuntimeError,
-    serving::{request::InferResponse, response_cache::digest::DigestedRequest},
+    serving::{
+        request::{InferResponse, Parameter},
+        response_cache::digest::DigestedRequest,
+    },
 };
 
 /// The outcome of a request.
@@ -48,10 +51,21 @@ pub(crate) struct Job {
     pub(crate) prepared: PreparedRequest,
     /// Its digest, if its responder wants one.
     pub(crate) digest: Option<DigestedRequest>,
+    /// For a responder that passes requests on.
+    pub(crate) passed_on: Option<Box<PassedOn>>,
     /// Taken when the request is executed or answered.
     reply: Option<InferReply>,
     /// When the request arrived in the runtime.
     pub(crate) arrived: Time,
+}
+
+/// What a request to an ensemble has that its steps get as well.
+#[derive(Debug)]
+pub(crate) struct PassedOn {
+    /// The client's id.
+    pub(crate) id: String,
+    /// The client's own parameters.
+    pub(crate) parameters: Vec<(String, Parameter)>,
 }
 
 /// Waits for a request's answer. Its owner answers the request, once.
@@ -74,6 +88,7 @@ impl Job {
             id: RequestId(0),
             prepared,
             digest: None,
+            passed_on: None,
             reply: Some(reply),
             arrived,
         })

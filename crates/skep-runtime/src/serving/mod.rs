@@ -5,13 +5,13 @@
 //!   Responder, one for each version:
 //!     response_cache/   CachedResponder: before another responder, if the node and the model have a response cache
 //!     instances/        InstancePool: a scheduler's driver (driver/), and the instances that it feeds
+//!     ensemble/         EnsembleResponder: steps, which are requests to other versions
 //! ```
-//!
-//! Further kinds of responder belong beside `instances/`, such as an ensemble, which submits requests to other versions.
 
 pub(crate) mod cpu_devices;
 pub(crate) mod device;
 pub(crate) mod driver;
+pub(crate) mod ensemble;
 pub(crate) mod instances;
 pub(crate) mod interface;
 mod job;

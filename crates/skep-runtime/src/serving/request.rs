@@ -5,6 +5,8 @@ use std::{fmt, sync::Arc, time::Duration};
 use skep_tensor::{Charge, Tensor};
 use skep_types::{ModelName, ModelVersion};
 
+use crate::error::RuntimeError;
+
 /// A decoded inference request for a version that `Runtime::resolve` found.
 #[derive(Debug, Clone, Default)]
 pub struct InferRequest {
@@ -94,4 +96,18 @@ pub struct InferResponse {
     /// The share of the node's memory that the response, and the request as long as it exists, hold. Keep it until the
     /// response is written.
     pub charge: Option<Arc<Charge>>,
+}
+
+impl InferResponse {
+    /// Charges a response that was kept for other requests to this one: its memory may be dropped there before the client
+    /// has read it.
+    pub(crate) fn charge_to(&mut self, charge: Option<Arc<Charge>>) -> Result<(), RuntimeError> {
+        if let Some(charge) = &charge {
+            let outputs = self.outputs.iter();
+            let bytes = outputs.map(|output| output.tensor.data().len()).sum();
+            charge.add(bytes).map_err(RuntimeError::memory_is_full)?;
+        }
+        self.charge = charge;
+        Ok(())
+    }
 }

@@ -1,6 +1,13 @@
 //! The seam between a loaded version and whatever answers its requests.
 
-use std::{fmt, num::NonZeroUsize, path::Path, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    num::NonZeroUsize,
+    path::Path,
+    pin::Pin,
+    time::{Duration, Instant},
+};
 
 use skep_config::ModelConfig;
 use skep_placer::configuration::RunConfiguration;
@@ -23,12 +30,16 @@ use crate::{
 /// Answers the requests of a loaded version.
 ///
 /// An [`InstancePool`](super::instances::InstancePool) does so with a scheduler and instances.
+/// An [`EnsembleResponder`](super::ensemble::EnsembleResponder) does so with requests to other versions.
 /// A [`CachedResponder`](super::response_cache::CachedResponder) stands before another one.
 /// [`LoadedVersion`](crate::LoadedVersion), the runtime and the edges know only this trait, so that another kind of
 /// responder can take its place.
 pub(crate) trait Responder: fmt::Debug + Send + Sync {
     /// Whether a job should have its digest when it is submitted.
     fn wants_digest(&self) -> bool;
+
+    /// Whether a job should have what it passes on to other versions.
+    fn passes_on(&self) -> bool;
 
     /// Takes a request in. Its answer or an error goes to the job's reply channel, exactly once.
     fn submit(&self, job: Box<Job>, priority: u64, timeout: Option<Duration>) -> Submission<'_>;
@@ -99,6 +110,9 @@ pub(crate) trait Responder: fmt::Debug + Send + Sync {
 
     /// Takes no new requests. Those that wait are still answered.
     fn drain(&self);
+
+    /// Blocks until no request is under way that makes requests to other versions, or until `deadline`.
+    fn wait_until_idle(&self, deadline: Option<Instant>);
 }
 
 /// How a version is to run.
@@ -147,6 +161,9 @@ impl fmt::Display for RunShape {
     }
 }
 
+/// The work of an answer that no instance gives. It runs in the task that waits for the answer.
+pub(crate) type AnswerWork<'a> = Pin<Box<dyn Future<Output = InferOutcome> + Send + 'a>>;
+
 /// A request that a responder has taken in. Dropping it cancels the request if that still waits.
 #[must_use]
 pub(crate) struct Submission<'a> {
@@ -154,6 +171,8 @@ pub(crate) struct Submission<'a> {
     request: Option<RequestId>,
     /// The batch that an idle instance gets at the end of the reactor's turn.
     handover: Option<Handover<'a>>,
+    /// The work that makes the answer, if not an instance does.
+    work: Option<AnswerWork<'a>>,
     /// Keeps the response, if there is a cache.
     entry: Option<PendingEntry<'a>>,
 }
@@ -168,6 +187,18 @@ impl<'a> Submission<'a> {
             responder,
             request: Some(request),
             handover,
+            work: None,
+            entry: None,
+        }
+    }
+
+    /// A request that `work` answers.
+    pub(crate) fn working(responder: &'a dyn Responder, work: AnswerWork<'a>) -> Self {
+        Self {
+            responder,
+            request: None,
+            handover: None,
+            work: Some(work),
             entry: None,
         }
     }
@@ -178,6 +209,7 @@ impl<'a> Submission<'a> {
             responder,
             request: None,
             handover: None,
+            work: None,
             entry: None,
         }
     }
@@ -196,12 +228,14 @@ impl<'a> Submission<'a> {
         if let Some(handover) = self.handover.take() {
             handover.complete().await;
         }
-        let answer = answer.await;
+        let outcome = match self.work.take() {
+            Some(work) => work.await,
+            None => answer.await.unwrap_or_else(|_| {
+                let text = "the instance ended without an answer";
+                Err(RuntimeError::internal(text))
+            }),
+        };
         self.request = None;
-        let outcome = answer.unwrap_or_else(|_| {
-            let text = "the instance ended without an answer";
-            Err(RuntimeError::internal(text))
-        });
         if let (Some(entry), Ok(response)) = (self.entry.take(), &outcome) {
             entry.keep(response).await;
         }

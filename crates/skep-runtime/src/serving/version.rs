@@ -14,7 +14,7 @@ use crate::{
     serving::{
         driver::scheduling,
         interface::Interface,
-        job::Job,
+        job::{Job, PassedOn},
         labels::ClassLabels,
         origin::VersionOrigin,
         request::{InferRequest, InferResponse},
@@ -182,6 +182,12 @@ impl LoadedVersion {
         let mut job = Job::new(prepared, reply, arrived);
         if self.responder.wants_digest() {
             digest::add_to(&mut job).await;
+        }
+        if self.responder.passes_on() {
+            job.passed_on = Some(Box::new(PassedOn {
+                id: request.id.clone(),
+                parameters: request.parameters.clone(),
+            }));
         }
         let submission = self
             .responder

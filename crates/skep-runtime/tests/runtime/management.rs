@@ -84,10 +84,13 @@ async fn models_are_served_and_unloaded_while_a_load_never_ends() {
     };
     let answer = quick.infer(request).await.expect("answered");
     assert_eq!(answer.outputs[0].tensor, tensor);
-    runtime.request_unload("quick").await.expect("unloads");
+    runtime
+        .request_unload("quick", false)
+        .await
+        .expect("unloads");
     assert!(runtime.resolve("quick", None).is_err());
     runtime
-        .request_unload("no such")
+        .request_unload("no such", false)
         .await
         .expect("is unloaded");
 }

@@ -17,7 +17,7 @@ use tonic::Status;
 use super::scan::{self, ScanFault};
 use crate::{
     error::ApiError,
-    management::repository::{self as management, FILE_PREFIX},
+    management::repository::{self as management, FILE_PREFIX, UnloadTerms},
     state::ServerState,
 };
 
@@ -83,15 +83,17 @@ pub(super) fn overrides(
     Ok(overrides)
 }
 
-/// Refuses invalid parameters of an unload request.
-pub(super) fn check_unload(
+/// Reads the parameters of an unload request.
+pub(super) fn unload_terms(
     parameters: &BTreeMap<String, ModelRepositoryParameter>,
-) -> Result<(), ApiError> {
-    parameters.iter().try_for_each(|(key, parameter)| {
-        let choice = &parameter.parameter_choice;
-        management::check_unload_parameter(
-            key,
-            matches!(choice, Some(ParameterChoice::BoolParam(_))),
-        )
-    })
+) -> Result<UnloadTerms, ApiError> {
+    let mut terms = UnloadTerms::default();
+    for (key, parameter) in parameters {
+        let value = match &parameter.parameter_choice {
+            Some(ParameterChoice::BoolParam(value)) => Some(*value),
+            _ => None,
+        };
+        terms.read(key, value)?;
+    }
+    Ok(terms)
 }

@@ -153,9 +153,10 @@ impl GrpcInferenceService for InferenceService {
     ) -> GrpcReply<pb::RepositoryModelUnloadResponse> {
         let request = request.into_inner();
         repository::refuse_named(&request.repository_name)?;
-        repository::check_unload(&request.parameters)?;
+        let terms = repository::unload_terms(&request.parameters)?;
         let runtime = &self.state.runtime;
-        let unloaded = runtime.request_unload(&request.model_name).await;
+        let unloading = runtime.request_unload(&request.model_name, terms.dependents);
+        let unloaded = unloading.await;
         unloaded.map_err(ApiError::from)?;
         Ok(Response::new(pb::RepositoryModelUnloadResponse {}))
     }

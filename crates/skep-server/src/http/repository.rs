@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     error::ApiError,
-    management::repository::{self as management, FILE_PREFIX},
+    management::repository::{self as management, FILE_PREFIX, UnloadTerms},
     off_reactor::off_reactor,
     state::ServerState,
 };
@@ -114,10 +114,12 @@ pub(super) async fn unload(
     SmallJsonBody(body): SmallJsonBody,
 ) -> Result<Response, ApiError> {
     let (_, parameters) = parameters(&body, "an unload request")?;
+    let mut terms = UnloadTerms::default();
     for (key, value) in &parameters {
-        management::check_unload_parameter(key, value.is_boolean())?;
+        terms.read(key, value.as_bool())?;
     }
-    state.runtime.request_unload(&path.model).await?;
+    let unloading = state.runtime.request_unload(&path.model, terms.dependents);
+    unloading.await?;
     Ok(json(StatusCode::OK, ""))
 }
 

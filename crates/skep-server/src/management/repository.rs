@@ -41,17 +41,24 @@ pub(crate) fn unrecognized_load_parameter(key: &str) -> ApiError {
     ApiError::invalid(format!("unrecognized load parameter '{key}'."))
 }
 
-/// Refuses the one unload parameter if it has the wrong type. Others are ignored, as on Triton.
-pub(crate) fn check_unload_parameter(key: &str, is_boolean: bool) -> Result<(), ApiError> {
-    match key {
-        // Without ensembles a model has no dependents: true and false mean the same.
-        "unload_dependents" if is_boolean => Ok(()),
-        "unload_dependents" => Err(ApiError::invalid(
-            "invalid value type for 'unload_dependents' parameter, expected bool_param.",
-        )),
-        key => {
-            tracing::warn!("unload parameter `{key}` has no effect");
-            Ok(())
+/// Whether an unload also unloads the models that go with it: ensembles on it, parts that were loaded for it alone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct UnloadTerms {
+    pub(crate) dependents: bool,
+}
+
+impl UnloadTerms {
+    /// Reads a parameter, whose value is `None` if it is no truth value. Unknown ones are ignored, as on Triton.
+    pub(crate) fn read(&mut self, key: &str, value: Option<bool>) -> Result<(), ApiError> {
+        match (key, value) {
+            ("unload_dependents", Some(value)) => self.dependents = value,
+            ("unload_dependents", None) => {
+                return Err(ApiError::invalid(
+                    "invalid value type for 'unload_dependents' parameter, expected bool_param.",
+                ));
+            }
+            (key, _) => tracing::warn!("unload parameter `{key}` has no effect"),
         }
+        Ok(())
     }
 }

@@ -9,8 +9,11 @@ mod tests;
 
 use skep_proto::inference::{self, model_config::SchedulingChoice};
 
-use self::{dynamic_batching::DynamicBatching, objective::LatencyObjective};
-use super::review::Review;
+use self::{dynamic_batching::DynamicBatching, ensemble::Ensemble, objective::LatencyObjective};
+use super::{
+    review::Review,
+    tensors::{InputConfig, OutputConfig},
+};
 use crate::{error::ConfigError, vocabulary::notice::Notice};
 
 /// How requests come to instances.
@@ -22,6 +25,8 @@ pub enum SchedulerConfig {
     Default,
     /// In batches.
     Dynamic(DynamicBatching),
+    /// Its steps are requests to other models.
+    Ensemble(Ensemble),
 }
 
 /// Requests that may wait for a model that sets no limit: minutes of work for most models, some megabytes of small
@@ -32,7 +37,7 @@ impl SchedulerConfig {
     /// How many requests may wait if no parameter sets it: the sum of the queues' own limits, at least the default.
     pub(crate) fn default_max_queue_size(&self) -> usize {
         let queues = match self {
-            Self::Default => 0,
+            Self::Default | Self::Ensemble(_) => 0,
             Self::Dynamic(batching) => batching.queue_sizes(),
         };
         // The scheduler numbers waiting requests in 32 bits.
@@ -46,9 +51,11 @@ pub(super) fn review(
 ) -> Result<(), ConfigError> {
     match choice {
         // read below
-        None | Some(SchedulingChoice::DynamicBatching(_)) => Ok(()),
+        None
+        | Some(SchedulingChoice::DynamicBatching(_) | SchedulingChoice::EnsembleScheduling(_)) => {
+            Ok(())
+        }
         Some(SchedulingChoice::SequenceBatching(_)) => sequence_batching::review(review),
-        Some(SchedulingChoice::EnsembleScheduling(_)) => ensemble::review(review),
     }
 }
 
@@ -56,10 +63,15 @@ pub(super) fn review(
 pub(crate) fn read(
     proto: &inference::ModelConfig,
     objective: Option<LatencyObjective>,
+    tensors: (&[InputConfig], &[OutputConfig]),
     notices: &mut Vec<Notice>,
 ) -> Result<SchedulerConfig, ConfigError> {
     let default = inference::ModelDynamicBatching::default();
     let batching = match &proto.scheduling_choice {
+        Some(SchedulingChoice::EnsembleScheduling(scheduling)) => {
+            let ensemble = ensemble::read(proto, scheduling, tensors, notices)?;
+            return Ok(SchedulerConfig::Ensemble(ensemble));
+        }
         Some(SchedulingChoice::DynamicBatching(batching)) => batching,
         // A latency objective asks for batches by itself.
         _ if objective.is_some() => &default,

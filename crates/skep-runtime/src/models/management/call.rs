@@ -13,6 +13,8 @@ pub(in crate::models) enum ManagementCall {
     Load {
         target: CallTarget,
         overrides: LoadOverrides,
+        /// Whether an ensemble that lacks parts is left alone, and the parts reported.
+        reports_missing: bool,
     },
     Unload(CallTarget),
     /// Changes the number of instances.
@@ -83,12 +85,17 @@ impl ManagementCall {
     pub(super) fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (
-                Self::Load { target, overrides },
+                Self::Load {
+                    target,
+                    overrides,
+                    reports_missing,
+                },
                 Self::Load {
                     target: others,
                     overrides: with,
+                    reports_missing: reports,
                 },
-            ) => target == others && overrides.is_same(with),
+            ) => target == others && reports_missing == reports && overrides.is_same(with),
             (Self::Unload(target), Self::Unload(others)) => target == others,
             (Self::Scale(order), Self::Scale(other)) => order == other,
             (Self::Index { ready_only }, Self::Index { ready_only: other }) => ready_only == other,

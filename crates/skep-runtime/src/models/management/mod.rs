@@ -27,14 +27,26 @@ use crate::{
         management::queue::{CallQueue, QueueLimits},
         records::IndexEntry,
     },
+    repository::ModelId,
 };
 
 /// Clients that may wait for outcomes of management calls, including joined ones: a few hundred bytes each. The bound
 /// on connections is higher.
 const MAX_CALLERS: usize = 16_384;
 
-/// The outcome of a call: the rows of an index, or none.
-pub(crate) type CallOutcome = Result<Arc<[IndexEntry]>, RuntimeError>;
+/// What a call has done.
+#[derive(Debug, Clone)]
+pub(in crate::models) enum CallDone {
+    /// A load, an unload, a change of instances.
+    Changed,
+    /// The rows of an index.
+    Index(Arc<[IndexEntry]>),
+    /// Nothing: an ensemble lacks these parts.
+    LacksParts(Arc<[ModelId]>),
+}
+
+/// The outcome of a call.
+pub(in crate::models) type CallOutcome = Result<CallDone, RuntimeError>;
 
 /// Where an outcome goes.
 enum CallReply {

@@ -1,13 +1,14 @@
 //! The loads, unloads and indexes that clients request, and what each does on its thread.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use skep_types::ModelName;
 
 use crate::{
     error::{ErrorKind, RuntimeError},
     models::{
-        management::{CallOutcome, CallTarget, ManagementCall},
+        ensembles::LoadCall,
+        management::{CallDone, CallOutcome, CallTarget, ManagementCall},
         records::IndexEntry,
         runtime::{Control, Runtime},
     },
@@ -29,9 +30,9 @@ impl Runtime {
         overrides: &LoadOverrides,
     ) -> Result<(), RuntimeError> {
         let call = self.load_call(name, overrides.clone())?;
-        self.manage_now([call], true)
+        self.load_with_parts(vec![call], &mut BTreeSet::new(), true)
             .into_iter()
-            .try_for_each(|outcome| outcome.map(drop))
+            .collect()
     }
 
     /// [`Self::load`] without blocking. It joins the same load if that waits already. Dropping the future cancels the
@@ -45,22 +46,27 @@ impl Runtime {
         overrides: LoadOverrides,
     ) -> Result<(), RuntimeError> {
         let call = self.load_call(name, overrides)?;
-        self.manage(call).await.map(drop)
+        let CallDone::LacksParts(parts) = self.manage(call.managed(true)).await? else {
+            return Ok(());
+        };
+        let runtime = Arc::clone(self);
+        let parts: BTreeSet<ModelId> = parts.iter().cloned().collect();
+        let loading = move || runtime.load_parts(parts, &mut BTreeSet::new());
+        // Each failure is recorded where it happens; the ensemble's load names it.
+        drop(tokio::task::spawn_blocking(loading).await);
+        self.manage(call.managed(false)).await.map(drop)
     }
 
-    fn load_call(
-        &self,
-        name: &str,
-        overrides: LoadOverrides,
-    ) -> Result<ManagementCall, RuntimeError> {
+    fn load_call(&self, name: &str, overrides: LoadOverrides) -> Result<LoadCall, RuntimeError> {
         self.check_control()?;
         let model = ModelName::new(name).map_err(|error| not_polled(name, &error.to_string()))?;
         let target = CallTarget::Named(model);
-        Ok(ManagementCall::Load { target, overrides })
+        Ok(LoadCall { target, overrides })
     }
 
     /// Unloads a model: it takes no new requests, and its memory is freed when the last one is answered. A model that
-    /// is not loaded, or does not exist, counts as unloaded. Blocks until earlier loads of the model have run.
+    /// is not loaded, or does not exist, counts as unloaded. Ensembles on it stay, and are not ready without it. Blocks
+    /// until earlier loads of the model have run.
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`] unless models are controlled explicitly, when too many calls wait, and when the
@@ -72,15 +78,30 @@ impl Runtime {
             .try_for_each(|outcome| outcome.map(drop))
     }
 
-    /// [`Self::unload`] without blocking. Dropping the future cancels the unload if it has not begun.
+    /// [`Self::unload`] without blocking. With `dependents`, the ensembles on the model are unloaded before it, and after
+    /// an ensemble the parts that were loaded for it alone. Dropping the future cancels what has not begun.
     ///
     /// # Errors
     /// As [`Self::unload`].
-    pub async fn request_unload(self: &Arc<Self>, name: &str) -> Result<(), RuntimeError> {
-        match self.unload_call(name)? {
-            Some(call) => self.manage(call).await.map(drop),
-            None => Ok(()),
+    pub async fn request_unload(
+        self: &Arc<Self>,
+        name: &str,
+        dependents: bool,
+    ) -> Result<(), RuntimeError> {
+        let Some(call) = self.unload_call(name)? else {
+            return Ok(());
+        };
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        if dependents && let Ok(name) = ModelName::new(name) {
+            (before, after) = (self.ensembles_on(&name), self.parts_only_of(&name));
         }
+        let unload = |name| ManagementCall::Unload(CallTarget::Named(name));
+        let before = before.into_iter().map(unload);
+        let after = after.into_iter().map(unload);
+        for call in before.chain([call]).chain(after) {
+            self.manage(call).await?;
+        }
+        Ok(())
     }
 
     /// `None` if no model can have the name.
@@ -98,33 +119,35 @@ impl Runtime {
         self: &Arc<Self>,
         ready_only: bool,
     ) -> Result<Arc<[IndexEntry]>, RuntimeError> {
-        self.manage(ManagementCall::Index { ready_only }).await
+        match self.manage(ManagementCall::Index { ready_only }).await? {
+            CallDone::Index(rows) => Ok(rows),
+            CallDone::Changed | CallDone::LacksParts(_) => Ok(Arc::from([])),
+        }
     }
 
     /// Carries out a management call, on the calling thread.
     pub(super) fn carry_out(self: &Arc<Self>, call: ManagementCall) -> CallOutcome {
         match call {
-            ManagementCall::Load { target, overrides } => {
-                self.load_all_of(&target, &overrides)?;
-                Ok(Arc::from([]))
+            ManagementCall::Load {
+                target,
+                overrides,
+                reports_missing,
+            } => return self.load_all_of(&target, &overrides, reports_missing),
+            ManagementCall::Unload(target) => self.unload_all_of(&target),
+            ManagementCall::Scale(order) => self.scale_now(&order)?,
+            ManagementCall::Index { ready_only } => {
+                return Ok(CallDone::Index(self.index(ready_only).into()));
             }
-            ManagementCall::Unload(target) => {
-                self.unload_all_of(&target);
-                Ok(Arc::from([]))
-            }
-            ManagementCall::Scale(order) => {
-                self.scale_now(&order)?;
-                Ok(Arc::from([]))
-            }
-            ManagementCall::Index { ready_only } => Ok(self.index(ready_only).into()),
         }
+        Ok(CallDone::Changed)
     }
 
     fn load_all_of(
         self: &Arc<Self>,
         target: &CallTarget,
         overrides: &LoadOverrides,
-    ) -> Result<(), RuntimeError> {
+        reports_missing: bool,
+    ) -> CallOutcome {
         let ids = match target {
             CallTarget::Named(name) => self.ids(name),
             CallTarget::One(id) => vec![id.clone()],
@@ -136,7 +159,21 @@ impl Runtime {
             let why = "several repositories have the model, and load parameters cannot select one";
             return Err(not_polled(first.name.as_str(), why));
         }
-        ids.iter().try_for_each(|id| self.load_now(id, overrides))
+        if reports_missing {
+            let missing = ids.iter().flat_map(|id| self.missing_parts(id, overrides));
+            let missing: Vec<ModelId> = missing.collect();
+            if !missing.is_empty() {
+                return Ok(CallDone::LacksParts(missing.into()));
+            }
+        }
+        for id in &ids {
+            let outcome = self.load_now(id, overrides);
+            if matches!(target, CallTarget::Named(_)) {
+                self.asked_for(id);
+            }
+            outcome?;
+        }
+        Ok(CallDone::Changed)
     }
 
     fn unload_all_of(self: &Arc<Self>, target: &CallTarget) {

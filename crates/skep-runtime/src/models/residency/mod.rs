@@ -206,6 +206,8 @@ impl ResidencyControl {
                     let call = ManagementCall::Load {
                         target: CallTarget::One(id.clone()),
                         overrides: LoadOverrides::default(),
+                        // A step's request loads its part.
+                        reports_missing: false,
                     };
                     if let Err(error) = runtime.manage_later(call) {
                         self.load_failed(runtime, &id, error);

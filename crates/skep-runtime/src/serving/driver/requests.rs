@@ -8,7 +8,6 @@ use skep_types::Time;
 use super::{Driver, JobBatch, answers::QUEUE_FULL};
 use crate::{
     clock,
-    error::RuntimeError,
     serving::{job::Job, request::InferResponse},
 };
 
@@ -121,15 +120,8 @@ impl Driver {
                 return self.answers.refuse(job, QUEUE_FULL.to_owned());
             }
         }
-        // The cache may drop the response before the client has read it.
-        response.charge = job.prepared.charge.take();
-        if let Some(charge) = &response.charge {
-            let outputs = response.outputs.iter();
-            let bytes = outputs.map(|output| output.tensor.data().len()).sum();
-            if let Err(over) = charge.add(bytes) {
-                let error = RuntimeError::memory_is_full(over);
-                return self.answers.refuse_with(job, error);
-            }
+        if let Err(error) = response.charge_to(job.prepared.charge.take()) {
+            return self.answers.refuse_with(job, error);
         }
         let arrived = job.arrived;
         self.statistics().found(arrived, began, clock::now());

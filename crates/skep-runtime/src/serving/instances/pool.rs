@@ -6,7 +6,7 @@ use std::{
     num::NonZeroUsize,
     path::Path,
     sync::{Arc, Mutex, Weak, mpsc},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use skep_backend::Model;
@@ -256,6 +256,10 @@ impl Responder for InstancePool {
         false
     }
 
+    fn passes_on(&self) -> bool {
+        false
+    }
+
     fn submit(&self, job: Box<Job>, priority: u64, timeout: Option<Duration>) -> Submission<'_> {
         let (request, handover) = self.driver.enqueue(job, priority, timeout);
         Submission::new(self, request, Some(handover))
@@ -376,6 +380,8 @@ impl Responder for InstancePool {
     fn drain(&self) {
         self.driver.drain();
     }
+
+    fn wait_until_idle(&self, _deadline: Option<Instant>) {}
 }
 
 impl fmt::Debug for InstancePool {

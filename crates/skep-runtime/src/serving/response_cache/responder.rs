@@ -1,6 +1,11 @@
 //! A responder with a cache before it.
 
-use std::{num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
+use std::{
+    num::NonZeroUsize,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use skep_config::ModelConfig;
 use skep_placer::configuration::RunConfiguration;
@@ -58,6 +63,10 @@ impl PendingEntry<'_> {
 impl Responder for CachedResponder {
     fn wants_digest(&self) -> bool {
         true
+    }
+
+    fn passes_on(&self) -> bool {
+        self.inner.passes_on()
     }
 
     fn submit(&self, job: Box<Job>, priority: u64, timeout: Option<Duration>) -> Submission<'_> {
@@ -153,5 +162,9 @@ impl Responder for CachedResponder {
 
     fn drain(&self) {
         self.inner.drain();
+    }
+
+    fn wait_until_idle(&self, deadline: Option<Instant>) {
+        self.inner.wait_until_idle(deadline);
     }
 }

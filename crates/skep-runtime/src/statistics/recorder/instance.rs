@@ -1,8 +1,11 @@
 //! The live figures of one instance.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use skep_backend::RunMemory;
@@ -35,7 +38,18 @@ pub(crate) struct ExecutionTimes {
     pub(crate) ended: Time,
 }
 
-/// The figures of one instance. Only its own thread records.
+/// When a request was answered that other versions answered together, and what they computed for it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ComposedTimes {
+    pub(crate) arrived: Time,
+    /// The first of them got it.
+    pub(crate) taken: Time,
+    pub(crate) ended: Time,
+    /// Gathering inputs, running the models, splitting outputs.
+    pub(crate) compute: [Duration; 3],
+}
+
+/// The figures of one instance, whose thread alone records; or of an ensemble.
 ///
 /// In its own cache line (two, since processors fetch lines in pairs), so that instances do not slow each other down.
 #[derive(Debug)]
@@ -175,17 +189,7 @@ impl InstanceRecorder {
             requests += 1;
             late += u64::from(figures.answered(arrived, at.taken, at.ended));
         }
-        figures.compute_input.add(requests, input * requests);
-        figures.compute_infer.add(requests, infer * requests);
-        figures.compute_output.add(requests, output * requests);
-        let phases = [
-            (Phase::ComputeInput, input),
-            (Phase::ComputeInfer, infer),
-            (Phase::ComputeOutput, output),
-        ];
-        figures.distribute(at.ended, phases, requests);
-        figures.inference_count += batch_size as u64;
-        figures.execution_count += 1;
+        figures.computed(batch_size, at.ended, [input, infer, output], requests);
         if let Some(end) = end {
             figures.batch_ends.count(end);
             // A warm-up, whose batch no scheduler made, has no client to be late for.
@@ -198,14 +202,20 @@ impl InstanceRecorder {
             }
         }
         figures.busy_ns += input + infer + output;
-        figures.last_inference = Some(at.ended);
-        let batch = figures.batch(batch_size);
-        batch.compute_input.add(1, input);
-        batch.compute_infer.add(1, infer);
-        batch.compute_output.add(1, output);
         // Under the lock, so that a reader counts the batch either as running or as done.
         self.running_since_ns.store(IDLE, Ordering::Relaxed);
         is_clear
+    }
+
+    /// Records a request that other versions have answered together, as one execution of `batch_size` inferences.
+    ///
+    /// Call it before the answer is sent.
+    pub(crate) fn composed(&self, batch_size: usize, at: &ComposedTimes) {
+        let mut figures = lock(&self.figures);
+        let is_late = figures.answered(at.arrived, at.taken, at.ended);
+        figures.computed(batch_size, at.ended, at.compute.map(nanoseconds), 1);
+        figures.late += u64::from(is_late);
+        figures.in_time += u64::from(!is_late);
     }
 }
 
@@ -231,6 +241,32 @@ impl RecorderFigures {
         let phases = [(Phase::Request, total), (Phase::Queue, queue)];
         self.distribute(ended, phases, 1);
         total > self.objective_ns
+    }
+
+    /// Counts an execution for this many requests, by the nanoseconds of its three phases.
+    fn computed(
+        &mut self,
+        batch_size: usize,
+        ended: Time,
+        [input, infer, output]: [u64; 3],
+        requests: u64,
+    ) {
+        self.compute_input.add(requests, input * requests);
+        self.compute_infer.add(requests, infer * requests);
+        self.compute_output.add(requests, output * requests);
+        let phases = [
+            (Phase::ComputeInput, input),
+            (Phase::ComputeInfer, infer),
+            (Phase::ComputeOutput, output),
+        ];
+        self.distribute(ended, phases, requests);
+        self.inference_count += batch_size as u64;
+        self.execution_count += 1;
+        self.last_inference = Some(ended);
+        let batch = self.batch(batch_size);
+        batch.compute_input.add(1, input);
+        batch.compute_infer.add(1, infer);
+        batch.compute_output.add(1, output);
     }
 
     /// Records durations, each for this many requests.

@@ -19,6 +19,7 @@ fn load(name: &str) -> ManagementCall {
     ManagementCall::Load {
         target: named(name),
         overrides: LoadOverrides::default(),
+        reports_missing: true,
     }
 }
 
@@ -30,6 +31,7 @@ fn load_with(name: &str, config: &str) -> ManagementCall {
             files: Vec::new(),
             charge: None,
         },
+        reports_missing: true,
     }
 }
 
