@@ -97,7 +97,7 @@ def test_f25_broken_files_are_errors(repository, data):
         ('platform: "onnxruntime_onnx" backend: "embedded"', ["unexpected 'platform' and 'backend' pair"]),
         ('platform: "tensorflow_savedmodel"', ["unexpected platform type 'tensorflow_savedmodel'"]),
         ('backend: "onnxruntim"', ["onnxruntim", "onnxruntime"]),
-        ('platform: "ensemble"', ["ensemble", "not supported yet"]),
+        ('platform: "ensemble"', ["ensemble scheduling must be set for ensemble 'm'"]),
         ("max_batch_size: -1", ["max_batch_size"]),
     ],
 )

@@ -3,7 +3,6 @@
 import json
 import signal
 import socket
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -372,9 +371,9 @@ def test_s54_so_many_requests_are_under_way(repository):
         extra=parameter("max_queue_size", 1),
     )
     with Server(repository) as server, ThreadPoolExecutor(4) as pool:
-        sockets = []
-        for _ in range(2):
-            sockets.append(ask(server, "e"))
+        sockets = [ask(server, "e")]
+        server.wait_until(lambda: runs_now(server, "slow_0_0"))
+        sockets.append(ask(server, "e"))
         wait_pending(server, "slow", 1)
         waits = pool.submit(infer, server, "e", row(1), parameters={"timeout": 200_000})
         wait_pending(server, "e", 1)
@@ -423,6 +422,18 @@ def test_s54_a_full_queue_of_a_step_is_the_ensembles_error(repository):
         assert error(answer) == "in ensemble 'e', Exceeds maximum queue size"
         for connection in sockets:
             connection.close()
+
+
+def test_s54_a_request_with_time_left_waits_for_room_in_a_steps_queue(repository):
+    repository.mock("slow", parameter("max_queue_size", 1), latency_us=100_000)
+    repository.onnx("one", plus(1))
+    ensemble(repository, step("one", "x=in", "y=middle"), step("slow", "x=middle", "y=out"))
+    with Server(repository) as server, ThreadPoolExecutor(6) as pool:
+        calls = [pool.submit(infer, server, "e", row(1), parameters={"timeout": 60_000_000}) for _ in range(6)]
+        assert [call.result().status for call in calls] == [200] * 6
+        assert counts(server, "slow")[2] == 6 == counts(server, "e")[2]
+        # Four of them at least were refused at first: one runs, one waits.
+        assert metric(server, "request_failure", model="slow", reason="REJECTED") >= 4
 
 
 CHOICE = 'input { name: "go" data_type: TYPE_BOOL dims: [ 1 ] }'

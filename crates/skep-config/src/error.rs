@@ -193,11 +193,8 @@ impl ConfigError {
             | Self::UnknownField { field, .. }
             | Self::Repeated { field, .. }
             | Self::Json { field, .. }
-            | Self::Invalid { field, .. } => field,
-            // An unsupported value follows its field: `platform: "ensemble"`.
-            Self::Unsupported { field, .. } => field
-                .split_once(':')
-                .map_or(field.as_str(), |(field, _)| field),
+            | Self::Invalid { field, .. }
+            | Self::Unsupported { field, .. } => field,
             Self::Signature { tensor, .. } => tensor,
             Self::Parameter { .. } => "parameters",
             Self::BackendFlag { .. } => "",

@@ -6,6 +6,9 @@ use skep_backend::BackendError;
 use skep_config::{ConfigError, Position};
 use skep_tensor::OverBudget;
 
+/// Triton's words for a queue that holds as many requests as it may.
+pub(crate) const QUEUE_FULL: &str = "Exceeds maximum queue size";
+
 /// The kind of a failure. The edge has one table that turns it into a status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -69,6 +72,11 @@ impl RuntimeError {
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
         self.kind
+    }
+
+    /// Whether a model's queue had no room for a request.
+    pub(crate) fn is_queue_full(&self) -> bool {
+        self.kind == ErrorKind::Unavailable && self.message == QUEUE_FULL
     }
 
     /// The same failure, at this place in a file.

@@ -16,7 +16,7 @@ use skep_weights::Baked;
 
 use crate::{
     Backends, LoadOptions, Repository, RuntimeError,
-    loading::{Draft, Plan, draft, request},
+    loading::{Draft, ModelPlan, draft, request},
     repository::{self, source::ModelSource},
     serving::instances::CopyTerms,
 };
@@ -109,8 +109,8 @@ fn model(directory: &Path, options: &LoadOptions, backends: &Backends) -> Vec<Ba
         let draft = Draft::new(&name, source, proto)?;
         let versions = draft.versions.clone();
         match draft.plan(options, backends)? {
-            Plan::Instances(plan) => Ok((plan, versions)),
-            Plan::Ensemble(_) => Err(RuntimeError::invalid(
+            ModelPlan::Instances(plan) => Ok((plan, versions)),
+            ModelPlan::Ensemble(_) => Err(RuntimeError::invalid(
                 "an ensemble has no weights to bake: bake the models of its steps",
             )),
         }

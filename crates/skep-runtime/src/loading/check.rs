@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use skep_config::{FieldPositions, ModelConfig, Notice, Position};
+use skep_config::{Ensemble, FieldPositions, ModelConfig, Notice, Position};
 use skep_proto::inference;
 use skep_types::{ModelName, ModelVersion};
 
@@ -32,6 +32,8 @@ pub struct ModelCheck {
     pub config: Option<inference::ModelConfig>,
     /// The latency objective, if the configuration has one.
     pub objective: Option<Duration>,
+    /// Its steps, if it is an ensemble.
+    pub ensemble: Option<Ensemble>,
 }
 
 /// An error or warning about a model.
@@ -81,6 +83,7 @@ pub fn check(
             warnings: Vec::new(),
             config: None,
             objective: None,
+            ensemble: None,
         };
         ModelChecker {
             id,
@@ -235,6 +238,7 @@ impl ModelChecker<'_> {
         let config = plan.config();
         self.found.config = Some(config.proto().clone());
         self.found.objective = config.latency_objective();
+        self.found.ensemble = config.ensemble().cloned();
         self.notices(plan.notices(), places);
         let parts = RepositoryParts {
             repository: self.repository,

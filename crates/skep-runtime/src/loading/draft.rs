@@ -34,14 +34,14 @@ pub(crate) struct Draft {
 }
 
 /// A model whose configuration is valid, before its versions are loaded.
-pub(crate) enum Plan {
+pub(crate) enum ModelPlan {
     /// Instances run it.
-    Instances(LoadPlan),
+    Instances(Box<LoadPlan>),
     /// Its steps are requests to other models.
     Ensemble(EnsemblePlan),
 }
 
-impl Plan {
+impl ModelPlan {
     pub(crate) fn config(&self) -> &Arc<ModelConfig> {
         match self {
             Self::Instances(plan) => &plan.config,
@@ -137,12 +137,13 @@ impl Draft {
         self,
         options: &LoadOptions,
         backends: &Backends,
-    ) -> Result<Plan, RuntimeError> {
+    ) -> Result<ModelPlan, RuntimeError> {
         if self.is_ensemble() {
-            return self.plan_ensemble(options).map(Plan::Ensemble);
+            return self.plan_ensemble(options).map(ModelPlan::Ensemble);
         }
         let backend = self.choose(backends)?;
-        self.plan_on(backend, options).map(Plan::Instances)
+        self.plan_on(backend, options)
+            .map(|plan| ModelPlan::Instances(Box::new(plan)))
     }
 
     /// Whether the configuration is that of an ensemble, which has no backend.

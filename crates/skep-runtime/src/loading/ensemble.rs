@@ -7,7 +7,7 @@ use skep_types::{ModelSignature, ModelVersion, TensorSpec};
 
 use crate::{
     LoadOptions, LoadedVersion, Repository, RuntimeError,
-    loading::{Backends, Draft, Plan, plan::with_cache},
+    loading::{Backends, Draft, ModelPlan, plan::with_cache},
     repository::{ModelId, source::ModelSource},
     serving::{
         ensemble::{
@@ -195,7 +195,7 @@ impl PartConfigs for RepositoryParts<'_> {
     }
 }
 
-impl Plan {
+impl ModelPlan {
     /// The configuration of a version, checked against its file.
     fn config_of(&self, version: ModelVersion) -> Result<Arc<ModelConfig>, RuntimeError> {
         match self {

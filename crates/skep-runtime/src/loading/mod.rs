@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Source -> Draft      configuration read, versions chosen
-//!        -> Plan       configuration validated: LoadPlan, with a backend and completed from the model's file, or EnsemblePlan
+//!        -> ModelPlan  configuration validated: LoadPlan, with a backend and completed from the model's file, or EnsemblePlan
 //!        -> LoadedVersion, one for each version: file opened, weights loaded, instances started and warmed up
 //! ```
 //!
@@ -28,7 +28,7 @@ mod request;
 pub use backends::{BackendEntry, Backends};
 pub use bake_ahead::{BakeOutcome, Bakeable, bake, bakeable};
 pub use check::{CheckFinding, ModelCheck, check};
-pub(crate) use draft::{Draft, Plan};
+pub(crate) use draft::{Draft, ModelPlan};
 pub(crate) use ensemble::{EnsemblePlan, RepositoryParts};
 pub(crate) use live::run_terms;
 pub use live::{ModelProfiles, ProfiledModel};

@@ -18,7 +18,7 @@ use skep_types::ModelVersion;
 
 use crate::{
     error::{ErrorKind, RuntimeError},
-    loading::{Draft, Plan},
+    loading::{Draft, ModelPlan},
     models::{
         ensembles::RuntimeParts,
         records::{ModelRecord, VersionState},
@@ -228,7 +228,7 @@ impl Runtime {
     fn load_version(
         self: &Arc<Self>,
         id: &ModelId,
-        plan: &Plan,
+        plan: &ModelPlan,
         version: ModelVersion,
     ) -> Result<(Option<u64>, Arc<LoadedVersion>), RuntimeError> {
         let serving = self.serving(id).remove(&version);
@@ -241,8 +241,8 @@ impl Runtime {
         let options = &self.options.load;
         let namespace = id.namespace.clone();
         let ready = match plan {
-            Plan::Instances(plan) => plan.load(version, options, namespace, on_gone),
-            Plan::Ensemble(plan) => {
+            ModelPlan::Instances(plan) => plan.load(version, options, namespace, on_gone),
+            ModelPlan::Ensemble(plan) => {
                 let models = Arc::new(RuntimeParts(Arc::downgrade(self)));
                 plan.load(version, options, namespace, models, on_gone())
             }

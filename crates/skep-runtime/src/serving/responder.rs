@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use crate::{
     error::RuntimeError,
     serving::{
-        driver::requests::Handover,
+        driver::{requests::Handover, room::QueueRoom},
         job::{InferOutcome, Job},
         request::InferResponse,
         response_cache::{PendingEntry, VersionCacheReport},
@@ -92,6 +92,9 @@ pub(crate) trait Responder: fmt::Debug + Send + Sync {
 
     /// Requests that wait.
     fn pending(&self) -> usize;
+
+    /// Where a request can wait outside of the full queue; `None` if nothing tells when it has room.
+    fn room(&self) -> Option<&QueueRoom>;
 
     /// The tensors of the store that it uses, each with its bytes.
     fn stored_tensors(&self) -> Vec<(Digest, u64)>;

@@ -40,6 +40,7 @@ const SOURCES: &[PageSource] = &sources![
     "README.md",
     "reports/allocators.md",
     "residency.md",
+    "ensembles.md",
     "response-cache.md",
     "sandboxes.md",
     "security.md",

@@ -1,11 +1,14 @@
 //! `skep check`: what is wrong with the models of a repository, said before they are served.
 
-use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode, sync::Arc, thread, time::Duration};
+use std::{
+    collections::BTreeMap, num::NonZeroUsize, path::PathBuf, process::ExitCode, sync::Arc, thread,
+    time::Duration,
+};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
-use skep_config::{BackendSetting, parse_backend_config};
+use skep_config::{BackendSetting, Ensemble, EnsembleStep, parse_backend_config};
 use skep_runtime::{
     CheckFinding, LayoutFinding, LoadOptions, MetricsOptions, ModelCheck, Repository,
 };
@@ -156,6 +159,11 @@ fn print(checks: &[ModelCheck], format: ConfigFormat) -> Result<(), OutputError>
             versions(check)
         );
         outln!("{}", line.trim_end())?;
+        if let Some(ensemble) = &check.ensemble {
+            for line in drawing(ensemble) {
+                outln!("  {line}")?;
+            }
+        }
         for finding in &check.errors {
             print_finding(&colours.paint(Colour::Red, "error:"), finding)?;
         }
@@ -178,6 +186,54 @@ fn print(checks: &[ModelCheck], format: ConfigFormat) -> Result<(), OutputError>
     let failed = checks.iter().filter(|c| !c.errors.is_empty()).count();
     let models = if checks.len() == 1 { "model" } else { "models" };
     outln!("{} {models}, {failed} failed", checks.len())
+}
+
+/// The steps of an ensemble, a line each, in the order in which they can run. Those of a round may run at once.
+fn drawing(ensemble: &Ensemble) -> Vec<String> {
+    let models = ensemble
+        .steps
+        .iter()
+        .map(|step| letters(step.model.as_str()));
+    let width = models.max().unwrap_or_default();
+    let mut lines = Vec::new();
+    for (round, steps) in ensemble.rounds().iter().enumerate() {
+        for (place, step) in steps.iter().enumerate() {
+            let head = match place {
+                0 => format!("round {}", round + 1),
+                _ => String::new(),
+            };
+            lines.push(format!(
+                "{head:9}step {step}  {}",
+                step_text(&ensemble.steps[*step], width)
+            ));
+        }
+    }
+    lines
+}
+
+/// `model  a, b -> c, if go, priority 1`.
+fn step_text(step: &EnsembleStep, width: usize) -> String {
+    let names = |map: &BTreeMap<String, String>| {
+        let names: Vec<&str> = map.values().map(String::as_str).collect();
+        names.join(", ")
+    };
+    let model = step.model.as_str();
+    let mut text = format!(
+        "{model:width$}  {} -> {}",
+        names(&step.inputs),
+        names(&step.outputs)
+    );
+    if let Some(condition) = &step.condition {
+        let not = if condition.expected { "" } else { "not " };
+        text += &format!(", if {not}{}", condition.tensor);
+    }
+    if let Some(priority) = step.priority {
+        text += &format!(", priority {priority}");
+    }
+    if let Some(timeout) = step.timeout {
+        text += &format!(", within {} ms", milliseconds(timeout));
+    }
+    text
 }
 
 fn versions(check: &ModelCheck) -> String {

@@ -7,13 +7,10 @@ use skep_scheduler::{Ordering, RejectReason};
 
 use crate::{
     clock,
-    error::{ErrorKind, RuntimeError},
+    error::{ErrorKind, QUEUE_FULL, RuntimeError},
     serving::job::{InferOutcome, InferReply, InferWaiter, Job},
     statistics::{FailureReason, recorder::Statistics},
 };
-
-/// Triton's words for a queue that holds as many requests as it may.
-pub(super) const QUEUE_FULL: &str = "Exceeds maximum queue size";
 
 /// The way out of a model version.
 pub(super) struct AnswerSink {

@@ -137,6 +137,7 @@ impl Driver {
         // Changed only here, under the lock.
         let before = self.waiting.load(Ordering::Relaxed);
         self.waiting.store(after, Ordering::Relaxed);
+        self.room.freed(before.saturating_sub(after));
         self.limit.count(before, after)
     }
 

@@ -20,6 +20,7 @@ mod mailboxes;
 mod parallelism;
 mod reports;
 pub(crate) mod requests;
+pub(crate) mod room;
 pub(crate) mod scheduling;
 mod state;
 
@@ -35,8 +36,8 @@ use skep_scheduler::{Batch, Policy, PolicySnapshot, Scheduler};
 use skep_types::Time;
 
 use self::{
-    answers::AnswerSink, mailboxes::Mailboxes, parallelism::Parallelism, scheduling::Scheduling,
-    state::DriverState,
+    answers::AnswerSink, mailboxes::Mailboxes, parallelism::Parallelism, room::QueueRoom,
+    scheduling::Scheduling, state::DriverState,
 };
 use crate::{
     clock,
@@ -59,6 +60,8 @@ pub(crate) struct Driver {
     mailboxes: Mailboxes,
     answers: AnswerSink,
     waiting: AtomicUsize,
+    /// For requests that wait outside of the full queue.
+    pub(crate) room: QueueRoom,
     /// The bound on requests that wait on the node.
     limit: Arc<WaitingLimit>,
     /// Set if executions need slots of a device.
@@ -122,6 +125,7 @@ impl Driver {
             mailboxes: Mailboxes::default(),
             answers,
             waiting: AtomicUsize::new(0),
+            room: QueueRoom::default(),
             limit,
             last_run_ns: AtomicU64::new(u64::MAX),
             alive_instances: AtomicUsize::new(0),

@@ -5,9 +5,10 @@ use std::{sync::atomic::Ordering, time::Duration};
 use skep_scheduler::{Input, InstanceId, Output, Outputs, RejectReason, Request, RequestId};
 use skep_types::Time;
 
-use super::{Driver, JobBatch, answers::QUEUE_FULL};
+use super::{Driver, JobBatch};
 use crate::{
     clock,
+    error::QUEUE_FULL,
     serving::{job::Job, request::InferResponse},
 };
 

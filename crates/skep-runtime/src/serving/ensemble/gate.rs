@@ -11,7 +11,7 @@ use std::{
 use skep_host::lock;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::error::{ErrorKind, RuntimeError};
+use crate::error::{ErrorKind, QUEUE_FULL, RuntimeError};
 
 /// The requests of an ensemble: those under way, and those that wait for a place.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl EnsembleGate {
     ) -> Result<SemaphorePermit<'a>, RuntimeError> {
         let waiter = WaitCount::new(&self.waiting);
         if waiter.others >= self.max_waiting {
-            return Err(unavailable("Exceeds maximum queue size"));
+            return Err(unavailable(QUEUE_FULL));
         }
         let place = match timeout {
             None => places.acquire().await,

@@ -28,6 +28,7 @@ use crate::{
     error::{ErrorKind, RuntimeError},
     serving::{
         LoadedVersion,
+        driver::room::QueueRoom,
         interface::Interface,
         job::{InferOutcome, Job, PreparedRequest},
         request::{InferResponse, NamedTensor, Timing},
@@ -383,6 +384,10 @@ impl Responder for EnsembleResponder {
 
     fn pending(&self) -> usize {
         self.gate.waiting()
+    }
+
+    fn room(&self) -> Option<&QueueRoom> {
+        None
     }
 
     fn stored_tensors(&self) -> Vec<(Digest, u64)> {

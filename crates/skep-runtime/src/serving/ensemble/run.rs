@@ -1,6 +1,12 @@
 //! One request on its way through the steps.
 
-use std::{future::Future, future::poll_fn, pin::Pin, sync::Arc, task::Poll, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use skep_tensor::{Charge, Tensor};
 use skep_types::Time;
@@ -15,6 +21,9 @@ use crate::{
         request::{InferRequest, InferResponse, Timing},
     },
 };
+
+/// 0 would mean no timeout.
+const LEAST_TIMEOUT: Duration = Duration::from_micros(1);
 
 /// What the steps of a request took together.
 #[derive(Debug, Default)]
@@ -112,17 +121,49 @@ impl EnsembleRun<'_> {
                 .unwrap_or_default(),
             charge: self.charge.clone(),
         };
-        part.infer(request).await
+        self.infer(&part, request).await
+    }
+
+    /// Makes a step's request. If the part's queue is full, a request with a timeout waits outside of it: it has come too
+    /// far to be refused while there is time left.
+    async fn infer(
+        &self,
+        part: &LoadedVersion,
+        request: InferRequest,
+    ) -> Result<InferResponse, RuntimeError> {
+        let (Some(_), Some(room)) = (self.timeout, part.responder.room()) else {
+            return part.infer(request).await;
+        };
+        let mut refusal = match part.infer(request.clone()).await {
+            Err(error) if error.is_queue_full() => error,
+            outcome => return outcome,
+        };
+        let waiter = room.waiter();
+        while let Some(left) = self.time_left(None).filter(|left| *left > LEAST_TIMEOUT) {
+            let mut place = pin!(waiter.place());
+            // From here on no place is missed.
+            place.as_mut().enable();
+            let again = InferRequest {
+                timeout: self.time_left(request.timeout),
+                ..request.clone()
+            };
+            refusal = match part.infer(again).await {
+                Err(error) if error.is_queue_full() => error,
+                outcome => return outcome,
+            };
+            if tokio::time::timeout(left, place).await.is_err() {
+                break;
+            }
+        }
+        Err(refusal)
     }
 
     /// How long a step may wait: its own timeout, and what is left of the request's.
     fn time_left(&self, of_step: Option<Duration>) -> Option<Duration> {
-        // 0 would mean no timeout.
-        const LEAST: Duration = Duration::from_micros(1);
         let waited = clock::now().since(self.arrived);
         let left = self
             .timeout
-            .map(|timeout| timeout.saturating_sub(waited).max(LEAST));
+            .map(|timeout| timeout.saturating_sub(waited).max(LEAST_TIMEOUT));
         match (left, of_step) {
             (Some(left), Some(own)) => Some(left.min(own)),
             (left, own) => left.or(own),

@@ -23,7 +23,7 @@ use crate::{
     repository::ModelId,
     serving::{
         cpu_devices::{CpuDevices, DeviceClaim},
-        driver::Driver,
+        driver::{Driver, room::QueueRoom},
         instances::{
             copies::{CopyTerms, ModelCopies},
             members::{
@@ -355,6 +355,10 @@ impl Responder for InstancePool {
 
     fn pending(&self) -> usize {
         self.driver.waiting()
+    }
+
+    fn room(&self) -> Option<&QueueRoom> {
+        Some(&self.driver.room)
     }
 
     fn stored_tensors(&self) -> Vec<(Digest, u64)> {

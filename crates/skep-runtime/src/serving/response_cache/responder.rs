@@ -18,6 +18,7 @@ use crate::{
     clock,
     error::RuntimeError,
     serving::{
+        driver::room::QueueRoom,
         job::Job,
         request::InferResponse,
         responder::{Responder, RunShape, Submission},
@@ -138,6 +139,10 @@ impl Responder for CachedResponder {
 
     fn pending(&self) -> usize {
         self.inner.pending()
+    }
+
+    fn room(&self) -> Option<&QueueRoom> {
+        self.inner.room()
     }
 
     fn stored_tensors(&self) -> Vec<(Digest, u64)> {

@@ -1,6 +1,6 @@
 //! How tensors flow through an ensemble: each is written once and used, and no step waits for itself.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::EnsembleStep;
 use crate::{
@@ -37,8 +37,7 @@ pub(super) fn check(
     }
     let checker = FlowChecker { ensemble, steps };
     for (index, step) in steps.iter().enumerate() {
-        let conditions = step.condition.iter().map(|condition| &condition.tensor);
-        for tensor in step.inputs.values().chain(conditions) {
+        for tensor in step.reads() {
             let field = format!("ensemble_scheduling.step[{index}].input_map");
             checker.read(&mut tensors, tensor, &format!("step {index}"), field)?;
         }
@@ -50,7 +49,7 @@ pub(super) fn check(
     for (name, tensor) in &tensors {
         checker.tensor(name, tensor)?;
     }
-    checker.circle(&tensors)
+    checker.circle()
 }
 
 struct FlowChecker<'a> {
@@ -130,35 +129,44 @@ impl<'a> FlowChecker<'a> {
     }
 
     /// Refuses steps that wait for each other.
-    fn circle(&self, tensors: &BTreeMap<&str, TensorFlow>) -> Result<(), ConfigError> {
-        let mut left: BTreeSet<usize> = (0..self.steps.len()).collect();
-        loop {
-            let waits = |step: &usize| {
-                let step = &self.steps[*step];
-                let conditions = step.condition.iter().map(|condition| &condition.tensor);
-                let mut read = step.inputs.values().chain(conditions);
-                read.any(|tensor| {
-                    let writers = &tensors[tensor.as_str()].writers;
-                    writers.iter().any(|writer| left.contains(writer))
-                })
-            };
-            let waiting: BTreeSet<usize> = left.iter().copied().filter(waits).collect();
-            if waiting.is_empty() {
-                return Ok(());
-            }
-            if waiting.len() == left.len() {
-                let steps: Vec<String> = waiting
-                    .iter()
-                    .map(|step| format!("{step} ('{}')", self.steps[*step].model))
-                    .collect();
-                let reason = format!(
-                    "steps of ensemble '{}' wait for each other's tensors: {}",
-                    self.ensemble,
-                    steps.join(", ")
-                );
-                return Err(self.error(waiting.first().copied(), "input_map", reason));
-            }
-            left = waiting;
-        }
+    fn circle(&self) -> Result<(), ConfigError> {
+        let Err(waiting) = rounds(self.steps) else {
+            return Ok(());
+        };
+        let steps: Vec<String> = waiting
+            .iter()
+            .map(|step| format!("{step} ('{}')", self.steps[*step].model))
+            .collect();
+        let reason = format!(
+            "steps of ensemble '{}' wait for each other's tensors: {}",
+            self.ensemble,
+            steps.join(", ")
+        );
+        Err(self.error(waiting.first().copied(), "input_map", reason))
     }
+}
+
+/// The steps in rounds: each step comes in the round after those whose tensors it reads.
+///
+/// # Errors
+/// The steps that wait for each other, or for such steps.
+pub(super) fn rounds(steps: &[EnsembleStep]) -> Result<Vec<Vec<usize>>, Vec<usize>> {
+    let mut left: Vec<usize> = (0..steps.len()).collect();
+    let mut rounds = Vec::new();
+    while !left.is_empty() {
+        let waits = |step: &usize| {
+            let mut writers = left.iter().map(|writer| &steps[*writer]);
+            writers.any(|writer| {
+                let mut written = writer.outputs.values();
+                written.any(|tensor| steps[*step].reads().any(|read| read == tensor))
+            })
+        };
+        let (waiting, round): (Vec<usize>, Vec<usize>) = left.iter().partition(|step| waits(step));
+        if round.is_empty() {
+            return Err(waiting);
+        }
+        rounds.push(round);
+        left = waiting;
+    }
+    Ok(rounds)
 }

@@ -48,6 +48,23 @@ pub struct EnsembleStep {
     pub timeout: Option<Duration>,
 }
 
+impl EnsembleStep {
+    /// The tensors of the ensemble that have to be known before it starts.
+    pub fn reads(&self) -> impl Iterator<Item = &String> {
+        let conditions = self.condition.iter().map(|condition| &condition.tensor);
+        self.inputs.values().chain(conditions)
+    }
+}
+
+impl Ensemble {
+    /// The steps, by their numbers, in rounds: each comes after those whose tensors it reads. Steps of a round may run at
+    /// once.
+    #[must_use]
+    pub fn rounds(&self) -> Vec<Vec<usize>> {
+        flow::rounds(&self.steps).unwrap_or_default()
+    }
+}
+
 /// A condition on a tensor of the ensemble, which is true if any of its elements is true or not zero.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StepCondition {
@@ -119,7 +136,15 @@ pub(in crate::fields) fn review(proto: &inference::ModelConfig) -> Result<(), Co
         let reason = format!(
             "ensemble scheduling must be set for ensemble '{name}' whose platform is {ENSEMBLE_PLATFORM}"
         );
-        return refuse("platform", reason);
+        return Err(ConfigError::Invalid {
+            model: name.clone(),
+            field: "platform".to_owned(),
+            reason,
+            hint: Some(
+                "write the steps in `ensemble_scheduling { step [ ... ] }`, or remove the platform"
+                    .to_owned(),
+            ),
+        });
     }
     for (field, is_set, what) in [
         (

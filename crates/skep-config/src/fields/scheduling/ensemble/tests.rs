@@ -59,6 +59,7 @@ fn steps_are_read_in_their_order() {
     assert_eq!((&*condition.tensor, condition.expected), ("in", false));
     assert!(a.condition.as_ref().is_some_and(|one| one.expected));
     assert_eq!(b.inputs["x"], "middle");
+    assert_eq!(ensemble.rounds(), [[1], [0]]);
     // What clients are shown can be sent back.
     let model = ModelName::new("e").expect("a name");
     let shown = config.proto().clone();
