@@ -375,7 +375,7 @@ fn watch(allocator: &Arc<InstanceAllocator>) {
     }
 }
 
-/// Trims the allocators that are idle at `now`; false once there are none.
+/// Trims the allocators that are idle at `now`. Returns whether any allocator is left to look after.
 fn trim_idle(now: Instant) -> bool {
     let mut watched = lock(&WATCHED);
     watched.allocators.retain(|weak| weak.strong_count() > 0);

@@ -8,9 +8,9 @@
 use crate::{
     budget::{Budget, WorkMeter},
     exact::BoundedPiece,
-    local::SplitMix,
     neighbours::Neighbours,
     problem::{Buffer, Problem},
+    splitmix::SplitMix,
 };
 
 /// The weight of a buffer that must not move: more than all others together.

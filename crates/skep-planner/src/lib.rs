@@ -58,6 +58,7 @@ pub mod offsets;
 mod pieces;
 mod plan;
 mod problem;
+mod splitmix;
 mod strategy;
 mod timeline;
 mod usage_records;

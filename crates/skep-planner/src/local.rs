@@ -8,6 +8,7 @@ use crate::{
     offsets::{self, IDLE_COSTS, Placement, PlacementOrder},
     plan::OffsetPlan,
     problem::{Buffer, Problem},
+    splitmix::SplitMix,
     timeline,
 };
 
@@ -209,17 +210,4 @@ fn around_core(
         .ok()
         .and_then(|fixed| offsets::best_fit(&fixed, PlacementOrder::Size.of(&fixed), budget));
     (plan, nodes)
-}
-
-/// A splitmix generator: the same tries every time.
-pub(crate) struct SplitMix(pub(crate) u64);
-
-impl SplitMix {
-    pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut value = self.0;
-        value = (value ^ (value >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        value = (value ^ (value >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (value ^ (value >> 31)) % limit
-    }
 }

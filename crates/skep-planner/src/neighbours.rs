@@ -89,7 +89,7 @@ fn entries(problem: &Problem, stride: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{local::SplitMix, problem::Buffer};
+    use crate::{problem::Buffer, splitmix::SplitMix};
 
     #[test]
     fn each_neighbour_is_found_once() {

@@ -4,6 +4,7 @@ use std::{
     error::Error,
     ffi::OsString,
     num::{IntErrorKind, ParseFloatError, ParseIntError},
+    path::Path,
 };
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -29,9 +30,29 @@ impl Cli {
     /// For a wrong command line, and for one that asks for help.
     pub(crate) fn read(arguments: impl Iterator<Item = OsString>) -> Result<Self, clap::Error> {
         let mut command = with_negative_numbers(Self::command());
-        let matches = command.try_get_matches_from_mut(arguments)?;
+        let matches = command.try_get_matches_from_mut(as_skep(arguments))?;
         Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
     }
+}
+
+/// The name that scripts and KServe start a Triton server by.
+const TRITON: &str = "tritonserver";
+
+/// The command line of a process that was started as `tritonserver`, such as through a link, with flags alone:
+/// `skep serve` with these flags. Any other one stays as it is.
+fn as_skep(mut arguments: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    let name = arguments.next();
+    let mut arguments = arguments.peekable();
+    let is_triton = name.as_ref().is_some_and(|name| {
+        Path::new(name)
+            .file_name()
+            .is_some_and(|name| name == TRITON)
+    });
+    let has_flags_alone = arguments
+        .peek()
+        .is_none_or(|first| first.as_encoded_bytes().starts_with(b"-"));
+    let serve = (is_triton && has_flags_alone).then(|| OsString::from("serve"));
+    name.into_iter().chain(serve).chain(arguments)
 }
 
 /// The same command, whose flags take `-1` as their value, and lists `-1,2`: errors are then about the
@@ -125,6 +146,26 @@ mod tests {
     fn refused(line: &str) -> String {
         let arguments = line.split_whitespace().map(OsString::from);
         explain(&Cli::read(arguments).expect_err(line))
+    }
+
+    #[test]
+    fn a_server_that_is_called_tritonserver_serves() {
+        let read = |line: &str| Cli::read(line.split_whitespace().map(OsString::from));
+        let flags = "--model-store=/mnt/models --grpc-port=9000 --http-port=8080 --allow-grpc=true --allow-http=true";
+        for name in [
+            "tritonserver",
+            "/opt/tritonserver/bin/tritonserver",
+            "skep serve",
+        ] {
+            let cli = read(&format!("{name} {flags}")).expect(name);
+            assert!(matches!(cli.command, Command::Serve(_)), "{name}");
+        }
+        assert!(read(&format!("skep {flags}")).is_err());
+        assert!(read("tritonserver --no-such-flag").is_err());
+        assert!(
+            read("tritonserver check models").is_ok(),
+            "a command stays one"
+        );
     }
 
     #[test]

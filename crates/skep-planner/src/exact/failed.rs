@@ -3,6 +3,8 @@
 //! Two ways of stacking the same buffers often leave the same state: the same buffers without a place, with the same
 //! lowest addresses. Where one of them has failed, the other one will.
 
+use crate::splitmix::mixed;
+
 /// Hashes of failed states, each at the slot that its lowest bits name; a later one takes an earlier one's slot.
 #[derive(Clone, Default)]
 pub(crate) struct FailedStates {
@@ -65,13 +67,6 @@ impl StateHash {
     pub(crate) fn finish(self) -> u64 {
         mixed(self.0).max(1)
     }
-}
-
-/// The finisher of a splitmix generator.
-fn mixed(value: u64) -> u64 {
-    let value = (value ^ (value >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let value = (value ^ (value >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    value ^ (value >> 31)
 }
 
 #[cfg(test)]

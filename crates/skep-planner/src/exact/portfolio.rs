@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     budget::{Budget, JobRunner},
-    local::SplitMix,
+    splitmix::SplitMix,
     timeline::RangeMaximum,
 };
 

@@ -120,7 +120,8 @@ impl Network {
         (is_forward && !free && (self.count..2 * self.count).contains(&to)).then(|| to - self.count)
     }
 
-    /// Sends one more unit along the cheapest path, found layer by layer; false if there is none, or the caller ends it.
+    /// Sends one more unit along the cheapest path, which it finds layer by layer. Returns false if there is no path, or if
+    /// the meter's work is used up.
     fn augment(&mut self, meter: &mut WorkMeter<'_>) -> bool {
         let (source, sink) = (self.source(), self.source() + 1);
         let mut cost = vec![i64::MAX; self.from.len()];

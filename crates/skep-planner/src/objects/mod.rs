@@ -184,7 +184,7 @@ impl ObjectOccupancy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{local::SplitMix, problem::Buffer};
+    use crate::{problem::Buffer, splitmix::SplitMix};
 
     #[test]
     fn the_best_is_the_smaller_one_and_of_equals_the_one_by_size() {

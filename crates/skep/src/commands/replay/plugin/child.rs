@@ -30,7 +30,7 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Ok(answer) => answer,
         Err(error) => PluginAnswer::Failed(format!("{error:#}")),
     };
-    // The server that started it may be gone.
+    // The replay that started this process may have ended.
     let _ = answer.write_all(serde_json::to_string(&outcome)?.as_bytes());
     Ok(ExitCode::SUCCESS)
 }
