@@ -46,6 +46,7 @@ mod ordering;
 mod policy;
 mod prefix;
 mod scheduler;
+mod sequences;
 mod snapshot;
 mod sorted;
 mod variation;
@@ -54,10 +55,16 @@ mod waiting;
 pub use device::{DeviceShare, Grants, MAX_PASSES, MIN_TURN, ModelShareId};
 pub use instances::InstanceId;
 pub use message::{
-    Batch, BatchEnd, Input, Output, Outputs, Payload, RejectReason, Request, RequestId,
+    Batch, BatchEnd, BatchRows, Input, Output, Outputs, Payload, RejectReason, Request, RequestId,
 };
 pub use options::{Objective, Policy, SchedulerOptions, TritonPolicy};
 pub use ordering::Ordering;
 pub use scheduler::Scheduler;
-pub use skep_types::{ObjectivePolicy, Percentile, QueuePolicy, TimeoutAction};
-pub use snapshot::{PolicySnapshot, profile_sizes};
+pub use sequences::{
+    DirectPolicy, OldestPolicy, SequenceOptions, SequencePayload, SequenceScheduler,
+    SequenceStrategy,
+};
+pub use skep_types::{
+    CorrelationId, ObjectivePolicy, Percentile, QueuePolicy, SequenceStep, TimeoutAction,
+};
+pub use snapshot::{PolicySnapshot, SequenceCounts, profile_sizes};

@@ -46,6 +46,8 @@ pub enum Input<P> {
     Enqueue(Request<P>),
     /// The client has gone. Drops the request if it still waits; a running one continues.
     Cancel(RequestId),
+    /// The request that was enqueued last cannot be taken in after all. Drops it if it still waits.
+    Withdraw(RequestId),
     /// An instance joined and is free.
     InstanceReady(InstanceId),
     /// An instance finished its batch, after this long, and is free.
@@ -62,8 +64,10 @@ pub enum Input<P> {
         /// How long it took.
         duration: Duration,
     },
-    /// An instance died or was removed. Its owner answers the batch that it had.
+    /// An instance died or was removed, and its batch, if it had one, is answered.
     InstanceGone(InstanceId),
+    /// An instance gets no further batch. If it executes one, [`Input::InstanceGone`] follows when that is answered.
+    InstanceRetired(InstanceId),
     /// No instance can run, and it is unknown when one can: rejects all waiting requests. New ones are still accepted.
     RejectWaiting,
     /// Batches formed from now on have so many inferences at most, within the maximum of the options; at least 1. Without
@@ -84,13 +88,27 @@ pub struct Batch<P> {
     pub requests: Vec<Request<P>>,
     /// Why the batch is not larger.
     pub end: BatchEnd,
+    /// Where the requests lie in the batch, if it has rows without a request.
+    pub rows: Option<Box<BatchRows>>,
+}
+
+/// The rows of a batch of which each belongs to a sequence's slot. Each request has one row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BatchRows {
+    /// The row of each request, ascending.
+    pub of_requests: Vec<u32>,
+    /// All rows, those without a request included.
+    pub total: usize,
 }
 
 impl<P> Batch<P> {
-    /// The inferences in the batch.
+    /// The inferences in the batch, rows without a request included.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.requests.iter().map(|r| r.batch_size).sum()
+        match &self.rows {
+            Some(rows) => rows.total,
+            None => self.requests.iter().map(|r| r.batch_size).sum(),
+        }
     }
 }
 
@@ -115,11 +133,13 @@ pub enum BatchEnd {
     Deadline,
     /// It waited for more requests until deadlines left no time.
     Waited,
+    /// It has the requests of all sequence slots that are ready.
+    Slots,
 }
 
 impl BatchEnd {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::NoBatching,
         Self::QueueEmpty,
         Self::MaxBatchSize,
@@ -129,6 +149,7 @@ impl BatchEnd {
         Self::Cap,
         Self::Deadline,
         Self::Waited,
+        Self::Slots,
     ];
 
     /// Its name in metrics and logs.
@@ -144,6 +165,7 @@ impl BatchEnd {
             Self::Cap => "cap",
             Self::Deadline => "deadline",
             Self::Waited => "waited",
+            Self::Slots => "sequence_slots",
         }
     }
 }
@@ -188,6 +210,12 @@ pub enum RejectReason {
     Cancelled,
     /// No instance can run.
     NoInstance,
+    /// Its sequence is not live, and it does not start one.
+    NoStart,
+    /// Its sequence waited for a slot as long as it may.
+    SequenceTimedOut,
+    /// Another request of its sequence was cancelled.
+    SequenceCancelled,
 }
 
 /// What one call decided: rarely more than one thing, so the list stays off the heap.

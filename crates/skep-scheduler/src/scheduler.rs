@@ -162,13 +162,14 @@ impl<P: Payload> Scheduler<P> {
             last_batch: self.last_batch,
             rejected: self.rejected,
             delayed: self.delayed,
+            sequences: None,
         }
     }
 
     fn apply(&mut self, now: Time, input: Input<P>, outputs: &mut Outputs<P>) {
         match input {
             Input::Enqueue(request) => self.enqueue(now, request, outputs),
-            Input::Cancel(id) => {
+            Input::Cancel(id) | Input::Withdraw(id) => {
                 if let Some(position) = self.waiting.position_of(id) {
                     self.reject(position, RejectReason::Cancelled, outputs);
                 }
@@ -190,7 +191,9 @@ impl<P: Payload> Scheduler<P> {
                     engine.measured(batch_size, duration);
                 }
             }
-            Input::InstanceGone(instance) => self.instances.remove(instance),
+            Input::InstanceGone(instance) | Input::InstanceRetired(instance) => {
+                self.instances.remove(instance);
+            }
             Input::RejectWaiting => {
                 while let Some(position) = self.waiting.first() {
                     self.reject(position, RejectReason::NoInstance, outputs);
@@ -406,6 +409,7 @@ impl<P: Payload> Scheduler<P> {
             batch: Batch {
                 requests: batch,
                 end,
+                rows: None,
             },
         });
     }

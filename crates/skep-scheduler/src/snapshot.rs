@@ -27,6 +27,19 @@ pub struct PolicySnapshot {
     pub rejected: u64,
     /// Requests that were put behind all others of their level for the same reasons.
     pub delayed: u64,
+    /// The sequences, if requests belong to some.
+    pub sequences: Option<SequenceCounts>,
+}
+
+/// How many sequences there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SequenceCounts {
+    /// Slots that sequences have, or candidates.
+    pub used: usize,
+    /// Slots that sequences could get.
+    pub free: usize,
+    /// Sequences that wait for a slot.
+    pub waiting: usize,
 }
 
 /// The batch sizes of a profile: the powers of two below the maximum, and the maximum, which is at least 1.

@@ -588,6 +588,7 @@ fn snapshots() {
         last_batch: None,
         rejected: 0,
         delayed: 0,
+        sequences: None,
     };
     assert_eq!(Paper::watch("one_by_one=", ""), quiet);
     for (settings, target) in [

@@ -199,7 +199,11 @@ impl<'a, P: BatchPolicy + ?Sized> PolicyQueue<'a, P> {
         } else {
             BatchEnd::Cap
         };
-        let batch = Batch { requests, end };
+        let batch = Batch {
+            requests,
+            end,
+            rows: None,
+        };
         self.running[instance.0 as usize] = batch.size();
         outputs.push(Output::Dispatch { instance, batch });
     }

@@ -311,6 +311,9 @@ impl Paper {
                         RejectReason::Draining => "draining",
                         RejectReason::Cancelled => "cancelled",
                         RejectReason::NoInstance => "no instance",
+                        RejectReason::NoStart
+                        | RejectReason::SequenceTimedOut
+                        | RejectReason::SequenceCancelled => "for its sequence",
                     };
                     format!("{}!{reason}", request.payload.name)
                 }
