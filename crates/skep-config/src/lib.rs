@@ -58,6 +58,11 @@ pub use fields::{
         dynamic_batching::DynamicBatching,
         ensemble::{Ensemble, EnsembleStep, StepCondition, ensemble_parts, is_ensemble},
         objective::LatencyObjective,
+        sequence_batching::{
+            SequenceBatching, SlotStrategy,
+            controls::{ControlKind, FlagValues, SequenceControl},
+            states::{InitialData, SequenceState},
+        },
     },
     tensors::{InputConfig, OutputConfig, TensorConfig},
     version_policy::{VersionPolicy, version_policy},

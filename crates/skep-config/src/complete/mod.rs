@@ -66,6 +66,7 @@ pub fn complete(
     complete_batching(config, c, signature)?;
     let batched = config.max_batch_size > 0;
     let inputs = request_inputs(config, signature);
+    let outputs = response_outputs(config, signature);
     let model = c.model.as_str();
     TensorCompletion {
         model,
@@ -77,25 +78,42 @@ pub fn complete(
     TensorCompletion {
         model,
         side: "output",
-        specs: &signature.outputs,
+        specs: &outputs,
         batched,
     }
     .complete(&mut config.output)
 }
 
-/// The inputs that requests bring; the server computes those of `batch_input` from a batch.
+/// The inputs that requests bring; the server computes those of `batch_input` from a batch, and sets those of sequences.
 fn request_inputs(config: &inference::ModelConfig, signature: &ModelSignature) -> Vec<TensorSpec> {
-    let computed: Vec<&String> = config
-        .batch_input
-        .iter()
-        .flat_map(|batch_input| &batch_input.target_name)
-        .collect();
-    signature
-        .inputs
-        .iter()
-        .filter(|spec| !computed.contains(&&spec.name))
-        .cloned()
-        .collect()
+    let computed = config.batch_input.iter();
+    let computed = computed.flat_map(|batch_input| &batch_input.target_name);
+    let mut fed: Vec<&String> = computed.collect();
+    if let Some(SchedulingChoice::SequenceBatching(batching)) = &config.scheduling_choice {
+        fed.extend(batching.control_input.iter().map(|control| &control.name));
+        fed.extend(batching.state.iter().map(|state| &state.input_name));
+    }
+    without(&signature.inputs, &fed)
+}
+
+/// The outputs that responses have; states stay in the server.
+fn response_outputs(
+    config: &inference::ModelConfig,
+    signature: &ModelSignature,
+) -> Vec<TensorSpec> {
+    let kept: Vec<&String> = match &config.scheduling_choice {
+        // An output that is listed is wanted, state or not.
+        Some(SchedulingChoice::SequenceBatching(batching)) if config.output.is_empty() => {
+            batching.state.iter().map(|s| &s.output_name).collect()
+        }
+        _ => Vec::new(),
+    };
+    without(&signature.outputs, &kept)
+}
+
+fn without(specs: &[TensorSpec], names: &[&String]) -> Vec<TensorSpec> {
+    let others = specs.iter().filter(|spec| !names.contains(&&spec.name));
+    others.cloned().collect()
 }
 
 fn complete_identity(config: &mut inference::ModelConfig, c: &Completion<'_>) {

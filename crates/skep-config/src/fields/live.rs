@@ -75,6 +75,9 @@ pub(crate) fn check(proto: &inference::ModelConfig) -> Result<(), ConfigError> {
             let field = "dynamic_batching.preferred_batch_size";
             refuse(field.to_owned(), "the size of batches")
         }
+        Some(SchedulingChoice::SequenceBatching(_)) => {
+            refuse("sequence_batching".to_owned(), "the size of batches")
+        }
         _ => Ok(()),
     }
 }

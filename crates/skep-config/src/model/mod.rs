@@ -20,7 +20,9 @@ use crate::{
         ragged::{BatchInput, BatchOutput, RaggedBatching},
         residency::ModelResidency,
         response_cache::ResponseCaching,
-        scheduling::{SchedulerConfig, ensemble::Ensemble, objective},
+        scheduling::{
+            SchedulerConfig, ensemble::Ensemble, objective, sequence_batching::SequenceBatching,
+        },
         tensors::{InputConfig, OutputConfig},
         version_policy::VersionPolicy,
         warmup::Warmup,
@@ -128,10 +130,26 @@ impl ModelConfig {
         &self.ragged.outputs
     }
 
+    /// The sequence batcher's settings, if requests belong to sequences.
+    #[must_use]
+    pub const fn sequences(&self) -> Option<&SequenceBatching> {
+        match &self.scheduler {
+            SchedulerConfig::Sequence(batching) => Some(batching),
+            _ => None,
+        }
+    }
+
     /// The names of all inputs of a run: first those of requests, then those that the server computes.
     pub fn fed_inputs(&self) -> impl Iterator<Item = &str> {
+        let requests = self.inputs.iter().map(|input| &*input.name);
         let computed = self.ragged.inputs.iter().map(|input| &*input.name);
-        self.inputs.iter().map(|input| &*input.name).chain(computed)
+        let (controls, states) = match self.sequences() {
+            Some(batching) => (&*batching.controls, &*batching.states),
+            None => (&[][..], &[][..]),
+        };
+        let controls = controls.iter().map(|control| &*control.name);
+        let states = states.iter().map(|state| &*state.input.name);
+        requests.chain(computed).chain(controls).chain(states)
     }
 
     /// The input called `name`.

@@ -7,7 +7,9 @@ use skep_types::{DataType, Dims, ModelSignature, TensorSpec};
 use super::ModelConfig;
 use crate::{
     error::ConfigError,
-    fields::{ragged::BatchInput, tensors::TensorConfig},
+    fields::{
+        ragged::BatchInput, scheduling::sequence_batching::SequenceBatching, tensors::TensorConfig,
+    },
 };
 
 impl ModelConfig {
@@ -107,6 +109,9 @@ fn check_signature(config: &ModelConfig, signature: &ModelSignature) -> Result<(
     for input in config.batch_inputs() {
         check_batch_input(model, input, &signature.inputs)?;
     }
+    if let Some(batching) = config.sequences() {
+        check_sequences(config, batching, signature)?;
+    }
     for tensor in config.outputs() {
         let scattered = config
             .batch_outputs()
@@ -165,6 +170,32 @@ fn check_input_count(config: &ModelConfig, signature: &ModelSignature) -> Result
         ),
         hint: Some(hint),
     })
+}
+
+/// Checks that the model has the inputs and outputs of sequences.
+fn check_sequences(
+    config: &ModelConfig,
+    batching: &SequenceBatching,
+    signature: &ModelSignature,
+) -> Result<(), ConfigError> {
+    let check = |side, tensor: &TensorConfig, specs| {
+        TensorCheck {
+            model: config.name().as_str(),
+            side,
+            tensor,
+            scattered: false,
+        }
+        .run(specs)
+    };
+    for control in &batching.controls {
+        let input = control.input(config.is_batched());
+        check("input", &input, &signature.inputs)?;
+    }
+    for state in &batching.states {
+        check("input", &state.input, &signature.inputs)?;
+        check("output", &state.output, &signature.outputs)?;
+    }
+    Ok(())
 }
 
 /// Checks that the model has a computed input, with its datatype and rank.

@@ -284,7 +284,10 @@ fn invalid_settings_are_refused() {
 
 /// Unsupported settings, and the field that the refusal names.
 const UNSUPPORTED: &[(&str, &str)] = &[
-    ("sequence_batching {}", "sequence_batching"),
+    (
+        "sequence_batching { iterative_sequence: true }",
+        "sequence_batching.iterative_sequence",
+    ),
     (
         "optimization { execution_accelerators { cpu_execution_accelerator { name: 'openvino' } } }",
         "optimization.execution_accelerators.cpu_execution_accelerator",

@@ -11,7 +11,7 @@ use crate::{
         self, identity, instances, live, metrics, optimization,
         parameters::Parameters,
         ragged, response_cache,
-        scheduling::{self, ensemble::is_ensemble, objective},
+        scheduling::{self, SchedulingTerms, ensemble::is_ensemble, objective},
         tensors, version_policy, warmup,
     },
     vocabulary::{backends::ENSEMBLE_PLATFORM, context::ConfigContext, notice::Notice},
@@ -66,8 +66,13 @@ impl ModelConfig {
         residency.check(&proto.name, &instance_groups)?;
         let response_cache = response_cache::read(&proto, &parameters, &mut notices);
         let objective = objective::read(&proto.name, &parameters, &mut notices)?;
-        let tensors = (&inputs[..], &outputs[..]);
-        let scheduler = scheduling::read(&proto, objective, tensors, &mut notices)?;
+        let terms = SchedulingTerms {
+            inputs: &inputs,
+            outputs: &outputs,
+            parameters: &parameters,
+            objective,
+        };
+        let scheduler = scheduling::read(&proto, terms, &mut notices)?;
         execution.graph_optimization = optimization::graph_optimization(&proto, &mut notices);
         execution.intra_op_threads = execution.intra_op_threads.or(context.intra_op_threads);
         execution.inter_op_threads = execution.inter_op_threads.or(context.inter_op_threads);

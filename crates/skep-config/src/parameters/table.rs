@@ -78,6 +78,10 @@ pub const PARAMETERS: &[ParameterSpec] = parameters! {
         "memory that the model's cached responses may take together, such as `64MiB`, within the server's `--cache-config`; see [response-cache.md](response-cache.md). When absent, all of the server's cache";
     "response_cache_ttl_ms", ParameterType::Integer { min: 1, max: ANY }, "", ParameterEffect::Honoured,
         "how long a cached response is used, in milliseconds; see [response-cache.md](response-cache.md). When absent, until other responses need its room";
+    "max_waiting_sequences", ParameterType::Integer { min: 0, max: 1 << 32 }, "", ParameterEffect::Honoured,
+        "with `sequence_batching`: how many sequences may wait for a slot; the first request of a further one is refused. When absent, as many as requests may wait; see [sequences.md](sequences.md)";
+    "max_sequence_wait_ms", ParameterType::Integer { min: 1, max: MAX_EXECUTION_MS }, "", ParameterEffect::Honoured,
+        "with `sequence_batching`: how long a sequence may wait for a slot, in milliseconds; its requests are then refused. When absent, for ever; see [sequences.md](sequences.md)";
     "tenant", ParameterType::Name, "", THREADED,
         "the tenant whose [tensor store](tensor-store.md) holds the model's weights; models of other tenants cannot see it. When absent, the general store";
     "max_execution_ms", ParameterType::Integer { min: 1, max: MAX_EXECUTION_MS }, "600000", ParameterEffect::Honoured,

@@ -3,13 +3,20 @@
 pub(crate) mod dynamic_batching;
 pub(crate) mod ensemble;
 pub(crate) mod objective;
-mod sequence_batching;
+pub(crate) mod sequence_batching;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use skep_proto::inference::{self, model_config::SchedulingChoice};
 
-use self::{dynamic_batching::DynamicBatching, ensemble::Ensemble, objective::LatencyObjective};
+use self::{
+    dynamic_batching::DynamicBatching,
+    ensemble::Ensemble,
+    objective::LatencyObjective,
+    sequence_batching::{SequenceBatching, SequenceTerms},
+};
 use super::{
     review::Review,
     tensors::{InputConfig, OutputConfig},
@@ -27,6 +34,8 @@ pub enum SchedulerConfig {
     Dynamic(DynamicBatching),
     /// Its steps are requests to other models.
     Ensemble(Ensemble),
+    /// By sequences.
+    Sequence(SequenceBatching),
 }
 
 /// Requests that may wait for a model that sets no limit: minutes of work for most models, some megabytes of small
@@ -37,7 +46,7 @@ impl SchedulerConfig {
     /// How many requests may wait if no parameter sets it: the sum of the queues' own limits, at least the default.
     pub(crate) fn default_max_queue_size(&self) -> usize {
         let queues = match self {
-            Self::Default | Self::Ensemble(_) => 0,
+            Self::Default | Self::Ensemble(_) | Self::Sequence(_) => 0,
             Self::Dynamic(batching) => batching.queue_sizes(),
         };
         // The scheduler numbers waiting requests in 32 bits.
@@ -55,21 +64,48 @@ pub(super) fn review(
         | Some(SchedulingChoice::DynamicBatching(_) | SchedulingChoice::EnsembleScheduling(_)) => {
             Ok(())
         }
-        Some(SchedulingChoice::SequenceBatching(_)) => sequence_batching::review(review),
+        Some(SchedulingChoice::SequenceBatching(batching)) => {
+            sequence_batching::review(review, batching)
+        }
     }
+}
+
+/// What the choice of a scheduler is read with.
+pub(crate) struct SchedulingTerms<'a> {
+    pub(crate) inputs: &'a [InputConfig],
+    pub(crate) outputs: &'a [OutputConfig],
+    pub(crate) parameters: &'a BTreeMap<String, String>,
+    pub(crate) objective: Option<LatencyObjective>,
 }
 
 /// Reads the choice of a scheduler; `review` has refused the kinds that are not supported.
 pub(crate) fn read(
     proto: &inference::ModelConfig,
-    objective: Option<LatencyObjective>,
-    tensors: (&[InputConfig], &[OutputConfig]),
+    terms: SchedulingTerms<'_>,
     notices: &mut Vec<Notice>,
 ) -> Result<SchedulerConfig, ConfigError> {
+    let SchedulingTerms {
+        inputs,
+        outputs,
+        parameters,
+        objective,
+    } = terms;
+    if let Some(SchedulingChoice::SequenceBatching(batching)) = &proto.scheduling_choice {
+        let terms = SequenceTerms {
+            proto,
+            inputs,
+            outputs,
+            parameters,
+            objective,
+        };
+        let read = sequence_batching::read(&terms, batching, notices);
+        return read.map(SchedulerConfig::Sequence);
+    }
+    sequence_batching::note_without_sequences(parameters, notices);
     let default = inference::ModelDynamicBatching::default();
     let batching = match &proto.scheduling_choice {
         Some(SchedulingChoice::EnsembleScheduling(scheduling)) => {
-            let ensemble = ensemble::read(proto, scheduling, tensors, notices)?;
+            let ensemble = ensemble::read(proto, scheduling, (inputs, outputs), notices)?;
             return Ok(SchedulerConfig::Ensemble(ensemble));
         }
         Some(SchedulingChoice::DynamicBatching(batching)) => batching,
@@ -83,10 +119,15 @@ pub(crate) fn read(
 /// Writes the defaults that Triton shows.
 pub(crate) fn write_defaults(proto: &mut inference::ModelConfig) {
     let preferred = proto.max_batch_size;
-    if let Some(SchedulingChoice::DynamicBatching(batching)) = &mut proto.scheduling_choice
-        && batching.preferred_batch_size.is_empty()
-        && preferred > 0
-    {
-        batching.preferred_batch_size.push(preferred);
+    match &mut proto.scheduling_choice {
+        Some(SchedulingChoice::DynamicBatching(batching))
+            if batching.preferred_batch_size.is_empty() && preferred > 0 =>
+        {
+            batching.preferred_batch_size.push(preferred);
+        }
+        Some(SchedulingChoice::SequenceBatching(batching)) => {
+            sequence_batching::write_defaults(batching, preferred);
+        }
+        _ => {}
     }
 }

@@ -48,7 +48,9 @@ fn dynamic(batching: &str) -> (DynamicBatching, usize, Vec<String>) {
     let notices = config.notices().iter().map(ToString::to_string).collect();
     match config.scheduler() {
         SchedulerConfig::Dynamic(batching) => (batching.clone(), config.max_queue_size(), notices),
-        SchedulerConfig::Default | SchedulerConfig::Ensemble(_) => panic!("chosen"),
+        SchedulerConfig::Default | SchedulerConfig::Ensemble(_) | SchedulerConfig::Sequence(_) => {
+            panic!("chosen")
+        }
     }
 }
 
