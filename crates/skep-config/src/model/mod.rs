@@ -169,7 +169,7 @@ impl ModelConfig {
     pub const fn ensemble(&self) -> Option<&Ensemble> {
         match &self.scheduler {
             SchedulerConfig::Ensemble(ensemble) => Some(ensemble),
-            SchedulerConfig::Default | SchedulerConfig::Dynamic(_) => None,
+            _ => None,
         }
     }
 

@@ -75,7 +75,7 @@ impl EnsemblePlan {
             .map(|step| StepTarget::new(step, namespace.as_ref()))
             .collect();
         let labels = self.labels(ensemble, &targets, &*models)?;
-        let interface = Interface::new(&config, version, &signature(&config), &[]);
+        let interface = Interface::new(&config, version, &signature(&config), &[], None);
         let interface = Arc::new(interface);
         let life = VersionLife::new(on_gone);
         let responder = EnsembleResponder::new(

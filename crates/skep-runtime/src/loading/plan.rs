@@ -32,6 +32,7 @@ use crate::{
         origin::{OnGone, VersionLife, VersionOrigin},
         responder::{Responder, RunShape},
         response_cache::CachedResponder,
+        sequences::SequenceFeeds,
     },
     statistics::{RecorderOptions, recorder::Statistics},
 };
@@ -139,6 +140,8 @@ impl LoadPlan {
             profile,
         } = first;
         let config = Arc::clone(&source.config);
+        let directory = self.source.directory();
+        let sequences = SequenceFeeds::read(&config, model.signature(), directory)?;
         let interface = Arc::new(Interface {
             echo_parameters: model.echoes_parameters(),
             ..Interface::new(
@@ -146,6 +149,7 @@ impl LoadPlan {
                 version,
                 model.signature(),
                 &opened.inspection.defaults,
+                sequences,
             )
         });
         let statistics = Statistics::new(RecorderOptions::new(options.metrics, &config));
@@ -309,8 +313,11 @@ impl LoadPlan {
         let Some(signature) = &opened.inspection.signature else {
             return Ok(());
         };
-        let interface = Interface::new(config, version, signature, &opened.inspection.defaults);
-        warmup::prepare(config, &interface, self.source.directory()).map(drop)
+        let directory = self.source.directory();
+        let sequences = SequenceFeeds::read(config, signature, directory)?;
+        let defaults = &opened.inspection.defaults;
+        let interface = Interface::new(config, version, signature, defaults, sequences);
+        warmup::prepare(config, &interface, directory).map(drop)
     }
 
     pub(crate) fn config(&self) -> &ModelConfig {

@@ -6,7 +6,7 @@ use skep_config::{ModelConfig, TensorConfig};
 use skep_tensor::Tensor;
 use skep_types::{ModelName, ModelSignature, ModelVersion};
 
-use crate::serving::ragged::RaggedFeeds;
+use crate::serving::{ragged::BatchFeeds, sequences::SequenceFeeds};
 
 /// An input or output of the configuration, and its position in the loaded model.
 #[derive(Debug)]
@@ -60,8 +60,10 @@ pub(crate) struct Interface {
     pub(crate) echo_parameters: bool,
     pub(crate) inputs: Vec<InterfaceTensor>,
     pub(crate) outputs: Vec<InterfaceTensor>,
-    /// Set for a model with ragged or computed inputs.
-    pub(crate) ragged: Option<RaggedFeeds>,
+    /// Set for a model with ragged inputs or inputs of the server's.
+    pub(crate) feeds: Option<BatchFeeds>,
+    /// Set for a model whose requests belong to sequences.
+    pub(crate) sequences: Option<SequenceFeeds>,
 }
 
 impl Interface {
@@ -71,6 +73,7 @@ impl Interface {
         version: ModelVersion,
         signature: &ModelSignature,
         defaults: &[(String, Tensor)],
+        sequences: Option<SequenceFeeds>,
     ) -> Self {
         let of_requests = signature.inputs.iter().map(|spec| &*spec.name);
         let of_requests: Vec<&str> = of_requests
@@ -93,7 +96,8 @@ impl Interface {
                 .iter()
                 .filter_map(|output| InterfaceTensor::new(output, &outputs, defaults))
                 .collect(),
-            ragged: RaggedFeeds::new(config, signature, &of_requests),
+            feeds: BatchFeeds::new(config, signature, &of_requests, sequences.as_ref()),
+            sequences,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use skep_scheduler::{Payload, RequestId};
+use skep_scheduler::{Payload, RequestId, SequencePayload, SequenceStep};
 use skep_tensor::{Charge, Tensor};
 use skep_types::Time;
 use smallvec::SmallVec;
@@ -13,6 +13,7 @@ use crate::{
     serving::{
         request::{InferResponse, Parameter},
         response_cache::digest::DigestedRequest,
+        sequences::{SequenceMemory, SequenceRequest},
     },
 };
 
@@ -42,13 +43,17 @@ pub(crate) struct PreparedRequest {
     pub(crate) batch_size: usize,
     /// The request's share of the node's memory, held as long as its tensors.
     pub(crate) charge: Option<Arc<Charge>>,
+    /// Its sequence, if the model's requests belong to some.
+    pub(crate) sequence: Option<SequenceRequest>,
 }
 
 /// A request on its way through the runtime.
 pub(crate) struct Job {
-    /// Assigned by the driver.
+    /// Its turn among the answers, assigned by the driver, or by a scheduler of sequences when it may run.
     pub(crate) id: RequestId,
     pub(crate) prepared: PreparedRequest,
+    /// What its sequence keeps, once a scheduler has taken it in.
+    pub(crate) memory: Option<SequenceMemory>,
     /// Its digest, if its responder wants one.
     pub(crate) digest: Option<DigestedRequest>,
     /// For a responder that passes requests on.
@@ -66,6 +71,8 @@ pub(crate) struct PassedOn {
     pub(crate) id: String,
     /// The client's own parameters.
     pub(crate) parameters: Vec<(String, Parameter)>,
+    /// Its place in a sequence.
+    pub(crate) sequence: Option<SequenceStep>,
 }
 
 /// Waits for a request's answer. Its owner answers the request, once.
@@ -87,6 +94,7 @@ impl Job {
         Box::new(Self {
             id: RequestId(0),
             prepared,
+            memory: None,
             digest: None,
             passed_on: None,
             reply: Some(reply),
@@ -105,7 +113,7 @@ impl Job {
 }
 
 /// Jobs can share a batch if they omit the same inputs, and if their tensors, except ragged ones, have the same shape
-/// apart from the first dimension.
+/// apart from the first dimension, and so have the states of their sequences.
 impl Payload for Box<Job> {
     fn joins(&self, other: &Self) -> bool {
         let (ours, theirs) = (&self.prepared, &other.prepared);
@@ -114,6 +122,35 @@ impl Payload for Box<Job> {
             && pairs.all(|(index, (a, b))| {
                 a.shape().dims().get(1..) == b.shape().dims().get(1..) || ours.is_ragged(index)
             })
+            && match (&ours.sequence, &self.memory, &other.memory) {
+                (Some(sequence), Some(a), Some(b)) if sequence.varies => a.joins(b),
+                _ => true,
+            }
+    }
+}
+
+impl SequencePayload for Box<Job> {
+    type Memory = SequenceMemory;
+
+    fn step(&self) -> &SequenceStep {
+        let sequence = self.prepared.sequence.as_ref();
+        &sequence.expect("requests of such a model are checked").step
+    }
+
+    fn remember(&mut self, memory: &SequenceMemory) {
+        if let Some(initial) = self
+            .prepared
+            .sequence
+            .as_mut()
+            .and_then(|s| s.initial.take())
+        {
+            memory.put(initial.iter().cloned().collect(), None);
+        }
+        self.memory = Some(memory.clone());
+    }
+
+    fn enters(&mut self, turn: RequestId) {
+        self.id = turn;
     }
 }
 

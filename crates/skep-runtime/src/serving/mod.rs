@@ -8,6 +8,7 @@
 //!     ensemble/         EnsembleResponder: steps, which are requests to other versions
 //! ```
 
+mod batch;
 pub(crate) mod cpu_devices;
 pub(crate) mod device;
 pub(crate) mod driver;
@@ -21,6 +22,7 @@ mod ragged;
 mod request;
 pub(crate) mod responder;
 pub(crate) mod response_cache;
+pub(crate) mod sequences;
 mod validate;
 mod version;
 mod waiting_limit;

@@ -10,12 +10,15 @@ use smallvec::SmallVec;
 
 use crate::{
     error::RuntimeError,
-    serving::job::{Job, PreparedRequest},
+    serving::{
+        batch::BatchRow,
+        sequences::{SequenceFeeds, SequenceInput},
+    },
 };
 
-/// How a model with ragged or computed inputs is fed, and how its outputs are split.
+/// How a model is fed that has ragged inputs or inputs of the server's, and how its outputs are split.
 #[derive(Debug)]
-pub(crate) struct RaggedFeeds {
+pub(crate) struct BatchFeeds {
     /// The model's inputs, in its order.
     feeds: Vec<Feed>,
     /// For each output of the interface: the request's input whose shape it has, if any.
@@ -35,17 +38,21 @@ enum Feed {
         /// The request's input whose shapes it describes.
         source: usize,
     },
+    /// An input of sequences.
+    Sequence(SequenceInput),
 }
 
-impl RaggedFeeds {
-    /// `None` for a model without ragged or computed inputs. `names` are those of the requests' inputs, in the model's
-    /// order.
+impl BatchFeeds {
+    /// `None` for a model that gets the inputs of requests as they are. `names` are those of the requests' inputs, in the
+    /// model's order.
     pub(crate) fn new(
         config: &ModelConfig,
         signature: &ModelSignature,
         names: &[&str],
+        sequences: Option<&SequenceFeeds>,
     ) -> Option<Self> {
-        let plain = config.batch_inputs().is_empty()
+        let plain = sequences.is_none()
+            && config.batch_inputs().is_empty()
             && config.batch_outputs().is_empty()
             && config.inputs().iter().all(|input| !input.ragged);
         if plain {
@@ -55,7 +62,11 @@ impl RaggedFeeds {
             feeds: signature
                 .inputs
                 .iter()
-                .filter_map(|spec| Feed::new(&spec.name, config, names))
+                .filter_map(|spec| {
+                    let input = sequences.and_then(|feeds| feeds.input(&spec.name));
+                    let sequence = input.map(Feed::Sequence);
+                    sequence.or_else(|| Feed::new(&spec.name, config, names))
+                })
                 .collect(),
             scatter: config
                 .outputs()
@@ -65,18 +76,20 @@ impl RaggedFeeds {
         })
     }
 
-    /// The model's inputs for a batch, in its order. `even` joins an input along the batch dimension.
+    /// The model's inputs for a batch, in its order. `even` joins an input along the batch dimension; `sequence` makes one
+    /// of sequences.
     pub(crate) fn feed(
         &self,
-        jobs: &[Box<Job>],
+        rows: &[BatchRow<'_>],
         even: impl Fn(usize) -> Result<Tensor, RuntimeError>,
+        sequence: impl Fn(SequenceInput) -> Result<Tensor, RuntimeError>,
     ) -> Result<SmallVec<[Tensor; 4]>, RuntimeError> {
         let feeds = self.feeds.iter();
         feeds
             .map(|feed| match feed {
                 Feed::Even(input) => even(*input),
                 Feed::Flat(input) => {
-                    let parts = jobs.iter().map(|job| flat(&job.prepared.inputs[*input]));
+                    let parts = rows.iter().map(|row| flat(&row.input(*input)));
                     gather(&parts.collect::<Result<Vec<_>, _>>()?).map_err(internal)
                 }
                 Feed::Computed {
@@ -84,9 +97,10 @@ impl RaggedFeeds {
                     datatype,
                     source,
                 } => {
-                    let shapes = jobs.iter().map(|job| shape_of(&job.prepared, *source));
+                    let shapes = rows.iter().map(|row| row.shape(*source));
                     computed(*kind, *datatype, &shapes.collect::<Vec<_>>())
                 }
+                Feed::Sequence(input) => sequence(*input),
             })
             .collect()
     }
@@ -125,10 +139,6 @@ fn number(name: &str, names: &[&str]) -> Option<usize> {
 fn scatter_source(output: &str, config: &ModelConfig, names: &[&str]) -> Option<usize> {
     let mut outputs = config.batch_outputs().iter();
     number(&outputs.find(|found| found.name == output)?.source, names)
-}
-
-fn shape_of(prepared: &PreparedRequest, input: usize) -> &Shape {
-    prepared.inputs[input].shape()
 }
 
 fn internal(error: impl std::fmt::Display) -> RuntimeError {

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use skep_tensor::{Charge, Tensor};
-use skep_types::{ModelName, ModelVersion};
+use skep_types::{ModelName, ModelVersion, SequenceStep};
 
 use crate::error::RuntimeError;
 
@@ -20,6 +20,8 @@ pub struct InferRequest {
     pub priority: u64,
     /// How long it may wait, if the model lets requests say so; `None` if it does not say.
     pub timeout: Option<Duration>,
+    /// Its place in a sequence, if it names one. Models without sequences ignore it.
+    pub sequence: Option<SequenceStep>,
     /// The client's parameters, without those that the protocol defines.
     pub parameters: Vec<(String, Parameter)>,
     /// The request's share of the node's memory, to which its run and its response are added. `None` if memory is not

@@ -13,6 +13,7 @@ use crate::{
         interface::{Interface, InterfaceTensor, OmittedInput},
         job::PreparedRequest,
         request::InferRequest,
+        sequences::SequenceFeeds,
     },
 };
 
@@ -21,6 +22,27 @@ const BATCH_NOTE: &str = "NOTE: Setting a non-zero max_batch_size in the model c
 
 /// Checks a request and brings its tensors into the model's order and shape.
 pub(crate) fn prepare(
+    request: &InferRequest,
+    interface: &Interface,
+) -> Result<PreparedRequest, RuntimeError> {
+    let mut prepared = prepare_tensors(request, interface)?;
+    if let Some(sequences) = &interface.sequences {
+        prepared.sequence = Some(sequences.check(request, prepared.batch_size, interface)?);
+    }
+    Ok(prepared)
+}
+
+/// The same for a request outside of serving, which is a sequence of its own if the model wants one.
+pub(crate) fn prepare_alone(
+    request: &InferRequest,
+    interface: &Interface,
+) -> Result<PreparedRequest, RuntimeError> {
+    let mut prepared = prepare_tensors(request, interface)?;
+    prepared.sequence = interface.sequences.as_ref().map(SequenceFeeds::alone);
+    Ok(prepared)
+}
+
+fn prepare_tensors(
     request: &InferRequest,
     interface: &Interface,
 ) -> Result<PreparedRequest, RuntimeError> {
@@ -62,6 +84,7 @@ pub(crate) fn prepare(
         ragged,
         omitted,
         charge: request.charge.clone(),
+        sequence: None,
         outputs: check.outputs()?,
         batch_size,
     })

@@ -187,6 +187,7 @@ impl LoadedVersion {
             job.passed_on = Some(Box::new(PassedOn {
                 id: request.id.clone(),
                 parameters: request.parameters.clone(),
+                sequence: request.sequence.clone(),
             }));
         }
         let submission = self

@@ -73,12 +73,6 @@ impl SlotBoard {
         self.free
     }
 
-    /// All slots of instances that take batches.
-    pub(super) fn total(&self) -> usize {
-        let active = self.instances.iter().filter(|instance| !instance.retired);
-        active.count() * self.slots_each
-    }
-
     pub(super) fn has_instances(&self) -> bool {
         self.instances.iter().any(|instance| !instance.retired)
     }

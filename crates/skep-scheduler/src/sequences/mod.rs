@@ -148,23 +148,29 @@ impl<P: SequencePayload> SequenceScheduler<P> {
     /// The present state. Allocates; do not call it for each request.
     #[must_use]
     pub fn policy_snapshot(&self) -> PolicySnapshot {
-        let (policy, total, free) = match &self.engine {
-            Engine::Direct(slots) => ("sequence_direct", slots.total(), slots.free()),
-            Engine::Oldest(c) => ("sequence_oldest", c.total(), c.free()),
+        let (policy, free) = match &self.engine {
+            Engine::Direct(slots) => ("sequence_direct", slots.free()),
+            Engine::Oldest(c) => ("sequence_oldest", c.free()),
+        };
+        let cap = self.options.max_batch_size;
+        let target = match &self.options.strategy {
+            SequenceStrategy::Direct(policy) if policy.max_queue_delay.is_zero() => 1,
+            SequenceStrategy::Direct(policy) => policy.least_ready.max(1),
+            SequenceStrategy::Oldest(policy) => policy.batching.target(cap),
         };
         PolicySnapshot {
             policy,
             objective: None,
             percentile: None,
-            cap: self.options.max_batch_size,
-            target: self.options.max_batch_size,
+            cap,
+            target,
             arrivals_per_s: None,
             latencies: Vec::new(),
             last_batch: self.last_batch,
             rejected: self.rejected,
             delayed: 0,
             sequences: Some(SequenceCounts {
-                used: total - free,
+                used: self.table.seated(),
                 free,
                 waiting: self.table.unseated(),
             }),

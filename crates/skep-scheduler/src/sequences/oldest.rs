@@ -55,15 +55,11 @@ impl<P: SequencePayload> Candidates<P> {
         &mut self.scheduler
     }
 
-    /// Candidates that there may be.
-    pub(super) fn total(&self) -> usize {
-        self.max_each.saturating_mul(self.instances.len())
-    }
-
     /// Sequences that could become candidates.
     pub(super) fn free(&self) -> usize {
-        // There may be more than the total after an instance has left.
-        self.total().saturating_sub(self.seated)
+        let total = self.max_each.saturating_mul(self.instances.len());
+        // There may be more of them after an instance has left.
+        total.saturating_sub(self.seated)
     }
 
     pub(super) fn has_instances(&self) -> bool {

@@ -134,6 +134,11 @@ impl<P: SequencePayload> SequenceTable<P> {
         self.unseated.len()
     }
 
+    /// Sequences that have a seat.
+    pub(super) fn seated(&self) -> usize {
+        self.sequences.len() - self.unseated.len()
+    }
+
     /// The oldest sequence without a seat.
     pub(super) fn first_unseated(&self) -> Option<SequenceNumber> {
         self.unseated.first().copied()

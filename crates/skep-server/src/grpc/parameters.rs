@@ -6,8 +6,12 @@ use std::collections::BTreeMap;
 
 use skep_proto::inference::{InferParameter, infer_parameter::ParameterChoice};
 use skep_runtime::{InferRequest, Parameter};
+use skep_types::CorrelationId;
 
-use crate::{error::ApiError, inference};
+use crate::{
+    error::ApiError,
+    inference::{self, SequenceParameters},
+};
 
 /// The parameter that asks for an empty final answer on a stream. Only decoupled models send one: a single answer is
 /// the final one.
@@ -18,14 +22,25 @@ pub(super) fn of_request(
     given: BTreeMap<String, InferParameter>,
     request: &mut InferRequest,
 ) -> Result<(), ApiError> {
+    let mut sequence = SequenceParameters::default();
     for (key, parameter) in given {
         let Some(choice) = parameter.parameter_choice else {
             return Err(wrong_kind(&key, expected(&key)));
         };
         match (key.as_str(), choice) {
-            // Checked, but without effect: there are no sequences yet.
-            ("sequence_id", ParameterChoice::Int64Param(_) | ParameterChoice::StringParam(_))
-            | (EMPTY_FINAL | "sequence_start" | "sequence_end", ParameterChoice::BoolParam(_)) => {}
+            // Clients send unsigned numbers as signed ones.
+            ("sequence_id", ParameterChoice::Int64Param(id)) => {
+                sequence.id = CorrelationId::number(id.cast_unsigned());
+            }
+            ("sequence_id", ParameterChoice::Uint64Param(id)) => {
+                sequence.id = CorrelationId::number(id);
+            }
+            ("sequence_id", ParameterChoice::StringParam(id)) => {
+                sequence.id = CorrelationId::text(&id);
+            }
+            ("sequence_start", ParameterChoice::BoolParam(start)) => sequence.start = start,
+            ("sequence_end", ParameterChoice::BoolParam(end)) => sequence.end = end,
+            (EMPTY_FINAL, ParameterChoice::BoolParam(_)) => {}
             ("priority", ParameterChoice::Uint64Param(level)) => request.priority = level,
             ("priority", ParameterChoice::Int64Param(level @ 0..)) => {
                 request.priority = level.unsigned_abs();
@@ -62,6 +77,7 @@ pub(super) fn of_request(
             }
         }
     }
+    request.sequence = sequence.step();
     Ok(())
 }
 
@@ -119,6 +135,8 @@ fn choice(value: Parameter) -> ParameterChoice {
 
 #[cfg(test)]
 mod tests {
+    use skep_types::SequenceStep;
+
     use super::*;
     use ParameterChoice as Choice;
 
@@ -130,6 +148,36 @@ mod tests {
         of_request(BTreeMap::from([(key.to_owned(), parameter)]), &mut request)
             .map(|()| request)
             .map_err(|error| tonic::Status::from(error).message().to_owned())
+    }
+
+    #[test]
+    fn a_place_in_a_sequence_is_read() {
+        let number = |number| CorrelationId::number(number);
+        for (id, expected) in [
+            (Choice::Int64Param(7), number(7)),
+            (Choice::Int64Param(-1), number(u64::MAX)),
+            (Choice::Uint64Param(u64::MAX), number(u64::MAX)),
+            (Choice::StringParam("a".into()), CorrelationId::text("a")),
+            (Choice::Int64Param(0), None),
+            (Choice::StringParam(String::new()), None),
+        ] {
+            for (start, end) in [(true, false), (false, true)] {
+                let given = [
+                    ("sequence_id", id.clone()),
+                    ("sequence_start", Choice::BoolParam(start)),
+                    ("sequence_end", Choice::BoolParam(end)),
+                ];
+                let given = given.map(|(key, choice)| {
+                    let parameter_choice = Some(choice);
+                    (key.to_owned(), InferParameter { parameter_choice })
+                });
+                let mut request = InferRequest::default();
+                of_request(BTreeMap::from(given), &mut request).expect("valid");
+                let expected = expected.clone();
+                let step = expected.map(|id| SequenceStep { id, start, end });
+                assert_eq!(request.sequence, step);
+            }
+        }
     }
 
     fn read(key: &str, choice: Option<Choice>) -> Result<Vec<(String, Parameter)>, String> {

@@ -33,7 +33,8 @@ use super::{
     infer::MAX_INLINE_JSON_BYTES,
     input,
     lean::{self, Leaf, Name},
-    parameters, reply,
+    parameters::{self, SEQUENCE_END, SEQUENCE_ID, SEQUENCE_START},
+    reply,
     request::Unparsed,
     response,
 };
@@ -42,7 +43,7 @@ use crate::{
     bounds::MAX_PARAMETERS,
     error::ApiError,
     growth::make_room,
-    inference::{self, InferenceFailure},
+    inference::{self, InferenceFailure, SequenceParameters},
     off_reactor::off_reactor,
     state::ServerState,
 };
@@ -218,6 +219,7 @@ pub(super) fn decode(
         model: config.name().as_str(),
         inputs: config.inputs(),
         request: InferRequest::default(),
+        sequence: config.sequences().map(|_| SequenceParameters::default()),
         charge,
     };
     for (key, value) in members {
@@ -245,6 +247,7 @@ pub(super) fn decode(
         }
     }
     charge.give_back(copied_bytes.get());
+    mapping.request.sequence = mapping.sequence.and_then(SequenceParameters::step);
     Ok(mapping.request)
 }
 
@@ -254,6 +257,8 @@ struct MemberMapping<'a> {
     model: &'a str,
     inputs: &'a [InputConfig],
     request: InferRequest,
+    /// Its place in a sequence; `None` if the model has no sequences. The parameters are then the user's own.
+    sequence: Option<SequenceParameters>,
     charge: &'a Charge,
 }
 
@@ -267,6 +272,11 @@ impl<'a> MemberMapping<'a> {
         let Some(input) = self.input(key) else {
             let Leaf(value) =
                 serde_json::from_str(text).map_err(|error| fault::json_error(&error))?;
+            if let Some(sequence) = &mut self.sequence
+                && let SEQUENCE_ID | SEQUENCE_START | SEQUENCE_END = key
+            {
+                return parameters::of_sequence(key, &value, sequence);
+            }
             let parameter = parameters::own(key, &value)?;
             self.request.parameters.push((key.to_owned(), parameter));
             return Ok(());

@@ -4,8 +4,16 @@
 
 use serde_json::{Map, Value, json};
 use skep_runtime::{InferRequest, Parameter};
+use skep_types::CorrelationId;
 
-use crate::{error::ApiError, inference};
+use crate::{
+    error::ApiError,
+    inference::{self, SequenceParameters},
+};
+
+pub(super) const SEQUENCE_ID: &str = "sequence_id";
+pub(super) const SEQUENCE_START: &str = "sequence_start";
+pub(super) const SEQUENCE_END: &str = "sequence_end";
 
 /// A parameter of the user's own; its value is of one of the kinds that parameters may have.
 pub(super) fn own(key: &str, value: &Value) -> Result<Parameter, ApiError> {
@@ -33,20 +41,41 @@ pub(super) fn of_request(
     request: &mut InferRequest,
 ) -> Result<bool, ApiError> {
     let mut binary = false;
+    let mut sequence = SequenceParameters::default();
     for (key, value) in given {
         match key.as_str() {
             "binary_data_output" => binary = boolean(key, value)?,
-            // Checked, but without effect: there are no sequences yet.
-            "sequence_start" | "sequence_end" => drop(boolean(key, value)?),
-            "sequence_id" if value.is_string() || value.is_u64() => {}
-            "sequence_id" => return Err(unreadable(key, "non-string as string")),
+            SEQUENCE_ID | SEQUENCE_START | SEQUENCE_END => {
+                of_sequence(key, value, &mut sequence)?;
+            }
             "priority" => request.priority = unsigned(key, value)?,
             "timeout" => request.timeout = inference::timeout(unsigned(key, value)?),
             key if key.starts_with("triton_") => return Err(inference::reserved_parameter()),
             key => request.parameters.push((key.to_owned(), own(key, value)?)),
         }
     }
+    request.sequence = sequence.step();
     Ok(binary)
+}
+
+/// Reads one of the parameters that place a request in a sequence.
+pub(super) fn of_sequence(
+    key: &str,
+    value: &Value,
+    sequence: &mut SequenceParameters,
+) -> Result<(), ApiError> {
+    match key {
+        SEQUENCE_START => sequence.start = boolean(key, value)?,
+        SEQUENCE_END => sequence.end = boolean(key, value)?,
+        _ => {
+            sequence.id = match (value.as_u64(), value.as_str()) {
+                (Some(number), _) => CorrelationId::number(number),
+                (None, Some(text)) => CorrelationId::text(text),
+                (None, None) => return Err(unreadable(key, "non-string as string")),
+            }
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn boolean(key: &str, value: &Value) -> Result<bool, ApiError> {
@@ -91,6 +120,8 @@ pub(super) fn encode(parameters: &[(String, Parameter)], json: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use skep_types::SequenceStep;
+
     use super::*;
 
     fn request(given: &Value) -> Result<InferRequest, ApiError> {
@@ -112,6 +143,22 @@ mod tests {
             (u64::MAX, None)
         );
         assert_eq!(of(json!({})), (0, None));
+    }
+
+    #[test]
+    fn a_place_in_a_sequence_is_read() {
+        let of = |given| request(&given).expect("valid").sequence;
+        let step = |id, start, end| id.map(|id| SequenceStep { id, start, end });
+        let number = CorrelationId::number(u64::MAX);
+        let given = json!({"sequence_id": u64::MAX, "sequence_start": true, "sequence_end": false});
+        assert_eq!(of(given), step(number, true, false));
+        let text = CorrelationId::text("a");
+        let given = json!({"sequence_id": "a", "sequence_end": true});
+        assert_eq!(of(given), step(text, false, true));
+        for none in [json!(0), json!("")] {
+            let given = json!({"sequence_id": none, "sequence_start": true});
+            assert_eq!(of(given), None);
+        }
     }
 
     fn read(given: Value) -> Result<Vec<(String, Parameter)>, String> {

@@ -16,8 +16,8 @@ pub use self::options::{HeaderPattern, InferenceOptions};
 pub(crate) use self::{
     classification::classify,
     request::{
-        InferenceFailure, invalid_input, invalid_request, log_failure, log_parameters,
-        output_bytes, refuse_decoupled, reserved_parameter, settle, timeout,
+        InferenceFailure, SequenceParameters, invalid_input, invalid_request, log_failure,
+        log_parameters, output_bytes, refuse_decoupled, reserved_parameter, settle, timeout,
     },
     tensor::input_tensor,
 };

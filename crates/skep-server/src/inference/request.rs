@@ -4,6 +4,7 @@ use std::{fmt, time::Duration};
 
 use skep_runtime::{ErrorKind, InferRequest, InferResponse, LoadedVersion, RuntimeError};
 use skep_tensor::Charge;
+use skep_types::{CorrelationId, SequenceStep};
 
 use crate::error::ApiError;
 
@@ -62,6 +63,25 @@ pub(crate) fn log_failure(id: &str, error: &RuntimeError) {
 /// How long a request may wait, by its parameter `timeout` in microseconds; 0 sets no limit.
 pub(crate) fn timeout(micros: u64) -> Option<Duration> {
     (micros > 0).then(|| Duration::from_micros(micros))
+}
+
+/// The parameters that place a request in a sequence, as they are read one by one.
+#[derive(Debug, Default)]
+pub(crate) struct SequenceParameters {
+    /// `sequence_id`; `None` for 0 and for an empty text, which name no sequence.
+    pub(crate) id: Option<CorrelationId>,
+    /// `sequence_start`.
+    pub(crate) start: bool,
+    /// `sequence_end`.
+    pub(crate) end: bool,
+}
+
+impl SequenceParameters {
+    /// The request's place; `None` if it names no sequence.
+    pub(crate) fn step(self) -> Option<SequenceStep> {
+        let Self { id, start, end } = self;
+        id.map(|id| SequenceStep { id, start, end })
+    }
 }
 
 /// Logs a request's parameters in verbose logs.

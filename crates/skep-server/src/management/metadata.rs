@@ -19,9 +19,10 @@ pub(crate) const SKEP_VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The protocol extensions that are served, in Triton's order. The first entry names Skep and its version: name and
 /// version in the metadata are Triton's, since clients compare them, and there is no other member for it.
-pub(crate) const EXTENSIONS: [&str; 10] = [
+pub(crate) const EXTENSIONS: [&str; 11] = [
     concat!("skep(", env!("CARGO_PKG_VERSION"), ")"),
     "classification",
+    "sequence",
     "model_repository",
     "model_repository(unload_dependents)",
     "schedule_policy",

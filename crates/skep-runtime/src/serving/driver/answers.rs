@@ -3,7 +3,8 @@
 use std::sync::Mutex;
 
 use skep_host::lock;
-use skep_scheduler::{Ordering, RejectReason};
+use skep_scheduler::{Ordering, RejectReason, RequestId, SequencePayload as _};
+use skep_types::ModelName;
 
 use crate::{
     clock,
@@ -12,18 +13,31 @@ use crate::{
     statistics::{FailureReason, recorder::Statistics},
 };
 
+/// Answers that wait for those before them.
+type AnswerOrder = Ordering<(InferReply, InferOutcome)>;
+
+/// The turn of a request that waits for no other's answer.
+pub(super) const OUT_OF_ORDER: RequestId = RequestId(u64::MAX);
+
 /// The way out of a model version.
 pub(super) struct AnswerSink {
+    model: ModelName,
     pub(super) statistics: Statistics,
     /// Set if answers leave in the order of their requests.
-    order: Option<Mutex<Ordering<(InferReply, InferOutcome)>>>,
+    order: Option<Mutex<AnswerOrder>>,
     /// How many answers may be held back to keep the order.
     max_held: usize,
 }
 
 impl AnswerSink {
-    pub(super) fn new(statistics: Statistics, in_order: bool, max_held: usize) -> Self {
+    pub(super) fn new(
+        model: ModelName,
+        statistics: Statistics,
+        in_order: bool,
+        max_held: usize,
+    ) -> Self {
         Self {
+            model,
             statistics,
             order: in_order.then(Mutex::default),
             max_held,
@@ -33,7 +47,7 @@ impl AnswerSink {
     /// Answers a request that was taken in.
     pub(super) fn answer(&self, waiter: InferWaiter, outcome: InferOutcome) {
         let InferWaiter { id, reply, .. } = waiter;
-        match &self.order {
+        match self.order_of(id) {
             None => send((reply, outcome)),
             // Sent under the lock, so that the next answer cannot overtake.
             Some(order) => lock(order).finish(id, Some((reply, outcome)), send),
@@ -50,10 +64,25 @@ impl AnswerSink {
         let waiter = job.take_waiter();
         self.count(FailureReason::Rejected, &waiter);
         let InferWaiter { id, reply, .. } = waiter;
-        if let Some(order) = &self.order {
+        if let Some(order) = self.order_of(id) {
             lock(order).finish(id, None, send);
         }
         drop(reply.send(Err(error)));
+    }
+
+    /// Refuses a request of a sequence that is not live. Triton's words.
+    pub(super) fn refuse_without_start(&self, job: Box<Job>) {
+        let error = RuntimeError::invalid(format!(
+            "inference request for sequence {} to model '{}' must specify the START flag on the first request of the sequence",
+            job.step().id,
+            self.model
+        ));
+        self.refuse_with(job, error);
+    }
+
+    /// The order in which a request's answer leaves, if it has a turn.
+    fn order_of(&self, id: RequestId) -> Option<&Mutex<AnswerOrder>> {
+        self.order.as_ref().filter(|_| id != OUT_OF_ORDER)
     }
 
     /// Answers a request that was taken in and will not be executed. `why_not` says why no instance can run, if none
@@ -65,8 +94,10 @@ impl AnswerSink {
             | RejectReason::TimedOut
             | RejectReason::TooLate
             | RejectReason::Draining
-            | RejectReason::NoInstance => FailureReason::Rejected,
-            RejectReason::Cancelled => FailureReason::Canceled,
+            | RejectReason::NoInstance
+            | RejectReason::NoStart
+            | RejectReason::SequenceTimedOut => FailureReason::Rejected,
+            RejectReason::Cancelled | RejectReason::SequenceCancelled => FailureReason::Canceled,
         };
         self.count(label, &waiter);
         if matches!(reason, RejectReason::TimedOut | RejectReason::TooLate) {
@@ -86,6 +117,14 @@ impl AnswerSink {
                 "Server is stopping, scheduler for model has stopped accepting new inference requests"
             }
             RejectReason::Cancelled => "the request was cancelled",
+            RejectReason::SequenceCancelled => {
+                "the request was cancelled: another request of its sequence was"
+            }
+            RejectReason::SequenceTimedOut => {
+                "timeout of the corresponding sequence has been expired"
+            }
+            // Refused where it is enqueued.
+            RejectReason::NoStart => "the sequence was not started",
         };
         self.answer(waiter, Err(RuntimeError::new(ErrorKind::Unavailable, text)));
     }

@@ -92,10 +92,16 @@ impl Driver {
         }
     }
 
-    /// Gives back the slot of an execution that the scheduler does not know any more.
-    pub(super) fn give_back_slot(&self, mut state: MutexGuard<'_, DriverState>, took: Duration) {
-        state.now = state.now.max(clock::now());
-        self.conclude(state, Outputs::new(), Some(took), None);
+    /// The execution of an instance that gets no further batch has ended: gives back its slot, and lets the next
+    /// requests of its sequences run.
+    pub(super) fn leave_batch(
+        &self,
+        state: MutexGuard<'_, DriverState>,
+        instance: InstanceId,
+        took: Duration,
+    ) {
+        let gone = Input::InstanceGone(instance);
+        self.apply(clock::now(), state, gone, Some(took), None);
     }
 
     /// Carries out outputs, without the lock. A batch for the instance `own` is returned instead of sent.
@@ -151,7 +157,7 @@ impl Driver {
             let error = RuntimeError::internal("the instance ended before it took the request");
             self.answer(request.payload.take_waiter(), Err(error));
         }
-        self.give_back_slot(self.lock(), Duration::ZERO);
+        self.leave_batch(self.lock(), instance, Duration::ZERO);
     }
 
     /// Answers a request that will not be executed.

@@ -10,9 +10,8 @@
 //! The critical section is `Scheduler::handle` alone. A finished instance that is given its next batch takes it
 //! directly, past the mailboxes. Where a scheduler wants to be called at some moment, the process's [`Timer`] does so.
 //!
-//! Another scheduler (of sequences, say) takes the place of the one in [`state`]; it is made of the
-//! options that [`scheduling`] derives from the
-//! model's configuration.
+//! The scheduler, of requests or of sequences, is made of the options that [`scheduling`] derives from the model's
+//! configuration; [`state`] holds it.
 
 mod answers;
 mod deciding;
@@ -32,7 +31,7 @@ use std::{
     },
 };
 
-use skep_scheduler::{Batch, Policy, PolicySnapshot, Scheduler};
+use skep_scheduler::{Batch, PolicySnapshot};
 use skep_types::Time;
 
 use self::{
@@ -101,15 +100,16 @@ impl Driver {
         terms: Option<DeviceTerms>,
     ) -> Result<Arc<Self>, RuntimeError> {
         let Scheduling {
-            mut options,
+            model,
+            options,
             preserve_ordering,
             needs_timer,
         } = scheduling;
         let timer = needs_timer.then(Timer::started).transpose()?;
-        let answers = AnswerSink::new(statistics, preserve_ordering, options.max_waiting);
-        options.slots = terms.is_some();
-        let wants_profile = matches!(options.policy, Policy::Objective(_));
-        let scheduler = Scheduler::new(options);
+        let max_held = options.max_waiting();
+        let answers = AnswerSink::new(model, statistics, preserve_ordering, max_held);
+        let wants_profile = options.has_objective();
+        let scheduler = options.scheduler(terms.is_some());
         Ok(Arc::new_cyclic(|this: &Weak<Self>| Self {
             seat: terms.map(|terms| {
                 let this: Weak<dyn SlotHolder> = this.clone();

@@ -95,7 +95,7 @@ impl Driver {
         let mut state = self.lock();
         let duration = now.since(taken);
         if state.retired.contains(&instance) {
-            self.give_back_slot(state, duration);
+            self.leave_batch(state, instance, duration);
             self.leave(instance);
             return None;
         }
@@ -113,7 +113,7 @@ impl Driver {
         let duration = now.since(taken);
         let state = self.lock();
         if state.retired.contains(&instance) {
-            self.give_back_slot(state, duration);
+            self.leave_batch(state, instance, duration);
             self.leave(instance);
             return false;
         }
@@ -132,7 +132,7 @@ impl Driver {
         let mut state = self.lock();
         self.overdue.fetch_add(1, Ordering::Relaxed);
         if state.retired.contains(&instance) {
-            self.give_back_slot(state, duration);
+            self.leave_batch(state, instance, duration);
             self.leave(instance);
             return;
         }
@@ -169,7 +169,7 @@ impl Driver {
         self.apply(
             clock::now(),
             state,
-            Input::InstanceGone(instance),
+            Input::InstanceRetired(instance),
             None,
             None,
         );

@@ -55,7 +55,7 @@ impl Driver {
         let (now, batch_size) = (job.arrived, job.prepared.batch_size);
         let mut state = self.lock();
         let id = state.take_id();
-        job.id = id;
+        job.id = state.turn(id);
         let mut handover = Handover {
             driver: self,
             dispatched: None,
@@ -80,7 +80,7 @@ impl Driver {
         let is_too_many = self.decide(now, &mut state, Input::Enqueue(request), &mut outputs);
         if is_too_many {
             // It would wait, and more requests wait on the node than may. Other outputs of its arrival stand.
-            self.decide(now, &mut state, Input::Cancel(id), &mut outputs);
+            self.decide(now, &mut state, Input::Withdraw(id), &mut outputs);
         }
         let pending = self.settle(&mut state, &mut outputs, None);
         drop(state);
@@ -101,6 +101,10 @@ impl Driver {
                     request,
                     reason: RejectReason::QueueFull,
                 } => self.answers.refuse(request.payload, QUEUE_FULL.to_owned()),
+                Output::Reject {
+                    request,
+                    reason: RejectReason::NoStart,
+                } => self.answers.refuse_without_start(request.payload),
                 Output::Reject { request, reason } => self.reject(request.payload, reason),
                 Output::WantSlot | Output::ReturnSlot => unreachable!("slots are settled"),
             }

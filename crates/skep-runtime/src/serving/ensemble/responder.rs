@@ -379,6 +379,7 @@ impl Responder for EnsembleResponder {
             last_batch: None,
             rejected: 0,
             delayed: 0,
+            sequences: None,
         }
     }
 

@@ -119,6 +119,7 @@ impl EnsembleRun<'_> {
             parameters: passed_on
                 .map(|passed| passed.parameters.clone())
                 .unwrap_or_default(),
+            sequence: passed_on.and_then(|passed| passed.sequence.clone()),
             charge: self.charge.clone(),
         };
         self.infer(&part, request).await

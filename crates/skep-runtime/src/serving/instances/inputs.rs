@@ -7,43 +7,63 @@ use smallvec::SmallVec;
 use crate::{
     error::RuntimeError,
     serving::{
+        batch::BatchRow,
         interface::{Interface, OmittedInput},
-        job::Job,
+        sequences::SequenceInput,
     },
 };
 
 /// The model's inputs for a batch, in its order. `joined` keeps the tensors that are made for it.
 pub(super) fn batch_inputs<'a>(
     interface: &Interface,
-    jobs: &'a [Box<Job>],
+    rows: &[BatchRow<'a>],
     joined: &'a mut SmallVec<[Tensor; 4]>,
 ) -> Result<&'a [Tensor], RuntimeError> {
-    *joined = match (&interface.ragged, jobs) {
+    *joined = match (&interface.feeds, rows) {
         // A batch of one runs on the request's own memory.
-        (None, [job]) => return Ok(&job.prepared.inputs),
+        (None, [row]) => return Ok(&row.like.prepared.inputs),
         (None, _) => {
             let inputs = 0..interface.inputs.len();
             inputs
-                .map(|index| join(interface, jobs, index))
+                .map(|index| join(interface, rows, index))
                 .collect::<Result<_, _>>()?
         }
-        (Some(ragged), _) => ragged.feed(jobs, |index| join(interface, jobs, index))?,
+        (Some(feeds), _) => feeds.feed(
+            rows,
+            |index| join(interface, rows, index),
+            |input| sequence_input(interface, rows, input),
+        )?,
     };
     Ok(&joined[..])
 }
 
-/// One input of all jobs, joined along the batch axis.
-fn join(interface: &Interface, jobs: &[Box<Job>], index: usize) -> Result<Tensor, RuntimeError> {
-    let first = &jobs[0].prepared;
+/// One input of all rows, joined along the batch axis.
+fn join(
+    interface: &Interface,
+    rows: &[BatchRow<'_>],
+    index: usize,
+) -> Result<Tensor, RuntimeError> {
+    let first = &rows[0].like.prepared;
     if first.omitted.iter().any(|o| usize::from(*o) == index) && has_default(interface, index) {
         // All jobs of a batch omit the same inputs: the model gets the default once.
         return Ok(first.inputs[index].clone());
     }
-    let parts: SmallVec<[Tensor; 8]> = jobs
-        .iter()
-        .map(|job| job.prepared.inputs[index].clone())
-        .collect();
+    let parts: SmallVec<[Tensor; 8]> = rows.iter().map(|row| row.input(index)).collect();
     gather(&parts).map_err(|error| BackendError::from(error).into())
+}
+
+/// An input of sequences.
+fn sequence_input(
+    interface: &Interface,
+    rows: &[BatchRow<'_>],
+    input: SequenceInput,
+) -> Result<Tensor, RuntimeError> {
+    let sequences = interface.sequences.as_ref();
+    let sequences = sequences.expect("only they have such inputs");
+    match input {
+        SequenceInput::Control(index) => sequences.control(index, rows),
+        SequenceInput::State(index) => sequences.state(index, rows),
+    }
 }
 
 /// Whether the model's graph has a default value for an input.

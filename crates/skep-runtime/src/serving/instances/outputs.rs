@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 use crate::{
     error::RuntimeError,
     serving::{
+        batch::{BatchRow, RunOutput},
         interface::{Interface, InterfaceTensor},
         job::Job,
         ragged,
@@ -38,17 +39,38 @@ pub(super) fn wanted_outputs(interface: &Interface, jobs: &[Box<Job>]) -> SmallV
         .collect()
 }
 
+/// What a run gave, in the order of its slots: the `wanted` outputs and then further ones.
+pub(super) fn given_outputs(
+    interface: &Interface,
+    slots: OutputSlots,
+    wanted: &[usize],
+) -> Result<SmallVec<[RunOutput; 4]>, RuntimeError> {
+    let given = slots.into_iter().enumerate().map(|(index, slot)| {
+        RunOutput::of(slot).ok_or_else(|| {
+            let port = wanted
+                .get(index)
+                .map(|index| &*interface.outputs[*index].name);
+            RuntimeError::internal(format!(
+                "model `{}` gave no output `{}`",
+                interface.model,
+                port.unwrap_or("of a state")
+            ))
+        })
+    });
+    given.collect()
+}
+
 /// Splits a batch's outputs among its jobs.
 pub(super) struct OutputSplitter<'a> {
     pub(super) interface: &'a Interface,
-    pub(super) jobs: &'a [Box<Job>],
+    pub(super) rows: &'a [BatchRow<'a>],
 }
 
 impl OutputSplitter<'_> {
-    /// Each job's outputs, from slots that hold the `wanted` ones in their order.
+    /// Each job's outputs, from what a run gave, of which the first are the `wanted` ones in their order.
     pub(super) fn split(
         &self,
-        slots: OutputSlots,
+        given: &[RunOutput],
         wanted: &[usize],
     ) -> Result<BatchOutputs, RuntimeError> {
         // By the interface's index; empty for an output that no job wants.
@@ -56,22 +78,17 @@ impl OutputSplitter<'_> {
         parts.resize(self.interface.outputs.len(), BatchParts::new());
         // By the same index: whether an output is alone in its memory.
         let mut own: SmallVec<[bool; 4]> = SmallVec::from_elem(false, parts.len());
-        for (slot, &index) in slots.into_iter().zip(wanted) {
-            let port = &self.interface.outputs[index];
-            own[index] = slot.is_in_prepared_memory() && self.jobs.len() == 1;
-            let tensor = slot.into_tensor().ok_or_else(|| {
-                RuntimeError::internal(format!(
-                    "model `{}` gave no output `{}`",
-                    self.interface.model, port.name
-                ))
-            })?;
-            let ragged = self.interface.ragged.as_ref();
-            parts[index] = match ragged.and_then(|ragged| ragged.scattered_by(index)) {
+        for (output, &index) in given.iter().zip(wanted) {
+            own[index] = output.owns_memory && self.rows.len() == 1;
+            let tensor = output.tensor.clone();
+            let feeds = self.interface.feeds.as_ref();
+            parts[index] = match feeds.and_then(|feeds| feeds.scattered_by(index)) {
                 Some(source) => self.scatter(&tensor, index, source)?,
                 None => self.parts(self.client_shape(tensor, index)?, index)?,
             };
         }
-        let jobs = self.jobs.iter().enumerate();
+        let rows = self.rows.iter().enumerate();
+        let jobs = rows.filter_map(|(position, row)| Some((position, row.job?)));
         let outputs = jobs.map(|(position, job)| {
             let indices = job.prepared.outputs.iter();
             let named = indices.map(|&index| NamedTensor {
@@ -86,7 +103,7 @@ impl OutputSplitter<'_> {
 
     /// Splits an output along the batch axis.
     fn parts(&self, tensor: Tensor, index: usize) -> Result<BatchParts, RuntimeError> {
-        let sizes = self.jobs.iter().map(|job| job.prepared.batch_size);
+        let sizes = self.rows.iter().map(BatchRow::size);
         let sizes: SmallVec<[usize; 8]> = sizes.collect();
         let whole = self.interface.max_batch_size == 0
             || (sizes.len() == 1 && tensor.shape().dims().first() == sizes.first());
@@ -107,10 +124,7 @@ impl OutputSplitter<'_> {
     ) -> Result<BatchParts, RuntimeError> {
         let config = &self.interface.outputs[index].config;
         self.check_datatype(tensor, index)?;
-        let shapes = self
-            .jobs
-            .iter()
-            .map(|job| job.prepared.inputs[source].shape());
+        let shapes = self.rows.iter().map(|row| row.shape(source));
         let shapes: SmallVec<[&Shape; 8]> = shapes.collect();
         ragged::scatter(tensor, &config.full_dims(), &shapes)
             .map_err(|error| self.wrong_output(index, &error))

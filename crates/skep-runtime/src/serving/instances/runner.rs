@@ -9,6 +9,7 @@ use std::{
 };
 
 use skep_backend::{BackendError, Instance, Model, OutputSlot, panic_text};
+use skep_scheduler::{BatchRows, SequencePayload as _};
 use skep_tensor::{RunBound, RunCharge, Tensor, TensorView};
 use skep_types::{DeviceId, Shape, Time};
 use smallvec::SmallVec;
@@ -17,14 +18,16 @@ use crate::{
     clock,
     error::RuntimeError,
     serving::{
+        batch::rows,
         driver::Driver,
         instances::{
             inputs::batch_inputs,
-            outputs::{BatchOutputs, OutputSlots, OutputSplitter, wanted_outputs},
+            outputs::{BatchOutputs, OutputSlots, OutputSplitter, given_outputs, wanted_outputs},
             watch::{EndedRun, ExecutionWatch, InterruptReason},
         },
         interface::Interface,
         job::{Job, PreparedRequest, Waiters},
+        sequences::{NextStates, SequenceMemory},
     },
     statistics::recorder::{ExecutionTimes, InstanceRecorder},
 };
@@ -48,6 +51,8 @@ pub(crate) struct InstanceRunner {
 /// A batch that was executed.
 pub(super) struct ExecutedBatch {
     pub(super) outputs: BatchOutputs,
+    /// The states for the next requests of the batch's sequences.
+    pub(super) states: Option<NextStates>,
     pub(super) at: ExecutionTimes,
 }
 
@@ -74,15 +79,17 @@ impl InstanceRunner {
         }
     }
 
-    /// Executes a batch that was taken at `taken`.
+    /// Executes a batch that was taken at `taken`. `lie` says where its jobs lie if it has rows without a job.
     pub(super) fn execute(
         &self,
         instance: &mut dyn Instance,
         jobs: &[Box<Job>],
+        lie: Option<&BatchRows>,
         taken: Time,
     ) -> Result<ExecutedBatch, RuntimeError> {
         let mut joined = SmallVec::new();
-        let inputs = batch_inputs(&self.interface, jobs, &mut joined)?;
+        let rows = rows(jobs, lie);
+        let inputs = batch_inputs(&self.interface, &rows, &mut joined)?;
         let gathered = clock::now();
         let wanted = wanted_outputs(&self.interface, jobs);
         let mut slots = OutputSlots::new();
@@ -97,21 +104,28 @@ impl InstanceRunner {
         if let Some(cpu) = instance.cpu_time() {
             self.driver.used(cpu, ran.since(gathered));
         }
+        let given = given_outputs(&self.interface, slots, &wanted)?;
         let splitter = OutputSplitter {
             interface: &self.interface,
-            jobs,
+            rows: &rows,
         };
-        let outputs = splitter.split(slots, &wanted)?;
+        let outputs = splitter.split(&given, &wanted)?;
+        let sequences = self.interface.sequences.as_ref();
+        let states = sequences.map(|sequences| sequences.next_states(&given, &wanted, &rows));
         let at = ExecutionTimes {
             taken,
             gathered,
             ran,
             ended: clock::now(),
         };
-        Ok(ExecutedBatch { outputs, at })
+        Ok(ExecutedBatch {
+            outputs,
+            states: states.transpose()?,
+            at,
+        })
     }
 
-    /// Adds a slot for each wanted output. Where the model tells the shapes in advance, the slots are allocated, and
+    /// Adds a slot for each wanted output, and then one for each state that is not among them. Where the model tells the shapes in advance, the slots are allocated, and
     /// the charge for them is returned, to be held while the model runs.
     fn prepare(
         &self,
@@ -119,17 +133,25 @@ impl InstanceRunner {
         wanted: &[usize],
         slots: &mut OutputSlots,
     ) -> Result<RunCharge, BackendError> {
+        let listed = wanted.iter().map(|&index| {
+            let output = &self.interface.outputs[index];
+            (output.position, output.config.datatype)
+        });
+        let sequences = self.interface.sequences.iter();
+        let states = sequences.flat_map(|sequences| sequences.further_outputs(wanted));
+        let outputs: SmallVec<[_; 4]> = listed.chain(states).collect();
         let shapes: SmallVec<[&Shape; 4]> = inputs.iter().map(Tensor::shape).collect();
         let Some(known) = self.model.output_shapes(&shapes) else {
-            let outputs = wanted.iter().map(|&index| &self.interface.outputs[index]);
-            slots.extend(outputs.map(|output| OutputSlot::new(output.position)));
+            slots.extend(
+                outputs
+                    .iter()
+                    .map(|(position, _)| OutputSlot::new(*position)),
+            );
             return Ok(RunCharge::default());
         };
-        let outputs = wanted.iter().map(|&index| {
-            let output = &self.interface.outputs[index];
-            let shape = &known[output.position];
-            (output.position, output.config.datatype, shape)
-        });
+        let outputs = outputs
+            .iter()
+            .map(|(position, datatype)| (*position, *datatype, &known[*position]));
         let bytes = outputs.clone().map(|(_, datatype, shape)| {
             let size = datatype.element_size().unwrap_or(0) as u64;
             (shape.element_count() as u64).saturating_mul(size)
@@ -175,9 +197,15 @@ impl InstanceRunner {
         let _occupied = self.driver.occupy();
         let taken = clock::now();
         let (reply, _) = tokio::sync::oneshot::channel();
-        let jobs = [Job::new(prepared, reply, taken)];
+        let mut job = Job::new(prepared, reply, taken);
+        if job.prepared.sequence.is_some() {
+            job.remember(&SequenceMemory::default());
+        }
+        let jobs = [job];
         self.watch.begin(taken, Waiters::new(), None);
-        let executed = catch_unwind(AssertUnwindSafe(|| self.execute(instance, &jobs, taken)));
+        let executed = catch_unwind(AssertUnwindSafe(|| {
+            self.execute(instance, &jobs, None, taken)
+        }));
         let ended = self.watch.end();
         match executed {
             Ok(executed) => match ended {

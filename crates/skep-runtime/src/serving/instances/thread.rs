@@ -28,6 +28,7 @@ use crate::{
         job::{Job, Waiters},
         request::{InferResponse, Timing},
     },
+    statistics::recorder::ExecutedSize,
 };
 
 /// The body of an instance's thread.
@@ -184,6 +185,7 @@ impl InstanceThread {
     ) -> ServeEnd {
         self.runner.recorder.began(taken);
         let (size, end) = (batch.size(), batch.end);
+        let lie = batch.rows.take();
         let mut jobs: Jobs = batch
             .requests
             .drain(..)
@@ -192,7 +194,7 @@ impl InstanceThread {
         let waiters: Waiters = jobs.iter_mut().map(|job| job.take_waiter()).collect();
         self.runner.watch.begin(taken, waiters, Some(end));
         let result = catch_unwind(AssertUnwindSafe(|| {
-            self.runner.execute(instance, &jobs, taken)
+            self.runner.execute(instance, &jobs, lie.as_deref(), taken)
         }));
         let ended = self.runner.watch.end();
         let was_interrupted = ended
@@ -253,10 +255,15 @@ impl InstanceThread {
     ) {
         // Before the responses leave, so that statistics never lag behind what a client has seen.
         let arrivals = waiters.iter().map(|waiter| waiter.arrived);
+        let inferences = jobs.iter().map(|job| job.prepared.batch_size).sum();
+        let batch = ExecutedSize {
+            rows: size,
+            inferences,
+        };
         let is_too_slow = self
             .runner
             .recorder
-            .executed(size, Some(end), &executed.at, arrivals);
+            .executed(batch, Some(end), &executed.at, arrivals);
         if is_too_slow {
             tracing::warn!(
                 "instance `{}`: executions of one inference take longer than `slo_latency_ms` allows, the last one {:.3} ms: requests will be late or given up",
@@ -265,6 +272,9 @@ impl InstanceThread {
             );
         }
         let charged = charge_outputs(jobs, &executed.outputs);
+        // Before the driver hears of the end, after which the sequences' next requests may run.
+        let states = executed.states.map_or(Ok(()), |states| states.put(jobs));
+        let charged = states.and(charged);
         let at = executed.at;
         for ((waiter, job), outputs) in waiters.into_iter().zip(jobs).zip(executed.outputs) {
             let timing = Timing {

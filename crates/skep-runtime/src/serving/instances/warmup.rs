@@ -64,7 +64,7 @@ fn build(
         let tensor = tensor(warmup, input, batched, directory)?;
         request.inputs.push((name.clone(), tensor));
     }
-    validate::prepare(&request, interface)?;
+    validate::prepare_alone(&request, interface)?;
     Ok(request)
 }
 
@@ -76,7 +76,7 @@ pub(super) fn run(
 ) -> Result<(), RuntimeError> {
     for warmup in warmups {
         for _ in 0..warmup.count {
-            let prepared = validate::prepare(&warmup.request, &runner.interface)?;
+            let prepared = validate::prepare_alone(&warmup.request, &runner.interface)?;
             runner
                 .warm_up(instance, prepared)
                 .map_err(|error| failed(&warmup.name, &error))?;

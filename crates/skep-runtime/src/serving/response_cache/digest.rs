@@ -46,6 +46,8 @@ fn digest(request: &PreparedRequest) -> EntryDigest {
         outputs,
         batch_size,
         charge: _,
+        // A model with sequences has no cache.
+        sequence: _,
     } = request;
     let mut head = DigestHead::new();
     put(&mut head, *batch_size);

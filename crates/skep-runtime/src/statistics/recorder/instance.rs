@@ -94,6 +94,24 @@ pub(super) struct RecorderFigures {
     too_slow: u32,
 }
 
+/// How large a batch was.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ExecutedSize {
+    /// The batch size that the model saw.
+    pub(crate) rows: usize,
+    /// The inferences of its requests: fewer, if rows had no request.
+    pub(crate) inferences: usize,
+}
+
+impl From<usize> for ExecutedSize {
+    fn from(inferences: usize) -> Self {
+        Self {
+            rows: inferences,
+            inferences,
+        }
+    }
+}
+
 impl InstanceRecorder {
     pub(super) fn new(name: &str, options: &RecorderOptions) -> Arc<Self> {
         Arc::new(Self {
@@ -166,7 +184,7 @@ impl InstanceRecorder {
         self.running_since_ns.store(IDLE, Ordering::Relaxed);
     }
 
-    /// Records a successful execution of `batch_size` inferences, for requests that arrived at `arrivals`. `end` is
+    /// Records a successful execution, for requests that arrived at `arrivals`. `end` is
     /// `None` if no scheduler made the batch.
     ///
     /// Call it before the answers are sent, so that statistics never lag behind what a client has seen. Returns whether
@@ -174,11 +192,13 @@ impl InstanceRecorder {
     /// at most.
     pub(crate) fn executed(
         &self,
-        batch_size: usize,
+        batch: impl Into<ExecutedSize>,
         end: Option<BatchEnd>,
         at: &ExecutionTimes,
         arrivals: impl Iterator<Item = Time>,
     ) -> bool {
+        let batch = batch.into();
+        let batch_size = batch.rows;
         let input = ns(at.gathered, at.taken);
         let infer = ns(at.ran, at.gathered);
         let output = ns(at.ended, at.ran);
@@ -189,7 +209,7 @@ impl InstanceRecorder {
             requests += 1;
             late += u64::from(figures.answered(arrived, at.taken, at.ended));
         }
-        figures.computed(batch_size, at.ended, [input, infer, output], requests);
+        figures.computed(batch, at.ended, [input, infer, output], requests);
         if let Some(end) = end {
             figures.batch_ends.count(end);
             // A warm-up, whose batch no scheduler made, has no client to be late for.
@@ -213,7 +233,7 @@ impl InstanceRecorder {
     pub(crate) fn composed(&self, batch_size: usize, at: &ComposedTimes) {
         let mut figures = lock(&self.figures);
         let is_late = figures.answered(at.arrived, at.taken, at.ended);
-        figures.computed(batch_size, at.ended, at.compute.map(nanoseconds), 1);
+        figures.computed(batch_size.into(), at.ended, at.compute.map(nanoseconds), 1);
         figures.late += u64::from(is_late);
         figures.in_time += u64::from(!is_late);
     }
@@ -246,7 +266,7 @@ impl RecorderFigures {
     /// Counts an execution for this many requests, by the nanoseconds of its three phases.
     fn computed(
         &mut self,
-        batch_size: usize,
+        size: ExecutedSize,
         ended: Time,
         [input, infer, output]: [u64; 3],
         requests: u64,
@@ -260,10 +280,10 @@ impl RecorderFigures {
             (Phase::ComputeOutput, output),
         ];
         self.distribute(ended, phases, requests);
-        self.inference_count += batch_size as u64;
+        self.inference_count += size.inferences as u64;
         self.execution_count += 1;
         self.last_inference = Some(ended);
-        let batch = self.batch(batch_size);
+        let batch = self.batch(size.rows);
         batch.compute_input.add(1, input);
         batch.compute_infer.add(1, infer);
         batch.compute_output.add(1, output);

@@ -15,7 +15,7 @@ use std::{
 use skep_host::lock;
 use skep_types::Time;
 
-pub(crate) use instance::{ComposedTimes, ExecutionTimes, InstanceRecorder};
+pub(crate) use instance::{ComposedTimes, ExecutedSize, ExecutionTimes, InstanceRecorder};
 
 use self::{cached::CachedRequests, instance::RecorderFigures};
 use crate::{

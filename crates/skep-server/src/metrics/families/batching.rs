@@ -103,3 +103,28 @@ pub(super) fn policies(text: &mut MetricsText, rows: &[VersionFigures]) {
         }
     }
 }
+
+/// The slots of models whose requests belong to sequences, and the sequences that wait for one.
+pub(super) fn sequences(text: &mut MetricsText, rows: &[VersionFigures]) {
+    let counted = rows
+        .iter()
+        .filter_map(|row| Some((row, row.policy.sequences?)));
+    let mut family = text.family(
+        "skep_sequence_slots",
+        "Slots of sequences, or candidates, that live sequences have (`used`) or further ones could get (`free`)",
+        "gauge",
+    );
+    for (row, counts) in counted.clone() {
+        for (state, count) in [("free", counts.free), ("used", counts.used)] {
+            family.line(&row.labels.with("state", state), count);
+        }
+    }
+    let mut family = text.family(
+        "skep_sequences_waiting",
+        "Sequences that have started and wait for a slot",
+        "gauge",
+    );
+    for (row, counts) in counted {
+        family.line(&row.labels, counts.waiting);
+    }
+}

@@ -50,6 +50,7 @@ pub(super) fn render(
     inference::histograms(&mut text, &rows);
     batching::batch_ends(&mut text, &rows);
     batching::policies(&mut text, &rows);
+    batching::sequences(&mut text, &rows);
     objectives::render(&mut text, &rows);
     instances::busy(&mut text, &rows, sample);
     memory::of_requests(&mut text, request_memory);
