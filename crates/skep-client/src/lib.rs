@@ -40,7 +40,7 @@ pub use infer::{Encoding, InferRequest, InferResponse, ParameterValue, WantedOut
 pub use skep_wire::documents::{
     BatchSizeStatistics, ConfigurationRow, CountedDuration, DecisionRow, DeviceMemory, DeviceRow,
     IndexRow, InferenceStatistics, ModelMetadata, ModelStatistics, ModelStatus,
-    ObjectiveStatistics, ResidencyMemory, ResidencyStatus, ResponseStatistics, ServerMetadata,
-    TensorMetadata, TensorRow,
+    ObjectiveStatistics, ResidencyMemory, ResidencyStatus, ResponseStatistics, SequenceStatistics,
+    ServerMetadata, TensorMetadata, TensorRow,
 };
 pub use tls::ClientTls;

@@ -1299,9 +1299,11 @@ pub struct ModelStatistics {
         ::prost::alloc::string::String,
         InferResponseStatistics,
     >,
-    /// Skep's own, with a number far from Triton's; its clients pass over it.
+    /// Skep's own, with numbers far from Triton's; its clients pass over them.
     #[prost(message, optional, tag = "1000")]
     pub slo_stats: ::core::option::Option<SloStatistics>,
+    #[prost(message, optional, tag = "1001")]
+    pub sequence_stats: ::core::option::Option<SequenceStatistics>,
 }
 /// Requests of a model with a latency objective.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1314,6 +1316,16 @@ pub struct SloStatistics {
     pub late: u64,
     #[prost(uint64, tag = "4")]
     pub given_up: u64,
+}
+/// The sequences of a model now, and their slots.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SequenceStatistics {
+    #[prost(uint64, tag = "1")]
+    pub used_slots: u64,
+    #[prost(uint64, tag = "2")]
+    pub free_slots: u64,
+    #[prost(uint64, tag = "3")]
+    pub waiting_sequences: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ModelStatisticsResponse {

@@ -7,7 +7,7 @@ use skep_runtime::{
 };
 use skep_wire::documents::{
     BatchSizeStatistics, CountedDuration, InferenceStatistics, ModelStatistics,
-    ObjectiveStatistics, StatisticsReport,
+    ObjectiveStatistics, SequenceStatistics, StatisticsReport,
 };
 
 use crate::error::ApiError;
@@ -76,6 +76,11 @@ fn of_version(loaded: &LoadedVersion) -> ModelStatistics {
             in_time: slo.in_time,
             late: slo.late,
             given_up: slo.given_up,
+        }),
+        sequences: loaded.policy().sequences.map(|counts| SequenceStatistics {
+            used_slots: counts.used as u64,
+            free_slots: counts.free as u64,
+            waiting_sequences: counts.waiting as u64,
         }),
     }
 }

@@ -17,5 +17,5 @@ pub use residency::{
 };
 pub use statistics::{
     BatchSizeStatistics, CountedDuration, DeviceMemory, InferenceStatistics, ModelStatistics,
-    ObjectiveStatistics, ResponseStatistics, StatisticsReport,
+    ObjectiveStatistics, ResponseStatistics, SequenceStatistics, StatisticsReport,
 };

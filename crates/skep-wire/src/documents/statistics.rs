@@ -43,6 +43,9 @@ pub struct ModelStatistics {
     /// How the model keeps its latency objective, if it has one. Skep's own member: Triton's clients ignore it.
     #[serde(rename = "slo_stats", skip_serializing_if = "Option::is_none")]
     pub objective: Option<ObjectiveStatistics>,
+    /// The sequences, if requests belong to some. Skep's own member as well.
+    #[serde(rename = "sequence_stats", skip_serializing_if = "Option::is_none")]
+    pub sequences: Option<SequenceStatistics>,
 }
 
 /// A count and the total time.
@@ -144,6 +147,18 @@ pub struct ObjectiveStatistics {
     pub given_up: u64,
 }
 
+/// The sequences of a model now, and their slots.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SequenceStatistics {
+    /// Slots, or candidates, that live sequences have.
+    pub used_slots: u64,
+    /// Slots that further sequences could get.
+    pub free_slots: u64,
+    /// Sequences that wait for a slot.
+    pub waiting_sequences: u64,
+}
+
 impl From<StatisticsReport> for pb::ModelStatisticsResponse {
     fn from(report: StatisticsReport) -> Self {
         Self {
@@ -174,6 +189,7 @@ impl From<ModelStatistics> for pb::ModelStatistics {
             memory_usage: model.memory.into_iter().map(Into::into).collect(),
             response_stats: responses.map(|(key, value)| (key, value.into())).collect(),
             slo_stats: model.objective.map(Into::into),
+            sequence_stats: model.sequences.map(Into::into),
         }
     }
 }
@@ -192,6 +208,7 @@ impl From<pb::ModelStatistics> for ModelStatistics {
             batches: message.batch_stats.into_iter().map(Into::into).collect(),
             memory: message.memory_usage.into_iter().map(Into::into).collect(),
             objective: message.slo_stats.map(Into::into),
+            sequences: message.sequence_stats.map(Into::into),
         }
     }
 }
@@ -244,6 +261,9 @@ same_fields!(BatchSizeStatistics, InferBatchStatistics, as_is: [batch_size], dur
 ]);
 same_fields!(ObjectiveStatistics, SloStatistics, as_is: [
     objective_ns, in_time, late, given_up
+], durations: []);
+same_fields!(SequenceStatistics, SequenceStatistics, as_is: [
+    used_slots, free_slots, waiting_sequences
 ], durations: []);
 
 impl From<DeviceMemory> for pb::MemoryUsage {
