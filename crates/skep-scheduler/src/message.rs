@@ -75,7 +75,8 @@ pub enum Input<P> {
     BatchCap(usize),
     /// Grants the compute slot that the scheduler asked for.
     SlotGranted,
-    /// Stops waiting for more requests to fill batches; new ones are still accepted.
+    /// Stops waiting for more requests to fill batches, and for the next request of a sequence while others wait for its
+    /// slot; new requests are still accepted.
     Hurry,
     /// Accepts no new requests, and serves the waiting ones without delay while there are instances.
     Drain,

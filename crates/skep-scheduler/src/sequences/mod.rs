@@ -473,6 +473,9 @@ impl<P: SequencePayload> SequenceScheduler<P> {
             }
         }
         self.seat_waiting();
+        if self.hurried {
+            self.make_room();
+        }
         self.release_held();
         match &mut self.engine {
             Engine::Direct(slots) if !self.held => {
@@ -482,6 +485,16 @@ impl<P: SequencePayload> SequenceScheduler<P> {
             Engine::Oldest(candidates) => candidates.decide(now, &mut self.table, outputs),
         }
         self.reject_unservable(now, outputs);
+    }
+
+    /// Ends idle sequences, the one that has been idle longest first, until no other waits for a slot or none is idle.
+    fn make_room(&mut self) {
+        while self.table.first_unseated().is_some()
+            && let Some(number) = self.table.longest_idle()
+        {
+            self.close(number);
+            self.seat_waiting();
+        }
     }
 
     /// Ends the wait for the first requests once enough are there.

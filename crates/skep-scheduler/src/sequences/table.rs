@@ -314,6 +314,15 @@ impl<P: SequencePayload> SequenceTable<P> {
         self.timers.first().map(|(at, _)| *at)
     }
 
+    /// The sequence with a seat that has been idle longest.
+    pub(super) fn longest_idle(&self) -> Option<SequenceNumber> {
+        let mut timers = self.timers.iter().map(|(_, number)| *number);
+        timers.find(|number| {
+            let sequence = self.get(*number);
+            sequence.is_idle() && sequence.seat.is_some()
+        })
+    }
+
     /// A sequence whose time is over.
     pub(super) fn expired(&self, now: Time) -> Option<SequenceNumber> {
         let (at, number) = self.timers.first()?;

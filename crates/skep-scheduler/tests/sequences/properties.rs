@@ -35,6 +35,7 @@ enum Event {
     /// The busy instance that has been busy longest finishes.
     Finish,
     Grant,
+    Hurry,
     Drain,
 }
 
@@ -63,6 +64,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         1 => (0u32..3).prop_map(Event::Retire),
         8 => Just(Event::Finish),
         4 => Just(Event::Grant),
+        1 => Just(Event::Hurry),
     ];
     let with_drain = prop::collection::vec(event, 1..80).prop_flat_map(|events| {
         let len = events.len();
@@ -233,6 +235,7 @@ impl World {
                 Input::SlotGranted
             }
             Event::Grant => return None,
+            Event::Hurry => Input::Hurry,
             Event::Drain => {
                 self.draining = true;
                 Input::Drain

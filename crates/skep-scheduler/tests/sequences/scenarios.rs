@@ -348,6 +348,23 @@ fn a_drain_answers_what_waits_and_frees_idle_sequences() {
 }
 
 #[test]
+fn idle_sequences_make_room_in_a_hurry() {
+    let script = "+0 a1( b1( f0 f0 hurry b2 f0 c1( f0 a2 b3 d1( f0";
+    let direct = (
+        direct(),
+        "0[a1] 0[. b1] 0[. b2] 0[c1 .] a2!no-start 0[. b3] 0[d1 .]",
+    );
+    let oldest = (oldest(2), "0[a1] 0[b1] 0[b2] 0[c1] a2!no-start 0[b3] 0[d1]");
+    for (strategy, expected) in [direct, oldest] {
+        let two = SequenceOptions {
+            max_batch_size: 2,
+            ..options(strategy)
+        };
+        assert_eq!(play(two, script), expected);
+    }
+}
+
+#[test]
 fn a_batch_waits_for_more_slots_as_long_as_it_may() {
     let waits = |least_ready| {
         options(SequenceStrategy::Direct(DirectPolicy {

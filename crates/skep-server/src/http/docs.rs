@@ -44,6 +44,7 @@ const SOURCES: &[PageSource] = &sources![
     "response-cache.md",
     "sandboxes.md",
     "security.md",
+    "sequences.md",
     "simulator.md",
     "tensor-store.md",
     "troubleshooting.md",

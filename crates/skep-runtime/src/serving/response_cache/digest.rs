@@ -101,6 +101,7 @@ mod tests {
             outputs: smallvec![0],
             batch_size: 1,
             charge: None,
+            sequence: None,
         }
     }
 
