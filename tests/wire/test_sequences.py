@@ -2,10 +2,13 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
 from onnx import helper
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from http_client import get, post
@@ -191,6 +194,26 @@ def test_requests_of_one_sequence_run_in_the_order_of_a_stream(sums, strategy):
         expected = {f"{sequence} {step}": sequence * (step + 1) for sequence in range(1, 6) for step in range(20)}
         assert got == expected
         wait_slots(server, 0)
+
+
+def test_a_large_request_of_a_stream_is_not_overtaken(repository):
+    """Its decoding, on another thread, takes longer than that of the next ones."""
+    more = 'input { name: "more" data_type: TYPE_FP32 dims: [ -1 ] } sequence_batching { }'
+    repository.mock("bulky", config=more)
+
+    def message(step):
+        made = pb.ModelInferRequest(model_name="bulky")
+        for name, elements in (("x", 4), ("more", 1 if step else 1 << 20)):
+            given = made.inputs.add(name=name, datatype="FP32", shape=[1, elements])
+            given.contents.fp32_contents.extend([0] * elements)
+        made.parameters["sequence_id"].int64_param = 1
+        made.parameters["sequence_start"].bool_param = step == 0
+        return made
+
+    with Server(repository) as server, grpc.insecure_channel(server.grpc) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        answers = list(stub.ModelStreamInfer(iter([message(step) for step in range(4)])))
+        assert [answer.error_message for answer in answers] == [""] * 4
 
 
 def test_s32_answers_keep_their_order_if_that_is_asked_for(sums):
@@ -455,6 +478,8 @@ def test_the_wire_shows_sequences(sums):
         assert start["control"][0]["kind"] == "CONTROL_SEQUENCE_START"
         assert start["control"][0]["fp32_false_true"] == [-1, 1]
         assert shown["state"][0]["input_name"] == "STATE"
+        stats = get(server, "/v2/models/sum/stats").json["model_stats"][0]["sequence_stats"]
+        assert stats == {"used_slots": 0, "free_slots": 3, "waiting_sequences": 0}
         inputs = get(server, "/v2/models/sum").json["inputs"]
         assert inputs == [{"name": "INPUT", "datatype": "INT32", "shape": [-1, 1]}]
 
@@ -469,6 +494,24 @@ def test_a_generate_request_may_belong_to_a_sequence(sums):
         assert generate(sequence_id=3, sequence_start=True).json["SUM"] == 5
         assert generate(parameters={"sequence_id": 3, "sequence_end": True}).json["SUM"] == 10
         assert "must specify the START flag" in generate(sequence_id=3).json["error"]
+
+
+def test_an_ensemble_passes_sequences_on(sums):
+    repository = sums()
+    repository.config(
+        "whole",
+        """platform: "ensemble" max_batch_size: 2
+        input { name: "INPUT" data_type: TYPE_INT32 dims: [ 1 ] } output { name: "SUM" data_type: TYPE_INT32 dims: [ 1 ] }
+        ensemble_scheduling { step { model_name: "sum" model_version: -1
+            input_map { key: "INPUT" value: "INPUT" } output_map { key: "SUM" value: "SUM" } } }""",
+    )
+    (repository.path / "whole" / "1").mkdir()
+    with Server(repository) as server, Caller(server, "grpc", "whole") as caller:
+        assert caller.sum(1, 5, start=True) == 5
+        assert caller.sum(1, 6) == 11
+        assert caller.sum(1, 7, end=True) == 18
+        assert "must specify the START flag" in refusal(caller.step, 1, 1)
+        assert "non-zero or non-empty correlation ID" in refusal(caller.step, 0, 1)
 
 
 def test_a_warm_up_is_a_sequence_of_its_own(sums):

@@ -87,3 +87,47 @@ impl RunOutput {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use skep_types::{DataType, Time};
+    use smallvec::smallvec;
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::serving::job::PreparedRequest;
+
+    fn job(value: u8) -> Box<Job> {
+        let shape = Shape::new(&[1, 1]).expect("a shape");
+        let tensor = Tensor::new(DataType::Uint8, shape, vec![value].into());
+        let prepared = PreparedRequest {
+            inputs: smallvec![tensor.expect("a tensor")],
+            ragged: SmallVec::new(),
+            omitted: SmallVec::new(),
+            outputs: SmallVec::new(),
+            batch_size: 1,
+            charge: None,
+            sequence: None,
+        };
+        Job::new(prepared, oneshot::channel().0, Time::ZERO)
+    }
+
+    #[test]
+    fn jobs_lie_where_the_scheduler_put_them() {
+        let jobs = [job(7), job(8)];
+        let values = |lie: Option<BatchRows>| {
+            let rows = rows(&jobs, lie.as_ref());
+            let inputs = rows
+                .iter()
+                .map(|row| (row.job.is_some(), row.input(0).data()[0]));
+            inputs.collect::<Vec<_>>()
+        };
+        assert_eq!(values(None), [(true, 7), (true, 8)]);
+        let lie = BatchRows {
+            of_requests: vec![1, 3],
+            total: 4,
+        };
+        let expected = [(false, 0), (true, 7), (false, 0), (true, 8)];
+        assert_eq!(values(Some(lie)), expected);
+    }
+}

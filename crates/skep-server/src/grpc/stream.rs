@@ -1,6 +1,6 @@
 //! `ModelStreamInfer`: many requests on one call, answered in the order of their arrival.
 //!
-//! Requests run concurrently; an answer waits for those before it. A stream takes its next request only when fewer than
+//! Requests reach their models in the order of their arrival and run concurrently; an answer waits for those before it. A stream takes its next request only when fewer than
 //! [`MAX_IN_FLIGHT`] are under way, so flow control slows down a client that does not read its answers. Dropping the
 //! stream drops its requests, which takes waiting ones out of their queues.
 //!
@@ -56,14 +56,25 @@ pub(super) fn answers(
         .is_some_and(|value| value == "true");
     let metadata = Arc::new(metadata);
     let answers = until_stop(Arc::clone(&state), requests, incoming)
-        .map(move |message| {
-            let (state, metadata) = (Arc::clone(&state), Arc::clone(&metadata));
+        // One after the other: a small request must not reach the model before a large one that came earlier, since both
+        // may be of one sequence.
+        .then(move |message| {
             // The request has arrived: its time counts from here.
-            let (note, mut visit) = note.message();
+            let (note, visit) = note.message();
             async move {
-                let answered = async {
+                let received = async {
                     let (message, charge) = message?;
                     let received = infer::receive(message, &charge).await?;
+                    Ok::<_, Status>((received, charge))
+                };
+                (received.await, note, visit)
+            }
+        })
+        .map(move |(received, note, mut visit)| {
+            let (state, metadata) = (Arc::clone(&state), Arc::clone(&metadata));
+            async move {
+                let answered = async {
+                    let (received, charge) = received?;
                     let answer = answer(&state, &metadata, received, &charge, encodings, &note);
                     Ok((answer.await, charge))
                 };

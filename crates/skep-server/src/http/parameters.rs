@@ -148,7 +148,8 @@ mod tests {
     #[test]
     fn a_place_in_a_sequence_is_read() {
         let of = |given| request(&given).expect("valid").sequence;
-        let step = |id, start, end| id.map(|id| SequenceStep { id, start, end });
+        let step =
+            |id: Option<CorrelationId>, start, end| id.map(|id| SequenceStep { id, start, end });
         let number = CorrelationId::number(u64::MAX);
         let given = json!({"sequence_id": u64::MAX, "sequence_start": true, "sequence_end": false});
         assert_eq!(of(given), step(number, true, false));
