@@ -227,16 +227,9 @@ def test_g4_codes(stub):
 
 
 def test_g4_calls_not_served_yet_are_unimplemented(stub):
-    region = message("FP32", "FP32", [1])
-    region.inputs[0].parameters["shared_memory_region"].string_param = "r"
-    for call, request in (
-        (stub.ModelInfer, region),
-        (stub.SystemSharedMemoryStatus, pb.SystemSharedMemoryStatusRequest()),
-        (stub.TraceSetting, pb.TraceSettingRequest()),
-    ):
-        code, details = failure(call, request)
-        assert code == grpc.StatusCode.UNIMPLEMENTED
-        assert "not supported yet" in details
+    code, details = failure(stub.TraceSetting, pb.TraceSettingRequest())
+    assert code == grpc.StatusCode.UNIMPLEMENTED
+    assert "not supported yet" in details
 
 
 def test_g7_parameters_of_every_type(stub):

@@ -443,10 +443,14 @@ def test_bytes_of_a_head_are_bounded(simple):
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "what"),
+    ("method", "path", "why"),
     [
         *[
-            (method, f"/v2/{kind}sharedmemory{path}", "shared memory")
+            (
+                method,
+                f"/v2/{kind}sharedmemory{path}",
+                "shared memory of clients is not enabled, start the server with --allow-client-shm=true",
+            )
             for kind in ("system", "cuda")
             for method, path in (
                 ("GET", "/status"),
@@ -457,12 +461,12 @@ def test_bytes_of_a_head_are_bounded(simple):
             )
         ],
         *[
-            (method, f"/v2{path}/trace/setting", "tracing")
+            (method, f"/v2{path}/trace/setting", "tracing is not supported yet")
             for method in ("GET", "POST")
             for path in ("", "/models/addsub", "/models/addsub/versions/1")
         ],
     ],
 )
-def test_calls_that_are_not_served_are_501(simple, method, path, what):
+def test_calls_that_are_not_served_are_501(simple, method, path, why):
     answer = request(simple.http, method, path, b"{}" if method == "POST" else None)
-    assert (answer.status, answer.error) == (501, f"{what} is not supported yet")
+    assert (answer.status, answer.error) == (501, why)

@@ -227,10 +227,3 @@ def test_h28_many_clients_at_once(simple):
     with ThreadPoolExecutor(8) as pool:
         for number, (given, data) in enumerate(pool.map(one, range(64))):
             assert (given, data) == (str(number), [number + 2] * 16)
-
-
-def test_h18_features_not_served_yet_are_501(simple):
-    region = [tensor("INPUT0", "INT32", [1, 16], shared_memory_region="r", shared_memory_byte_size=64), INPUTS[1]]
-    answer = infer(simple, "addsub", region)
-    assert (answer.status, "not supported yet" in answer.error) == (501, True)
-    assert get(simple, "/v2/health/ready").status == 200

@@ -132,7 +132,7 @@ HARMLESS = [
     "--sagemaker-port=8080", "--sagemaker-safe-port-range=8000-9000", "--sagemaker-thread-count=8", "--allow-vertex-ai=false",
     "--vertex-ai-port=8080", "--vertex-ai-thread-count=8", "--vertex-ai-default-model=m",
     "--trace-config=level=TIMESTAMPS", "--trace-config=triton,file=/tmp/trace.json", "--trace-file=/tmp/trace.json", "--trace-level=OFF", "--trace-rate=1000", "--trace-count=-1", "--trace-log-frequency=0",
-    "--host-policy=p,numa-node=0", "--allow-client-shm=false", "--grpc-infer-thread-count=2",
+    "--host-policy=p,numa-node=0", "--grpc-infer-thread-count=2",
     "--grpc-max-response-pool-size=8", "--tf-allow-soft-placement=true", "--tf-gpu-memory-fraction=0.5",
     "--tf-add-vgpu=0:1:1024", "--http-thread-count=8", "--pinned-memory-pool-byte-size=0", "--enable-peer-access=true",
 ]  # fmt: skip
@@ -140,7 +140,7 @@ HARMLESS = [
 HONOURED = [
     "--log-info=true", "--log-verbose=0", "--strict-model-config=false", "--metrics-interval-ms=1000", "--allow-gpu-metrics=true",
     "--http-header-forward-pattern=x-.*", "--allow-cpu-metrics=true", "--exit-timeout-secs=30", "--model-namespacing=false",
-    "--cache-config=local,size=1048576",
+    "--cache-config=local,size=1048576", "--allow-client-shm=true",
 ]  # fmt: skip
 
 
@@ -163,7 +163,6 @@ def test_tritons_flags_start_the_server_and_those_without_effect_are_named_once(
     [
         ("--allow-sagemaker=true", "SageMaker's endpoints are not served"),
         ("--allow-vertex-ai=true", "Vertex AI's endpoints are not served"),
-        ("--allow-client-shm=true", "memory of clients is not mapped"),
         ("--rate-limit=sometimes", "execution_count"),
     ],
 )

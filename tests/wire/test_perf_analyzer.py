@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from http_client import get
-from server import DEADLINE_S
+from server import DEADLINE_S, Server
 
 PROGRAM = Path(sys.executable).parent / "perf_analyzer"
 REQUESTS = 50
@@ -69,3 +69,13 @@ def test_p1_p4_p6_p8_a_run_with_its_report(simple, tmp_path, protocol, args):
 def test_an_unknown_model_is_reported(simple, protocol):
     report = analyze(getattr(simple, protocol), protocol, "nosuch", *WINDOW, expected=99)
     assert "nosuch" in report
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_p11_tensors_in_shared_memory(simple_repository, protocol):
+    with Server(simple_repository, "--allow-client-shm=true") as server:
+        shared = ["--shared-memory=system", "--output-shared-memory-size=64"]
+        report = analyze(getattr(server, protocol), protocol, "addsub", *WINDOW, *shared)
+        assert "Throughput:" in report, report
+        # It unregisters its regions at the end.
+        assert get(server, "/v2/systemsharedmemory/status").json == []

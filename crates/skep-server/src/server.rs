@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use skep_regions::ClientRegions;
 use skep_runtime::Runtime;
 use tokio::{
     net::TcpListener,
@@ -150,6 +151,10 @@ impl Server {
             runtime,
             server_name,
             max_json_bytes: options.max_json_bytes,
+            client_regions: options
+                .inference
+                .client_regions
+                .then(ClientRegions::default),
             inference: options.inference.clone(),
             logs: Arc::clone(&options.logs),
             http_restrictions: options.http_restrictions.clone(),

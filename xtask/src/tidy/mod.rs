@@ -33,6 +33,7 @@ const ORDER: &[(u8, &str)] = &[
     (2, "skep-host"),
     (2, "skep-ipc"),
     (2, "skep-tensor"),
+    (2, "skep-regions"),
     (2, "skep-heap"),
     (2, "skep-alloc"),
     (2, "skep-store"),

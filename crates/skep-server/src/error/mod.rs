@@ -4,6 +4,7 @@ use std::fmt;
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
+use skep_regions::{RegionError, RegionErrorKind};
 use skep_runtime::{ErrorKind, RuntimeError};
 use skep_tensor::OverBudget;
 
@@ -21,6 +22,8 @@ enum FailureKind {
     TooSlow,
     /// The memory of requests is full; a later request may succeed.
     NoMemory,
+    /// What the client makes exists already.
+    AlreadyExists,
 }
 
 /// A failure at the edge, and what the client is told.
@@ -96,6 +99,7 @@ impl ApiError {
             FailureKind::Runtime(kind) => kind,
             FailureKind::TooSlow => return StatusCode::REQUEST_TIMEOUT,
             FailureKind::NoMemory => return StatusCode::SERVICE_UNAVAILABLE,
+            FailureKind::AlreadyExists => return StatusCode::BAD_REQUEST,
         };
         match kind {
             ErrorKind::NotFound => StatusCode::NOT_FOUND,
@@ -111,6 +115,25 @@ impl ApiError {
 impl From<RuntimeError> for ApiError {
     fn from(error: RuntimeError) -> Self {
         Self::new(error.kind(), error.to_string())
+    }
+}
+
+impl From<RegionError> for ApiError {
+    fn from(error: RegionError) -> Self {
+        let kind = match error.kind() {
+            RegionErrorKind::NotFound => ErrorKind::NotFound,
+            RegionErrorKind::Full => ErrorKind::Full,
+            RegionErrorKind::Internal => ErrorKind::Internal,
+            _ => ErrorKind::InvalidArgument,
+        };
+        let failure = Self::new(kind, error.to_string());
+        match error.kind() {
+            RegionErrorKind::AlreadyExists => Self {
+                kind: FailureKind::AlreadyExists,
+                ..failure
+            },
+            _ => failure,
+        }
     }
 }
 
@@ -181,6 +204,7 @@ impl From<ApiError> for tonic::Status {
         let code = match error.kind {
             FailureKind::TooSlow => tonic::Code::DeadlineExceeded,
             FailureKind::NoMemory => tonic::Code::ResourceExhausted,
+            FailureKind::AlreadyExists => tonic::Code::AlreadyExists,
             FailureKind::Runtime(kind) => match kind {
                 ErrorKind::NotFound => tonic::Code::NotFound,
                 ErrorKind::Unavailable => tonic::Code::Unavailable,

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     bounds::{MAX_DIMS, MAX_PARAMETERS, MAX_TENSORS},
     fuzzing::checks::{MODEL, assert_consistent, assert_same_inputs, assert_same_parameters, echo},
+    inference::OutputRegions,
 };
 
 /// An encoded `ModelInferRequest`. A message that the scan accepts has no more entries than allowed, and takes no more
@@ -61,7 +62,8 @@ pub fn grpc_infer(data: &[u8]) {
             .all(|(name, count)| { sent.outputs.contains(name) && *count > 0 })
     );
     // The outputs of an answer are written like the inputs of a request.
-    let answer = infer::encode(echo(&sent), sent.id.clone()).encode_to_vec();
+    let answer =
+        infer::encode(echo(&sent), sent.id.clone(), &OutputRegions::default()).encode_to_vec();
     let answer = ModelInferResponse::decode(answer.as_slice()).expect("what was just encoded");
     let inputs = answer.outputs.into_iter().map(|output| InferInputTensor {
         name: output.name,

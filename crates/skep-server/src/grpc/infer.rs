@@ -25,7 +25,7 @@ use super::{
 use crate::{
     access::AccessNote,
     error::ApiError,
-    inference::{self, InferenceFailure},
+    inference::{self, InferenceFailure, NamedSpan, OutputRegions, RegionInput, RegionUse},
     off_reactor::off_reactor,
     state::ServerState,
 };
@@ -152,7 +152,10 @@ async fn run(
     let DecodedMessage {
         mut request,
         classes,
+        regions,
     } = received.decoded?;
+    let taken = regions.take_in(state, &mut request, &received.model, charge);
+    let regions = taken.await?;
     request.charge = Some(Arc::clone(charge));
     // Binary metadata is not text.
     let headers = metadata.iter().filter_map(|entry| match entry {
@@ -174,7 +177,9 @@ async fn run(
     note.answered(&answer);
     inference::settle(charge, &mut answer);
     inference::classify(&mut answer, &classes, loaded)?;
-    Ok(encode(answer, id))
+    let written = regions.write(&answer).await;
+    written.map_err(|error| InferenceFailure { error, ran: true })?;
+    Ok(encode(answer, id, &regions))
 }
 
 /// Charges the memory of an answer that is encoded `times` times.
@@ -192,15 +197,18 @@ pub(super) struct DecodedMessage {
     pub(super) request: InferRequest,
     /// The outputs that are replaced by classes, and how many classes.
     pub(super) classes: Vec<(String, u64)>,
+    /// Inputs that are not in the request yet, and outputs that do not travel with the response.
+    pub(super) regions: RegionUse,
 }
 
 /// Decodes a message; raw tensor data is not copied.
 pub(super) fn decode(message: ModelInferRequest, model: &str) -> Result<DecodedMessage, ApiError> {
     let raw = !message.raw_input_contents.is_empty();
-    if raw && message.raw_input_contents.len() != message.inputs.len() {
+    let in_region = |input: &&InferInputTensor| input.parameters.contains_key(inference::REGION);
+    let in_message = message.inputs.len() - message.inputs.iter().filter(in_region).count();
+    if raw && message.raw_input_contents.len() != in_message {
         return Err(ApiError::invalid(format!(
-            "expected {} raw_input_contents, one for each input of the request for model '{model}', got {}",
-            message.inputs.len(),
+            "expected {in_message} raw_input_contents, one for each input of the request for model '{model}' that is not in shared memory, got {}",
             message.raw_input_contents.len()
         )));
     }
@@ -210,35 +218,71 @@ pub(super) fn decode(message: ModelInferRequest, model: &str) -> Result<DecodedM
         ..Default::default()
     };
     parameters::of_request(message.parameters, &mut request)?;
-    for mut input in message.inputs {
+    let mut regions = RegionUse::default();
+    for (position, mut input) in message.inputs.into_iter().enumerate() {
+        if let Some(span) = parameters::span(&input.name, &input.parameters)? {
+            let input = region_input(position, input, span, model)?;
+            regions.inputs.push(input);
+            continue;
+        }
         let tensor = tensor(&request.id, &mut input, contents.next(), model)?;
         request.inputs.push((input.name, tensor));
     }
     let mut classes = Vec::new();
     for output in message.outputs {
-        let count = output_parameters(&output)?;
-        if count > 0 {
+        let count = output_classes(&output)?;
+        if let Some(span) = parameters::span(&output.name, &output.parameters)? {
+            regions.add_output(&output.name, span, count)?;
+        } else if count > 0 {
             classes.push((output.name.clone(), count));
         }
         request.outputs.push(output.name);
     }
-    Ok(DecodedMessage { request, classes })
+    Ok(DecodedMessage {
+        request,
+        classes,
+        regions,
+    })
 }
 
-/// How many classes replace an output; 0 for the output itself.
-fn output_parameters(output: &InferRequestedOutputTensor) -> Result<u64, ApiError> {
-    let mut classes = 0;
-    for (key, parameter) in &output.parameters {
-        match key.as_str() {
-            "classification" => classes = parameters::classes(parameter)?,
-            key if key.starts_with("shared_memory_") => {
-                return Err(ApiError::unsupported("shared memory"));
-            }
-            // Others are ignored, as on Triton.
-            _ => {}
-        }
+/// How many classes replace an output; 0 for the output itself. Unknown parameters are ignored, as on Triton.
+fn output_classes(output: &InferRequestedOutputTensor) -> Result<u64, ApiError> {
+    let classes = output.parameters.get("classification");
+    classes.map_or(Ok(0), parameters::classes)
+}
+
+/// An input that lies in a region.
+fn region_input(
+    position: usize,
+    input: InferInputTensor,
+    span: NamedSpan,
+    model: &str,
+) -> Result<RegionInput, ApiError> {
+    let name = input.name;
+    if input.contents.is_some() {
+        return Err(ApiError::invalid(format!(
+            "unexpected 'content' provided when using shared memory for input tensor '{name}' for model '{model}'"
+        )));
     }
-    Ok(classes)
+    let (datatype, shape) = datatype_and_shape(&name, &input.datatype, &input.shape)?;
+    Ok(RegionInput {
+        position,
+        name,
+        datatype,
+        shape,
+        span,
+    })
+}
+
+fn datatype_and_shape(
+    name: &str,
+    datatype: &str,
+    shape: &[i64],
+) -> Result<(DataType, Shape), ApiError> {
+    let datatype = DataType::from_protocol_name(datatype)
+        .map_err(|error| inference::invalid_input(name, error))?;
+    let shape = Shape::from_wire(shape).map_err(|error| inference::invalid_input(name, error))?;
+    Ok((datatype, shape))
 }
 
 fn tensor(
@@ -248,17 +292,7 @@ fn tensor(
     model: &str,
 ) -> Result<Tensor, ApiError> {
     let name = &input.name;
-    if input
-        .parameters
-        .keys()
-        .any(|key| key.starts_with("shared_memory_"))
-    {
-        return Err(ApiError::unsupported("shared memory"));
-    }
-    let datatype = DataType::from_protocol_name(&input.datatype)
-        .map_err(|error| inference::invalid_input(name, error))?;
-    let shape =
-        Shape::from_wire(&input.shape).map_err(|error| inference::invalid_input(name, error))?;
+    let (datatype, shape) = datatype_and_shape(name, &input.datatype, &input.shape)?;
     let data = match (raw, input.contents.take()) {
         (Some(_), Some(_)) => {
             return Err(ApiError::invalid(format!(
@@ -322,8 +356,12 @@ fn contents_error(error: &WireError) -> String {
     }
 }
 
-/// Encodes an answer: always raw contents, as on Triton.
-pub(super) fn encode(answer: InferResponse, id: String) -> ModelInferResponse {
+/// Encodes an answer: always raw contents, as on Triton, which are empty for an output in a region.
+pub(super) fn encode(
+    answer: InferResponse,
+    id: String,
+    regions: &OutputRegions,
+) -> ModelInferResponse {
     let mut message = ModelInferResponse {
         model_name: answer.model.to_string(),
         model_version: answer.version.to_string(),
@@ -332,15 +370,21 @@ pub(super) fn encode(answer: InferResponse, id: String) -> ModelInferResponse {
         ..Default::default()
     };
     for output in answer.outputs {
+        let data = output.tensor.data();
+        let span = regions.of(&output.name);
         message.outputs.push(InferOutputTensor {
             name: output.name.to_string(),
             datatype: output.tensor.datatype().protocol_name().to_owned(),
             shape: output.tensor.shape().to_wire(),
+            parameters: span
+                .map(|span| parameters::encode_span(span, data.len()))
+                .unwrap_or_default(),
             ..Default::default()
         });
-        message
-            .raw_output_contents
-            .push(output.tensor.data().clone());
+        message.raw_output_contents.push(match span {
+            Some(_) => Bytes::new(),
+            None => data.clone(),
+        });
     }
     message
 }

@@ -5,12 +5,13 @@
 use std::collections::BTreeMap;
 
 use skep_proto::inference::{InferParameter, infer_parameter::ParameterChoice};
+use skep_regions::RegionSpan;
 use skep_runtime::{InferRequest, Parameter};
 use skep_types::CorrelationId;
 
 use crate::{
     error::ApiError,
-    inference::{self, SequenceParameters},
+    inference::{self, NamedSpan, SequenceParameters, SpanParameters},
 };
 
 /// The parameter that asks for an empty final answer on a stream. Only decoupled models send one: a single answer is
@@ -111,6 +112,52 @@ pub(super) fn classes(parameter: &InferParameter) -> Result<u64, ApiError> {
         .ok_or_else(|| {
             ApiError::invalid("invalid value for 'classification' parameter, expected >= 0")
         })
+}
+
+/// Where tensor `name` lies in a region, if its parameters say so.
+pub(super) fn span(
+    name: &str,
+    given: &BTreeMap<String, InferParameter>,
+) -> Result<Option<NamedSpan>, ApiError> {
+    let choice = |key: &str| given.get(key).map(|given| given.parameter_choice.as_ref());
+    let wrong = |key: &str, expected: &str| {
+        ApiError::invalid(format!(
+            "invalid value type for '{key}' parameter for tensor '{name}', expected {expected}."
+        ))
+    };
+    let bytes = |key: &str| match choice(key) {
+        None => Ok(None),
+        Some(Some(ParameterChoice::Int64Param(bytes @ 0..))) => Ok(Some(bytes.unsigned_abs())),
+        Some(Some(ParameterChoice::Int64Param(_))) => Err(ApiError::invalid(format!(
+            "invalid value for '{key}' parameter for tensor '{name}', expected value >= 0."
+        ))),
+        Some(_) => Err(wrong(key, "int64_param")),
+    };
+    let region = match choice(inference::REGION) {
+        None => None,
+        Some(Some(ParameterChoice::StringParam(region))) => Some(region.clone()),
+        Some(_) => return Err(wrong(inference::REGION, "string_param")),
+    };
+    let parameters = SpanParameters {
+        region,
+        offset: bytes(inference::OFFSET)?,
+        byte_size: bytes(inference::BYTE_SIZE)?,
+    };
+    parameters.span(name)
+}
+
+/// The parameters of an output of `bytes` bytes in a region.
+pub(super) fn encode_span(span: &RegionSpan, bytes: usize) -> BTreeMap<String, InferParameter> {
+    // Sizes of objects fit the system's signed offsets.
+    let number = |bytes: u64| Parameter::Int(i64::try_from(bytes).unwrap_or(i64::MAX));
+    encode(vec![
+        (
+            inference::REGION.to_owned(),
+            Parameter::String(span.region().to_owned()),
+        ),
+        (inference::OFFSET.to_owned(), number(span.offset())),
+        (inference::BYTE_SIZE.to_owned(), number(bytes as u64)),
+    ])
 }
 
 /// An answer's parameters as a message has them.

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use futures_util::stream::Empty;
 use skep_proto::inference::{self as pb, grpc_inference_service_server::GrpcInferenceService};
 use skep_runtime::{LoadedVersion, RuntimeError};
+use skep_wire::documents::SystemRegion;
 use tonic::{Request, Response, Status};
 
 use super::{logging, repository};
 use crate::{
     error::ApiError,
-    management::{self, absent, metadata, statistics},
+    management::{self, absent, metadata, shared_memory, statistics},
     state::ServerState,
 };
 
@@ -163,44 +164,62 @@ impl GrpcInferenceService for InferenceService {
 
     async fn system_shared_memory_status(
         &self,
-        _: Request<pb::SystemSharedMemoryStatusRequest>,
+        request: Request<pb::SystemSharedMemoryStatusRequest>,
     ) -> GrpcReply<pb::SystemSharedMemoryStatusResponse> {
-        Err(absent::shared_memory().into())
+        let name = request.into_inner().name;
+        let regions = shared_memory::system_status(&self.state, &name)?;
+        Ok(Response::new(pb::SystemSharedMemoryStatusResponse {
+            regions: regions
+                .into_iter()
+                .map(|region| (region.name.clone(), region.into()))
+                .collect(),
+        }))
     }
 
     async fn system_shared_memory_register(
         &self,
-        _: Request<pb::SystemSharedMemoryRegisterRequest>,
+        request: Request<pb::SystemSharedMemoryRegisterRequest>,
     ) -> GrpcReply<pb::SystemSharedMemoryRegisterResponse> {
-        Err(absent::shared_memory().into())
+        let request = request.into_inner();
+        let region = SystemRegion {
+            name: request.name,
+            key: request.key,
+            offset: request.offset,
+            byte_size: request.byte_size,
+        };
+        shared_memory::system_register(&self.state, &region)?;
+        Ok(Response::new(pb::SystemSharedMemoryRegisterResponse {}))
     }
 
     async fn system_shared_memory_unregister(
         &self,
-        _: Request<pb::SystemSharedMemoryUnregisterRequest>,
+        request: Request<pb::SystemSharedMemoryUnregisterRequest>,
     ) -> GrpcReply<pb::SystemSharedMemoryUnregisterResponse> {
-        Err(absent::shared_memory().into())
+        shared_memory::system_unregister(&self.state, &request.into_inner().name)?;
+        Ok(Response::new(pb::SystemSharedMemoryUnregisterResponse {}))
     }
 
     async fn cuda_shared_memory_status(
         &self,
-        _: Request<pb::CudaSharedMemoryStatusRequest>,
+        request: Request<pb::CudaSharedMemoryStatusRequest>,
     ) -> GrpcReply<pb::CudaSharedMemoryStatusResponse> {
-        Err(absent::shared_memory().into())
+        shared_memory::cuda_status(&self.state, &request.into_inner().name)?;
+        Ok(Response::new(pb::CudaSharedMemoryStatusResponse::default()))
     }
 
     async fn cuda_shared_memory_register(
         &self,
-        _: Request<pb::CudaSharedMemoryRegisterRequest>,
+        request: Request<pb::CudaSharedMemoryRegisterRequest>,
     ) -> GrpcReply<pb::CudaSharedMemoryRegisterResponse> {
-        Err(absent::shared_memory().into())
+        Err(shared_memory::cuda_register(&self.state, &request.into_inner().name).into())
     }
 
     async fn cuda_shared_memory_unregister(
         &self,
         _: Request<pb::CudaSharedMemoryUnregisterRequest>,
     ) -> GrpcReply<pb::CudaSharedMemoryUnregisterResponse> {
-        Err(absent::shared_memory().into())
+        shared_memory::cuda_unregister(&self.state)?;
+        Ok(Response::new(pb::CudaSharedMemoryUnregisterResponse {}))
     }
 
     async fn trace_setting(

@@ -101,7 +101,7 @@ fn assert_read_back(decoded: &DecodedRequest) {
     let mixed = OutputEncoding {
         all_binary: false,
         binary: decoded.wanted.binary.clone(),
-        classes: Vec::new(),
+        ..OutputEncoding::default()
     };
     let binary = OutputEncoding {
         all_binary: true,

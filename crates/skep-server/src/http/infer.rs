@@ -122,8 +122,11 @@ pub(super) async fn infer(
             decoded
         }
     };
-    let wanted = decoded.wanted;
+    let mut wanted = decoded.wanted;
     let mut request = decoded.request;
+    let regions = decoded.regions;
+    let taken = regions.take_in(&state, &mut request, &path.model, &charge);
+    wanted.regions = taken.await?;
     request.charge = Some(Arc::clone(&charge));
     let names = headers
         .iter()
@@ -143,6 +146,11 @@ pub(super) async fn infer(
     note.answered(&answer);
     inference::settle(&charge, &mut answer);
     inference::classify(&mut answer, &wanted.classes, &loaded).map_err(ApiError::plain)?;
+    wanted
+        .regions
+        .write(&answer)
+        .await
+        .map_err(ApiError::plain)?;
     let encoded = if response::json_data_bytes(&answer, &wanted) > MAX_INLINE_JSON_BYTES {
         let charge = Arc::clone(&charge);
         off_reactor(move || response::encode(&answer, &id, &wanted, &charge)).await?

@@ -13,7 +13,11 @@ use skep_wire::{
 };
 
 use super::{fault, members::TensorMembers, parameters, sequence::AtMost};
-use crate::{bounds::MAX_DIMS, error::ApiError, inference};
+use crate::{
+    bounds::MAX_DIMS,
+    error::ApiError,
+    inference::{self, NamedSpan},
+};
 
 /// Memory of decoding that is too small to be charged.
 pub(super) const UNCHARGED_BYTES: usize = 4 << 10;
@@ -70,14 +74,22 @@ impl BinaryPart<'_> {
     }
 }
 
-/// An input's tensor, from its JSON or from the binary part.
-pub(super) fn tensor(
+/// Where an input's data is.
+pub(super) enum InputPlace {
+    /// In the request.
+    Request(Tensor),
+    /// In a region.
+    Region(DataType, Shape, NamedSpan),
+}
+
+/// An input's tensor, from its JSON or from the binary part, or its place in a region.
+pub(super) fn place(
     id: &str,
     input: &InputJson<'_>,
     document: &Document<'_>,
     binary: &mut BinaryPart<'_>,
     charge: &Charge,
-) -> Result<Tensor, ApiError> {
+) -> Result<InputPlace, ApiError> {
     let name = &input.name;
     let datatype = DataType::from_protocol_name(&input.datatype).map_err(|error| {
         ApiError::invalid(format!("invalid datatype for input {name}: {error}"))
@@ -87,22 +99,30 @@ pub(super) fn tensor(
     }
     let shape =
         Shape::from_wire(&input.shape.0).map_err(|error| inference::invalid_input(name, error))?;
-    let binary_size = input_parameters(input)?;
-    let bytes = match (input.data, binary_size) {
-        (Some(_), Some(_)) => {
-            return Err(one_field_only("set 'data' 'binary_data_size'"));
-        }
-        (None, Some(size)) => binary.take(name, size)?,
-        (Some(raw), None) => data(
+    let (binary_size, span) = input_parameters(input)?;
+    let bytes = match (input.data, binary_size, span) {
+        (None, None, Some(span)) => return Ok(InputPlace::Region(datatype, shape, span)),
+        (None, Some(size), None) => binary.take(name, size)?,
+        (Some(raw), None, None) => data(
             name,
             document.text(raw),
             datatype,
             shape.element_count(),
             charge,
         )?,
-        (None, None) => return Err(one_field_only("no field is set")),
+        (None, None, None) => return Err(one_field_only("no field is set")),
+        (data, size, span) => {
+            let set = [
+                data.map(|_| " 'data'"),
+                size.map(|_| " 'binary_data_size'"),
+                span.map(|_| " 'shared_memory_region'"),
+            ];
+            let set: String = set.into_iter().flatten().collect();
+            return Err(one_field_only(&format!("set{set}")));
+        }
     };
-    inference::input_tensor(id, name, binary.model, datatype, shape, bytes)
+    let tensor = inference::input_tensor(id, name, binary.model, datatype, shape, bytes)?;
+    Ok(InputPlace::Request(tensor))
 }
 
 /// Reads the elements of an input; memory is charged before it is allocated.
@@ -131,21 +151,18 @@ fn one_field_only(but: &str) -> ApiError {
     ))
 }
 
-/// The size of an input's binary data, if its parameters declare it.
-fn input_parameters(input: &InputJson<'_>) -> Result<Option<usize>, ApiError> {
+/// The size of an input's binary data and its place in a region, if its parameters declare them.
+fn input_parameters(input: &InputJson<'_>) -> Result<(Option<usize>, Option<NamedSpan>), ApiError> {
+    let Some(members) = &input.parameters else {
+        return Ok((None, None));
+    };
     let mut binary_size = None;
-    for (key, value) in input.parameters.iter().flat_map(TensorMembers::iter) {
-        match key {
-            "binary_data_size" => {
-                // A size that cannot be addressed is larger than any body.
-                let size = parameters::unsigned(key, value)?;
-                binary_size = Some(usize::try_from(size).unwrap_or(usize::MAX));
-            }
-            "shared_memory_region" | "shared_memory_offset" | "shared_memory_byte_size" => {
-                return Err(ApiError::unsupported("shared memory"));
-            }
-            _ => {}
+    for (key, value) in members.iter() {
+        if key == "binary_data_size" {
+            // A size that cannot be addressed is larger than any body.
+            let size = parameters::unsigned(key, value)?;
+            binary_size = Some(usize::try_from(size).unwrap_or(usize::MAX));
         }
     }
-    Ok(binary_size)
+    Ok((binary_size, members.span(&input.name)?))
 }

@@ -113,11 +113,6 @@ pub(super) async fn model_statistics(
 }
 
 /// Refuses without reading the body.
-pub(super) async fn shared_memory() -> ApiError {
-    absent::shared_memory()
-}
-
-/// Refuses without reading the body.
 pub(super) async fn tracing() -> ApiError {
     absent::tracing()
 }

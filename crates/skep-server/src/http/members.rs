@@ -9,16 +9,23 @@ use serde::{
 use serde_json::Value;
 use smallvec::SmallVec;
 
-use super::lean::{Leaf, Name};
+use super::{
+    lean::{Leaf, Name},
+    parameters,
+};
+use crate::{
+    error::ApiError,
+    inference::{self, NamedSpan, SpanParameters},
+};
 
 /// The known members; others are ignored, as on Triton.
 const KNOWN: [&str; 6] = [
     "binary_data_size",
     "binary_data",
     "classification",
-    "shared_memory_region",
-    "shared_memory_offset",
-    "shared_memory_byte_size",
+    inference::REGION,
+    inference::OFFSET,
+    inference::BYTE_SIZE,
 ];
 
 /// The most known members of one object. Repetitions count, and more of them can only be malicious.
@@ -31,6 +38,20 @@ pub(super) struct TensorMembers(SmallVec<[(&'static str, Value); 1]>);
 impl TensorMembers {
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.0.iter().map(|(name, value)| (*name, value))
+    }
+
+    /// Where tensor `name` lies in a region, if the members say so.
+    pub(super) fn span(&self, name: &str) -> Result<Option<NamedSpan>, ApiError> {
+        let mut span = SpanParameters::default();
+        for (key, value) in self.iter() {
+            match key {
+                inference::REGION => span.region = Some(parameters::text(key, value)?),
+                inference::OFFSET => span.offset = Some(parameters::unsigned(key, value)?),
+                inference::BYTE_SIZE => span.byte_size = Some(parameters::unsigned(key, value)?),
+                _ => {}
+            }
+        }
+        span.span(name)
     }
 }
 

@@ -24,5 +24,6 @@ mod request;
 mod response;
 mod routes;
 mod sequence;
+mod shared_memory;
 
 pub(crate) use self::{page::render as render_page, routes::routes};

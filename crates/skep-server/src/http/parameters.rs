@@ -84,6 +84,11 @@ pub(super) fn boolean(key: &str, value: &Value) -> Result<bool, ApiError> {
         .ok_or_else(|| unreadable(key, "non-boolean as boolean"))
 }
 
+pub(super) fn text(key: &str, value: &Value) -> Result<String, ApiError> {
+    let text = value.as_str().map(str::to_owned);
+    text.ok_or_else(|| unreadable(key, "non-string as string"))
+}
+
 pub(super) fn unsigned(key: &str, value: &Value) -> Result<u64, ApiError> {
     value
         .as_u64()

@@ -9,7 +9,10 @@ use skep_runtime::InferRequest;
 use skep_types::Shape;
 
 use super::request::{DecodedRequest, OutputEncoding};
-use crate::{error::ApiError, inference};
+use crate::{
+    error::ApiError,
+    inference::{self, RegionUse},
+};
 
 /// The name that Triton's texts give to the input, which the request does not name.
 const INPUT_NAME: &str = "raw_input";
@@ -65,5 +68,6 @@ pub(super) fn decode(body: Bytes, config: &ModelConfig) -> Result<DecodedRequest
             all_binary: true,
             ..Default::default()
         },
+        regions: RegionUse::default(),
     })
 }

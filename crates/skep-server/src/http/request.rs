@@ -13,19 +13,26 @@ use skep_wire::json::Document;
 use smallvec::SmallVec;
 
 use super::{
-    fault, input,
+    fault,
+    input::{self, InputPlace},
     lean::Leaves,
     members::TensorMembers,
     object::ObjectOnly,
     parameters,
     sequence::{AtMost, Id},
 };
-use crate::{bounds::MAX_TENSORS, error::ApiError};
+use crate::{
+    bounds::MAX_TENSORS,
+    error::ApiError,
+    inference::{OutputRegions, RegionInput, RegionUse},
+};
 
 /// A decoded request, and the encoding of its outputs.
 pub(super) struct DecodedRequest {
     pub(super) request: InferRequest,
     pub(super) wanted: OutputEncoding,
+    /// Inputs that are not in the request yet, and outputs that do not travel with the response.
+    pub(super) regions: RegionUse,
 }
 
 /// How outputs travel.
@@ -37,12 +44,36 @@ pub(super) struct OutputEncoding {
     pub(super) binary: Vec<String>,
     /// The outputs that are replaced by classes, and how many classes.
     pub(super) classes: Vec<(String, u64)>,
+    /// The outputs that are in regions, which comes before binary data.
+    pub(super) regions: OutputRegions,
+}
+
+/// How one output travels.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum OutputForm {
+    /// As JSON.
+    Json,
+    /// As binary data behind the JSON part.
+    Binary,
+    /// Not at all: it is in a region.
+    Region,
 }
 
 impl OutputEncoding {
+    /// How an output travels.
+    pub(super) fn form(&self, output: &NamedTensor) -> OutputForm {
+        if self.regions.of(&output.name).is_some() {
+            return OutputForm::Region;
+        }
+        if self.all_binary || self.binary.iter().any(|name| **name == *output.name) {
+            return OutputForm::Binary;
+        }
+        OutputForm::Json
+    }
+
     /// Whether an output travels as binary data.
     pub(super) fn is_binary(&self, output: &NamedTensor) -> bool {
-        self.all_binary || self.binary.iter().any(|name| **name == *output.name)
+        matches!(self.form(output), OutputForm::Binary)
     }
 }
 
@@ -121,9 +152,20 @@ pub(super) fn decode(
             "the request has {tensors} inputs and outputs, at most {MAX_TENSORS} are taken"
         )));
     }
-    for ObjectOnly(input) in parsed.inputs.0 {
-        let tensor = input::tensor(&request.id, &input, &document, &mut binary, charge)?;
-        request.inputs.push((input.name.into_owned(), tensor));
+    let mut regions = RegionUse::default();
+    for (position, ObjectOnly(input)) in parsed.inputs.0.into_iter().enumerate() {
+        let place = input::place(&request.id, &input, &document, &mut binary, charge)?;
+        let name = input.name.into_owned();
+        match place {
+            InputPlace::Request(tensor) => request.inputs.push((name, tensor)),
+            InputPlace::Region(datatype, shape, span) => regions.inputs.push(RegionInput {
+                position,
+                name,
+                datatype,
+                shape,
+                span,
+            }),
+        }
     }
     if !binary.rest.is_empty() {
         return Err(ApiError::invalid(format!(
@@ -138,13 +180,17 @@ pub(super) fn decode(
         binary_output = parameters::of_request(&given, &mut request)?;
     }
     for ObjectOnly(output) in outputs {
-        output_parameters(&output, &mut wanted)?;
+        output_parameters(&output, &mut wanted, &mut regions)?;
         request.outputs.push(output.name.into_owned());
     }
     // An output's own parameter takes precedence; a named output without one travels as JSON.
     wanted.all_binary = binary_output && request.outputs.is_empty();
     charge.give_back(copied_bytes.get());
-    Ok(DecodedRequest { request, wanted })
+    Ok(DecodedRequest {
+        request,
+        wanted,
+        regions,
+    })
 }
 
 /// Bytes of text that a decoded request keeps: names, and parameters as JSON and decoded.
@@ -168,8 +214,16 @@ pub(super) enum Unparsed {
     NoMemory(OverBudget),
 }
 
-fn output_parameters(output: &OutputJson<'_>, wanted: &mut OutputEncoding) -> Result<(), ApiError> {
-    for (key, value) in output.parameters.iter().flat_map(TensorMembers::iter) {
+fn output_parameters(
+    output: &OutputJson<'_>,
+    wanted: &mut OutputEncoding,
+    regions: &mut RegionUse,
+) -> Result<(), ApiError> {
+    let Some(members) = &output.parameters else {
+        return Ok(());
+    };
+    let mut classes = 0;
+    for (key, value) in members.iter() {
         match key {
             "binary_data" if parameters::boolean(key, value)? => {
                 wanted.binary.push(output.name.clone().into_owned());
@@ -181,19 +235,20 @@ fn output_parameters(output: &OutputJson<'_>, wanted: &mut OutputEncoding) -> Re
                     )
                 })?;
                 // 0 classes mean the output itself.
+                classes = count;
                 if count > 0 {
                     wanted
                         .classes
                         .push((output.name.clone().into_owned(), count));
                 }
             }
-            "shared_memory_region" | "shared_memory_offset" | "shared_memory_byte_size" => {
-                return Err(ApiError::unsupported("shared memory"));
-            }
             _ => {}
         }
     }
-    Ok(())
+    match members.span(&output.name)? {
+        Some(span) => regions.add_output(&output.name, span, classes),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use skep_wire::WireError;
 use super::{
     compression::{self, Coding},
     parameters,
-    request::OutputEncoding,
+    request::{OutputEncoding, OutputForm},
 };
 use crate::{error::ApiError, growth::make_room};
 
@@ -92,7 +92,7 @@ impl IntoResponse for EncodedResponse {
 pub(super) fn json_data_bytes(answer: &InferResponse, wanted: &OutputEncoding) -> usize {
     let outputs = answer.outputs.iter();
     outputs
-        .filter(|output| !wanted.is_binary(output))
+        .filter(|output| matches!(wanted.form(output), OutputForm::Json))
         .map(|output| output.tensor.data().len())
         .sum()
 }
@@ -124,7 +124,7 @@ pub(super) fn encode(
         if index > 0 {
             json.push(b',');
         }
-        encode_output(output, wanted.is_binary(output), &mut json, charge)?;
+        encode_output(output, wanted.form(output), &mut json, charge)?;
         if wanted.is_binary(output) {
             binary_bytes += output.tensor.data().len();
         }
@@ -160,7 +160,7 @@ fn put<T: Serialize + ?Sized>(json: &mut Vec<u8>, value: &T) {
 
 fn encode_output(
     output: &NamedTensor,
-    binary: bool,
+    form: OutputForm,
     json: &mut Vec<u8>,
     charge: &Charge,
 ) -> Result<(), ApiError> {
@@ -171,14 +171,19 @@ fn encode_output(
     json.extend_from_slice(tensor.datatype().protocol_name().as_bytes());
     json.extend_from_slice(b"\",\"shape\":");
     put(json, tensor.shape().dims());
-    if binary {
-        json.extend_from_slice(b",\"parameters\":{\"binary_data_size\":");
-        put(json, &tensor.data().len());
-        json.extend_from_slice(b"}}");
-        return Ok(());
+    match form {
+        OutputForm::Binary => {
+            json.extend_from_slice(b",\"parameters\":{\"binary_data_size\":");
+            put(json, &tensor.data().len());
+            json.push(b'}');
+        }
+        // No parameters: Triton's C++ client refuses any without `binary_data_size`.
+        OutputForm::Region => {}
+        OutputForm::Json => {
+            json.extend_from_slice(b",\"data\":");
+            encode_data(output, json, charge)?;
+        }
     }
-    json.extend_from_slice(b",\"data\":");
-    encode_data(output, json, charge)?;
     json.push(b'}');
     Ok(())
 }

@@ -10,7 +10,7 @@ use axum::{
 use super::{
     docs, generate, infer, logging, management, page,
     reply::{method_not_allowed, not_found},
-    repository,
+    repository, shared_memory,
 };
 use crate::{
     edge,
@@ -98,29 +98,7 @@ fn all_routes(restrictions: &Restrictions) -> RouteTable<'_> {
             "/v2/repository/{repository}/models/{model}/unload",
             post(repository::named_repository),
         );
-    for path in ["systemsharedmemory", "cudasharedmemory"] {
-        router = router
-            .route(
-                &format!("/v2/{path}/status"),
-                get(management::shared_memory),
-            )
-            .route(
-                &format!("/v2/{path}/region/{{region}}/status"),
-                get(management::shared_memory),
-            )
-            .route(
-                &format!("/v2/{path}/region/{{region}}/register"),
-                post(management::shared_memory),
-            )
-            .route(
-                &format!("/v2/{path}/region/{{region}}/unregister"),
-                post(management::shared_memory),
-            )
-            .route(
-                &format!("/v2/{path}/unregister"),
-                post(management::shared_memory),
-            );
-    }
+    router = shared_memory_routes(router);
     let tracing = || get(management::tracing).post(management::tracing);
     router = router.route("/v2/trace/setting", tracing());
     for path in of_model("/trace/setting") {
@@ -148,6 +126,28 @@ fn all_routes(restrictions: &Restrictions) -> RouteTable<'_> {
         router = router.route(&path, post(generate::generate_stream));
     }
     router
+}
+
+/// Clients' shared-memory regions: a region by its name, or all.
+fn shared_memory_routes(routes: RouteTable<'_>) -> RouteTable<'_> {
+    use shared_memory as memory;
+    let system = "/v2/systemsharedmemory";
+    let cuda = "/v2/cudasharedmemory";
+    let of = |kind: &str, call: &str| format!("{kind}/region/{{region}}/{call}");
+    routes
+        .route(&format!("{system}/status"), get(memory::system_status))
+        .route(&of(system, "status"), get(memory::system_status))
+        .route(&of(system, "register"), post(memory::system_register))
+        .route(&of(system, "unregister"), post(memory::system_unregister))
+        .route(
+            &format!("{system}/unregister"),
+            post(memory::system_unregister),
+        )
+        .route(&format!("{cuda}/status"), get(memory::cuda_status))
+        .route(&of(cuda, "status"), get(memory::cuda_status))
+        .route(&of(cuda, "register"), post(memory::cuda_register))
+        .route(&of(cuda, "unregister"), post(memory::cuda_unregister))
+        .route(&format!("{cuda}/unregister"), post(memory::cuda_unregister))
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! What the node's operator chooses about inference calls: which headers become parameters, whether answers over gRPC are
-//! compressed.
+//! What the node's operator chooses about inference calls: which headers become parameters, whether answers over gRPC
+//! are compressed, whether tensors may lie in clients' shared memory.
 
 use regex::{Regex, RegexBuilder};
 use skep_runtime::{InferRequest, Parameter};
@@ -13,6 +13,8 @@ pub struct InferenceOptions {
     pub grpc_headers: HeaderPattern,
     /// Whether answers over gRPC are compressed for clients that accept it.
     pub grpc_compression: bool,
+    /// Whether clients may register shared-memory regions.
+    pub client_regions: bool,
 }
 
 /// Matches the names of headers that are forwarded to models as parameters; matches none by default.

@@ -29,6 +29,20 @@ fn cut_element(encoded: &[u8], rest: usize) -> String {
     format!(": each element begins with its length as 4 bytes, little-endian; {found}")
 }
 
+/// An error about data of another size than the tensor has.
+pub(super) fn size_mismatch(
+    id: &str,
+    name: &str,
+    model: &str,
+    expected: usize,
+    got: usize,
+) -> ApiError {
+    let text = format!(
+        "input byte size mismatch for input '{name}' for model '{model}'. Expected {expected}, got {got}"
+    );
+    invalid_request(id, &text)
+}
+
 /// An input's tensor; data that does not fill it is refused in Triton's words.
 pub(crate) fn input_tensor(
     id: &str,
@@ -44,9 +58,9 @@ pub(crate) fn input_tensor(
     };
     Tensor::new(datatype, shape, data).map_err(|error| {
         let text = match error {
-            TensorError::ByteSize { expected, got, .. } => format!(
-                "input byte size mismatch for input '{name}' for model '{model}'. Expected {expected}, got {got}"
-            ),
+            TensorError::ByteSize { expected, got, .. } => {
+                return size_mismatch(id, name, model, expected, got);
+            }
             TensorError::Elements { expected, got, rest, .. } if got < expected || rest > 0 => format!(
                 "expected {expected} string elements for inference input '{name}' for model '{model}', got {got}{}",
                 cut_element(&encoded, rest)

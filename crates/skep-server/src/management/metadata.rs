@@ -19,7 +19,7 @@ pub(crate) const SKEP_VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The protocol extensions that are served, in Triton's order. The first entry names Skep and its version: name and
 /// version in the metadata are Triton's, since clients compare them, and there is no other member for it.
-pub(crate) const EXTENSIONS: [&str; 11] = [
+const EXTENSIONS: [&str; 12] = [
     concat!("skep(", env!("CARGO_PKG_VERSION"), ")"),
     "classification",
     "sequence",
@@ -27,18 +27,27 @@ pub(crate) const EXTENSIONS: [&str; 11] = [
     "model_repository(unload_dependents)",
     "schedule_policy",
     "model_configuration",
+    SYSTEM_SHARED_MEMORY,
     "binary_tensor_data",
     "parameters",
     "statistics",
     "logging",
 ];
 
+/// The extension that clients may use if the operator allows it. CUDA regions are never served.
+const SYSTEM_SHARED_MEMORY: &str = "system_shared_memory";
+
 /// The server's metadata.
 pub(crate) fn of_server(state: &ServerState) -> ServerMetadata {
+    let served = |extension: &&str| *extension != SYSTEM_SHARED_MEMORY || state.regions().is_ok();
     ServerMetadata {
         name: state.server_name.clone(),
         version: PROTOCOL_VERSION.to_owned(),
-        extensions: EXTENSIONS.map(str::to_owned).into(),
+        extensions: EXTENSIONS
+            .into_iter()
+            .filter(served)
+            .map(str::to_owned)
+            .collect(),
     }
 }
 

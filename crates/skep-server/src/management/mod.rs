@@ -1,12 +1,13 @@
 //! The management calls, that is all but inference, before either protocol encodes their answers.
 //!
 //! ```text
-//! metadata    the server's and a model's
-//! statistics  of model versions
-//! repository  index, load, unload
-//! residency   which models are in memory, and why
-//! logging     log settings, shown and changed
-//! absent      calls that Skep refuses: shared memory, tracing
+//! metadata       the server's and a model's
+//! statistics     of model versions
+//! repository     index, load, unload
+//! residency      which models are in memory, and why
+//! logging        log settings, shown and changed
+//! shared_memory  clients' regions: registered, shown, unregistered
+//! absent         calls that Skep refuses: tracing
 //! ```
 //!
 //! To add a call, write a function here, from plain arguments to a document of [`skep_wire::documents`] or an
@@ -19,6 +20,7 @@ mod logging;
 pub(crate) mod metadata;
 pub(crate) mod repository;
 pub(crate) mod residency;
+pub(crate) mod shared_memory;
 pub(crate) mod statistics;
 
 pub(crate) use self::logging::SettingSlot;

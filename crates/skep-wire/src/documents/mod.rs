@@ -6,11 +6,13 @@
 
 mod index;
 mod metadata;
+mod regions;
 mod residency;
 mod statistics;
 
 pub use index::IndexRow;
 pub use metadata::{MetadataError, ModelMetadata, ServerMetadata, TensorMetadata};
+pub use regions::SystemRegion;
 pub use residency::{
     ConfigurationRow, DecisionRow, DeviceRow, ModelStatus, ResidencyMemory, ResidencyStatus,
     TensorRow,

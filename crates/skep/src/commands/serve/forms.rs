@@ -3,6 +3,8 @@
 use clap::{Args, ValueEnum};
 use skep_server::{HeaderPattern, InferenceOptions};
 
+use crate::flag_values::boolean;
+
 /// Triton's levels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum CompressionLevel {
@@ -26,6 +28,10 @@ pub(super) struct FormArgs {
     /// the same here, for yes
     #[arg(long, value_name = "LEVEL", default_value = "none")]
     grpc_infer_response_compression_level: CompressionLevel,
+    /// Whether clients may register shared memory and name it as the place of inputs and outputs. They can then read
+    /// and write every object in /dev/shm that the server may
+    #[arg(long, value_name = "BOOL", default_value = "false", value_parser = boolean, action = clap::ArgAction::Set)]
+    allow_client_shm: bool,
 }
 
 impl FormArgs {
@@ -34,6 +40,7 @@ impl FormArgs {
             http_headers: self.http_header_forward_pattern.clone(),
             grpc_headers: self.grpc_header_forward_pattern.clone(),
             grpc_compression: self.grpc_infer_response_compression_level != CompressionLevel::None,
+            client_regions: self.allow_client_shm,
         }
     }
 }

@@ -73,9 +73,6 @@ pub(super) struct TritonArgs {
     /// Vertex AI's endpoints are not served
     #[arg(long, value_name = "NAME")]
     vertex_ai_default_model: Option<String>,
-    /// Memory of clients is not mapped; `true` is refused
-    #[arg(long, value_name = "BOOL", value_parser = boolean, action = clap::ArgAction::Set)]
-    allow_client_shm: Option<bool>,
     /// Calls over gRPC are served by an asynchronous runtime of its own size
     #[arg(long, value_name = "N")]
     grpc_infer_thread_count: Option<u32>,
@@ -106,12 +103,6 @@ impl TritonArgs {
             bail!(
                 "--allow-vertex-ai=true: {NO_VERTEX}\n  try: without it; Vertex AI takes a container with the routes `/v2/health/live` and \
                  `/v2/models/NAME/infer`, for requests to `rawPredict`"
-            );
-        }
-        if self.allow_client_shm == Some(true) {
-            bail!(
-                "--allow-client-shm=true: memory of clients is not mapped, tensors come with their requests\n  try: without it, \
-                 and without `--shared-memory` or regions in the clients"
             );
         }
         Ok(())
@@ -174,11 +165,6 @@ impl TritonArgs {
                 NO_RESOURCES,
             ),
             notice(!self.host_policy.is_empty(), "host-policy", NO_BINDING),
-            notice(
-                self.allow_client_shm.is_some(),
-                "allow-client-shm",
-                "memory of clients is never mapped",
-            ),
             notice(
                 self.grpc_infer_thread_count.is_some(),
                 "grpc-infer-thread-count",
