@@ -48,6 +48,14 @@ impl Instances {
         Some(*id)
     }
 
+    /// Takes an instance, if it is free.
+    pub(crate) fn take(&mut self, id: InstanceId, with: RunningBatch) -> Option<InstanceId> {
+        let mut known = self.known.iter_mut();
+        let (_, run) = known.find(|(known, run)| *known == id && run.is_none())?;
+        *run = Some(with);
+        Some(id)
+    }
+
     pub(crate) fn any_free(&self) -> bool {
         self.known.iter().any(|(_, run)| run.is_none())
     }

@@ -32,6 +32,9 @@
 //! Models that run on one device share its compute slots: [`DeviceShare`] decides which is next, and the schedulers,
 //! each made with `slots: true`, ask it before they dispatch. A batch is formed when its slot is granted.
 //!
+//! Instances that declare resources share those the same way: [`ResourceShare`] decides which instance is next, and the
+//! slot is granted for that instance ([`Input::SlotGrantedFor`]).
+//!
 //! # Cost
 //!
 //! The requests that could run as one batch are scanned once and remembered; an arrival behind them costs one step.
@@ -45,6 +48,7 @@ mod options;
 mod ordering;
 mod policy;
 mod prefix;
+mod resources;
 mod scheduler;
 mod sequences;
 mod snapshot;
@@ -59,6 +63,9 @@ pub use message::{
 };
 pub use options::{Objective, Policy, SchedulerOptions, TritonPolicy};
 pub use ordering::Ordering;
+pub use resources::{
+    ResourceDemand, ResourceError, ResourceGrants, ResourceSeatId, ResourceShare, ResourceSupply,
+};
 pub use scheduler::Scheduler;
 pub use sequences::{
     DirectPolicy, OldestPolicy, SequenceOptions, SequencePayload, SequenceScheduler,

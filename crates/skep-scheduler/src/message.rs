@@ -75,6 +75,8 @@ pub enum Input<P> {
     BatchCap(usize),
     /// Grants the compute slot that the scheduler asked for.
     SlotGranted,
+    /// The same, for an execution on this instance, which is free.
+    SlotGrantedFor(InstanceId),
     /// Stops waiting for more requests to fill batches, and for the next request of a sequence while others wait for its
     /// slot; new requests are still accepted.
     Hurry,

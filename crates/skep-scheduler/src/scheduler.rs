@@ -45,7 +45,8 @@ const MAX_SPARE: usize = 64;
 enum SlotState {
     NotAsked,
     Asked,
-    Granted,
+    /// For an instance, or for any.
+    Granted(Option<InstanceId>),
 }
 
 impl<P: Payload> Scheduler<P> {
@@ -205,7 +206,8 @@ impl<P: Payload> Scheduler<P> {
                     self.prefix.clear();
                 }
             }
-            Input::SlotGranted => self.slot = SlotState::Granted,
+            Input::SlotGranted => self.slot = SlotState::Granted(None),
+            Input::SlotGrantedFor(instance) => self.slot = SlotState::Granted(Some(instance)),
             Input::Hurry => self.hurried = true,
             Input::Drain => (self.draining, self.hurried) = (true, true),
         }
@@ -337,9 +339,13 @@ impl<P: Payload> Scheduler<P> {
         while self.waiting.len() > 0 && self.instances.any_free() {
             match self.verdict(now) {
                 Verdict::Send { requests, end } => {
+                    let mut chosen = None;
                     if self.options.slots {
                         match self.slot {
-                            SlotState::Granted => self.slot = SlotState::NotAsked,
+                            SlotState::Granted(instance) => {
+                                chosen = instance;
+                                self.slot = SlotState::NotAsked;
+                            }
                             SlotState::Asked => return,
                             SlotState::NotAsked => {
                                 self.slot = SlotState::Asked;
@@ -348,7 +354,7 @@ impl<P: Payload> Scheduler<P> {
                             }
                         }
                     }
-                    self.send(now, requests, end, outputs);
+                    self.send(now, requests, end, chosen, outputs);
                 }
                 Verdict::Drop { requests } => self.drop_first(requests, outputs),
                 Verdict::Wait(until) => {
@@ -357,7 +363,7 @@ impl<P: Payload> Scheduler<P> {
                 }
             }
         }
-        if self.slot == SlotState::Granted {
+        if matches!(self.slot, SlotState::Granted(_)) {
             self.slot = SlotState::NotAsked;
             outputs.push(Output::ReturnSlot);
         }
@@ -391,8 +397,15 @@ impl<P: Payload> Scheduler<P> {
         }
     }
 
-    /// Sends the first requests to a free instance.
-    fn send(&mut self, now: Time, requests: usize, end: BatchEnd, outputs: &mut Outputs<P>) {
+    /// Sends the first requests to a free instance: the chosen one, if one was.
+    fn send(
+        &mut self,
+        now: Time,
+        requests: usize,
+        end: BatchEnd,
+        chosen: Option<InstanceId>,
+        outputs: &mut Outputs<P>,
+    ) {
         let mut batch = self.spare.pop().unwrap_or_default();
         batch.reserve(requests);
         for _ in 0..requests {
@@ -403,7 +416,11 @@ impl<P: Payload> Scheduler<P> {
         let size = batch.iter().map(|request| request.batch_size).sum();
         self.last_batch = Some((size, end));
         let run = RunningBatch { size, since: now };
-        let instance = self.instances.take_free(run).expect("an instance is free");
+        let instance = match chosen {
+            Some(instance) => self.instances.take(instance, run),
+            None => self.instances.take_free(run),
+        };
+        let instance = instance.expect("an instance is free");
         outputs.push(Output::Dispatch {
             instance,
             batch: Batch {
