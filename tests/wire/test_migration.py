@@ -128,7 +128,7 @@ def test_accelerators_are_ignored_in_worker_processes(repository, tmp_path):
 
 
 HARMLESS = [
-    "--rate-limit=off", "--rate-limit=execution_count", "--rate-limit-resource=R1:10:0", "--allow-sagemaker=false",
+    "--allow-sagemaker=false",
     "--sagemaker-port=8080", "--sagemaker-safe-port-range=8000-9000", "--sagemaker-thread-count=8", "--allow-vertex-ai=false",
     "--vertex-ai-port=8080", "--vertex-ai-thread-count=8", "--vertex-ai-default-model=m",
     "--trace-config=level=TIMESTAMPS", "--trace-config=triton,file=/tmp/trace.json", "--trace-file=/tmp/trace.json", "--trace-level=OFF", "--trace-rate=1000", "--trace-count=-1", "--trace-log-frequency=0",
@@ -141,6 +141,7 @@ HONOURED = [
     "--log-info=true", "--log-verbose=0", "--strict-model-config=false", "--metrics-interval-ms=1000", "--allow-gpu-metrics=true",
     "--http-header-forward-pattern=x-.*", "--allow-cpu-metrics=true", "--exit-timeout-secs=30", "--model-namespacing=false",
     "--cache-config=local,size=1048576", "--allow-client-shm=true",
+    "--rate-limit=execution_count", "--rate-limit-resource=R1:10:0",
 ]  # fmt: skip
 
 

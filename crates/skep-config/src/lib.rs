@@ -44,7 +44,7 @@ pub use complete::{Completion, complete, looks_batched};
 pub use error::{ConfigError, ConfigErrorKind, Position};
 pub use fields::{
     identity::{check_backend_name, check_name, model_filename},
-    instances::{InstanceGroup, InstanceKind},
+    instances::{InstanceGroup, InstanceKind, ResourceNeed},
     metrics::HistogramFamily,
     options::{
         ExecutionMode, ExecutionOptions, GraphOptimization, Isolation, MemoryPlanner, MockOptions,

@@ -44,14 +44,14 @@ pub use repository::{
 };
 pub use serving::{
     ClassLabels, CpuDevice, CpuDevices, DEFAULT_MAX_WAITING, Device, DeviceReport, DropReason,
-    InferRequest, InferResponse, LoadedVersion, NamedTensor, Parameter, ResponseCache,
+    InferRequest, InferResponse, LoadedVersion, NamedTensor, Parameter, RateLimiter, ResponseCache,
     ResponseCacheReport, Timing, VersionCacheReport, WaitingLimit, end_longest_run,
 };
 pub use skep_backend::RunMemory;
 pub use skep_config::LoadPolicy;
 pub use skep_placer::keep_alive::KeepAlive;
 pub use skep_placer::residency::{EvictionPolicy, ModelFigures, ResidencyFigures, ResidencyState};
-pub use skep_scheduler::PolicySnapshot;
+pub use skep_scheduler::{PolicySnapshot, ResourceSupply};
 pub use skep_weights::Baked;
 pub use statistics::{
     BatchEnds, BatchStatistics, DurationStatistic, FailureReason, HistogramStatistics,

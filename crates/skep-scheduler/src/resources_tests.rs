@@ -348,9 +348,7 @@ proptest! {
         }
         // All ends, and again until nobody wants anything.
         for _ in 0..8 {
-            for index in 0..known.len() {
-                let (model, id, _, _) = known[index];
-                known[index].3 = false;
+            for (model, id, _, _) in known.iter().copied() {
                 let mut grants = ResourceGrants::new();
                 share.free(seats[model], InstanceId(id), &mut grants);
                 for seat in grants {

@@ -3,7 +3,11 @@
 mod common;
 
 use common::{Paper, ms};
-use skep_scheduler::{BatchEnd, Percentile, PolicySnapshot};
+use skep_scheduler::{
+    BatchEnd, Input, InstanceId, Output, Outputs, Percentile, PolicySnapshot, Request, RequestId,
+    Scheduler, SchedulerOptions,
+};
+use skep_types::Time;
 
 /// Plays scenarios: what each shows, its settings, its script, what should happen.
 fn check(scenarios: &[(&str, &str, &str, &str)]) {
@@ -729,4 +733,60 @@ fn a_batch_of_a_preferred_size_below_the_maximum_says_so() {
             "0 A:max_batch_size",
         ),
     ]);
+}
+
+#[test]
+fn a_slot_for_an_instance_is_used_by_that_one() {
+    let options = SchedulerOptions {
+        slots: true,
+        ..SchedulerOptions::one_by_one(8)
+    };
+    let mut scheduler: Scheduler<()> = Scheduler::new(options);
+    let mut handle = |input| {
+        let mut outputs = Outputs::new();
+        scheduler.handle(Time::ZERO, input, &mut outputs);
+        outputs
+    };
+    let request = |id| {
+        Input::Enqueue(Request {
+            id: RequestId(id),
+            batch_size: 1,
+            priority: 0,
+            timeout: None,
+            payload: (),
+        })
+    };
+    for id in 0..3 {
+        assert!(handle(Input::InstanceReady(InstanceId(id))).is_empty());
+    }
+    assert_eq!(handle(request(0)).as_slice(), [Output::WantSlot]);
+    let outputs = handle(Input::SlotGrantedFor(InstanceId(2)));
+    assert!(
+        matches!(
+            outputs.as_slice(),
+            [Output::Dispatch {
+                instance: InstanceId(2),
+                ..
+            }]
+        ),
+        "{outputs:?}"
+    );
+    // A slot for an instance that nothing needs comes back like any other.
+    assert_eq!(
+        handle(Input::SlotGrantedFor(InstanceId(1))).as_slice(),
+        [Output::ReturnSlot]
+    );
+    // The next slot is for any instance again: the free one with the lowest number.
+    assert_eq!(handle(request(1)).as_slice(), [Output::WantSlot]);
+    let outputs = handle(Input::SlotGranted);
+    assert!(
+        matches!(
+            outputs.as_slice(),
+            [Output::Dispatch {
+                instance: InstanceId(0),
+                ..
+            }]
+        ),
+        "{outputs:?}"
+    );
 }

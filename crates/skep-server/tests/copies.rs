@@ -84,6 +84,7 @@ fn runtime(root: &Path) -> Arc<Runtime> {
             devices: None,
             profiles: None,
             response_cache: None,
+            rate_limiter: None,
             weights: None,
             request_memory: None,
             sandbox_load_limit: None,

@@ -39,7 +39,24 @@ pub struct InstanceGroup {
     pub passive: bool,
     /// `rate_limiter.priority`, at least 1. With 2 they get half as much of a contended device as with 1.
     pub priority: u32,
+    /// What each execution of an instance needs; empty if the server does not limit executions by resources.
+    pub resources: Vec<ResourceNeed>,
 }
+
+/// What an execution needs of a resource (`rate_limiter.resources`).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ResourceNeed {
+    /// The resource's name.
+    pub name: String,
+    /// Whether all devices share its copies; otherwise each device has its own.
+    pub global: bool,
+    /// How many copies.
+    pub count: u32,
+}
+
+/// Why resources have no effect.
+const NO_RATE_LIMIT: &str = "no effect: executions do not wait for resources unless the server is started with \
+                             `--rate-limit=execution_count`";
 
 pub(super) fn review(
     review: &mut Review<'_>,
@@ -83,11 +100,31 @@ fn review_group(
         priority: _,
     }) = rate_limiter
     {
-        review.unsupported(
-            !resources.is_empty(),
-            format!("{path}.rate_limiter.resources"),
-            "remove it: models share the cores by `--cpu-slots` and `rate_limiter { priority: N }`",
-        )?;
+        let field = format!("{path}.rate_limiter.resources");
+        for inference::model_rate_limiter::Resource {
+            name,
+            // read below
+            global: _,
+            count: _,
+        } in resources
+        {
+            let same = resources.iter().filter(|other| other.name == *name);
+            let reason = match (name.as_str(), same.count()) {
+                ("", _) => "has no name, expected one".to_owned(),
+                (_, 1) => continue,
+                (name, _) => format!("names resource `{name}` more than once"),
+            };
+            return Err(ConfigError::invalid(
+                review.model,
+                field,
+                format!(
+                    "a resource of instance group {} of model {} {reason}",
+                    group.name, review.model
+                ),
+            ));
+        }
+        let has_effect = review.limits_rate || resources.is_empty();
+        review.no_effect(!has_effect, field, NO_RATE_LIMIT);
     }
     review.unsupported(
         !host_policy.is_empty(),
@@ -135,7 +172,11 @@ pub(crate) fn read(
             group.set_kind(Kind::Cpu);
         }
         let place = (index, is_live);
-        typed.push(read_group(&model, &proto.backend, place, group)?);
+        let mut read = read_group(&model, &proto.backend, place, group)?;
+        if !context.limits_rate {
+            read.resources.clear();
+        }
+        typed.push(read);
     }
     let instances: u64 = typed.iter().map(|group| u64::from(group.count)).sum();
     if instances > u64::from(MAX_INSTANCES.unsigned_abs()) {
@@ -222,7 +263,20 @@ fn read_group(
             .rate_limiter
             .as_ref()
             .map_or(1, |limiter| limiter.priority.max(1)),
+        resources: resources(group),
     })
+}
+
+fn resources(group: &inference::ModelInstanceGroup) -> Vec<ResourceNeed> {
+    let limiter = group.rate_limiter.iter();
+    let resources = limiter.flat_map(|limiter| &limiter.resources);
+    resources
+        .map(|resource| ResourceNeed {
+            name: resource.name.clone(),
+            global: resource.global,
+            count: resource.count,
+        })
+        .collect()
 }
 
 /// `instance group <name> of model <model> <text>`, as Triton says it.
@@ -251,8 +305,8 @@ fn on_cpu(edit: &str) -> String {
 mod tests {
     use skep_types::ModelName;
 
-    use super::{InstanceKind, read};
-    use crate::{ConfigContext, parse_pbtxt};
+    use super::{InstanceKind, ResourceNeed, read};
+    use crate::{ConfigContext, ModelConfig, parse_pbtxt};
 
     fn model() -> ModelName {
         ModelName::new("m").expect("a name")
@@ -403,5 +457,68 @@ mod tests {
             groups("mock", &"instance_group { count: 512 } ".repeat(3)),
             Err("the instance groups of model m have 1536 instances together, expected at most 1024".to_owned())
         );
+    }
+
+    /// The resources of the only group, and the notices, of a server that limits executions by resources or does not.
+    fn resources(
+        text: &str,
+        limits_rate: bool,
+    ) -> Result<(Vec<ResourceNeed>, Vec<String>), String> {
+        let text = format!(
+            "backend: 'mock' input {{ name: 'x' data_type: TYPE_FP32 dims: 1 }} output {{ name: 'y' data_type: TYPE_FP32 dims: 1 }}
+             instance_group {{ rate_limiter {{ {text} }} }}"
+        );
+        let config = parse_pbtxt(text.as_bytes(), "c").expect("parses");
+        let model = model();
+        let context = ConfigContext {
+            limits_rate,
+            ..context(&model)
+        };
+        let config =
+            ModelConfig::from_proto(config, &context).map_err(|error| error.to_string())?;
+        let notices = config.notices().iter().map(ToString::to_string);
+        Ok((
+            config.instance_groups()[0].resources.clone(),
+            notices.collect(),
+        ))
+    }
+
+    #[test]
+    fn resources_count_if_the_server_limits_executions_by_them() {
+        let text = "resources [ { name: 'R1' count: 4 }, { name: 'R2' global: true count: 2 } ] priority: 2";
+        let need = |name: &str, global, count| ResourceNeed {
+            name: name.to_owned(),
+            global,
+            count,
+        };
+        let both = vec![need("R1", false, 4), need("R2", true, 2)];
+        assert_eq!(resources(text, true), Ok((both, Vec::new())));
+        let (none, notices) = resources(text, false).expect("valid");
+        assert!(none.is_empty());
+        assert_eq!(notices.len(), 1, "{notices:?}");
+        let expected = "`instance_group[0].rate_limiter.resources`: no effect: executions do not wait for resources";
+        assert!(notices[0].starts_with(expected), "{notices:?}");
+        assert!(
+            notices[0].contains("--rate-limit=execution_count"),
+            "{notices:?}"
+        );
+        assert_eq!(
+            resources("priority: 2", false),
+            Ok((Vec::new(), Vec::new()))
+        );
+    }
+
+    #[test]
+    fn resources_without_a_name_or_named_twice_are_refused() {
+        let twice = "resources [ { name: 'R' count: 1 }, { name: 'R' global: true count: 1 } ]";
+        for limits_rate in [true, false] {
+            let error = resources(twice, limits_rate).expect_err("twice");
+            assert!(
+                error.contains("names resource `R` more than once"),
+                "{error}"
+            );
+            let error = resources("resources { count: 1 }", limits_rate).expect_err("no name");
+            assert!(error.contains("has no name"), "{error}");
+        }
     }
 }

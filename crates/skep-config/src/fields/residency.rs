@@ -140,6 +140,7 @@ mod tests {
             kind: crate::InstanceKind::Cpu,
             passive,
             priority: 1,
+            resources: Vec::new(),
         }
     }
 

@@ -18,6 +18,8 @@ pub(super) struct Review<'a> {
     pub(super) platform: &'a str,
     /// Whether the CPU serves what is configured for GPUs and accelerators.
     pub(super) gpu_as_cpu: bool,
+    /// Whether executions wait for resources.
+    pub(super) limits_rate: bool,
     notices: &'a mut Vec<Notice>,
 }
 
@@ -31,6 +33,7 @@ impl<'a> Review<'a> {
             model: context.model.as_str(),
             platform: &proto.platform,
             gpu_as_cpu: context.gpu_as_cpu,
+            limits_rate: context.limits_rate,
             notices,
         }
     }

@@ -96,6 +96,7 @@ fn the_typed_view_holds_what_was_written() {
         kind,
         passive: false,
         priority: 1,
+        resources: Vec::new(),
     };
     assert_eq!(
         config.instance_groups(),
@@ -189,6 +190,7 @@ fn server_defaults_give_way_to_the_model() {
         inter_op_threads: Some(3),
         gpu_as_cpu: false,
         has_devices: false,
+        limits_rate: false,
     };
     let text = format!(
         "backend: 'mock' {IO} parameters {{ key: 'intra_op_thread_count' value {{ string_value: '7' }} }}"
@@ -291,10 +293,6 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     (
         "optimization { execution_accelerators { cpu_execution_accelerator { name: 'openvino' } } }",
         "optimization.execution_accelerators.cpu_execution_accelerator",
-    ),
-    (
-        "instance_group { rate_limiter { resources { name: 'r' count: 1 } } }",
-        "instance_group[0].rate_limiter.resources",
     ),
     (
         "instance_group { host_policy: 'p' }",

@@ -15,6 +15,8 @@ pub struct ConfigContext<'a> {
     pub gpu_as_cpu: bool,
     /// Whether the server has devices that it packs instances onto (`--device`). Without some, `KIND_AUTO` is `KIND_CPU`.
     pub has_devices: bool,
+    /// Whether executions wait for the resources of their instance groups (`--rate-limit=execution_count`).
+    pub limits_rate: bool,
 }
 
 impl<'a> ConfigContext<'a> {
@@ -27,6 +29,7 @@ impl<'a> ConfigContext<'a> {
             inter_op_threads: None,
             gpu_as_cpu: false,
             has_devices: false,
+            limits_rate: false,
         }
     }
 }

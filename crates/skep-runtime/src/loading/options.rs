@@ -8,7 +8,7 @@ use skep_types::{DeviceId, ModelName};
 use skep_weights::WeightSource;
 
 use crate::{
-    CpuDevices, Device, MetricsOptions, ModelProfiles, ResponseCache, WaitingLimit,
+    CpuDevices, Device, MetricsOptions, ModelProfiles, RateLimiter, ResponseCache, WaitingLimit,
     repository::source::ConfigChoice,
 };
 
@@ -44,6 +44,8 @@ pub struct LoadOptions {
     pub profiles: Option<Arc<ModelProfiles>>,
     /// Where responses of models with `response_cache` are kept; `None` if none are.
     pub response_cache: Option<Arc<ResponseCache>>,
+    /// The resources that instances share; `None` if executions need none.
+    pub rate_limiter: Option<Arc<RateLimiter>>,
     /// Where weights are kept and shared, in the general store unless a model names its tenant; `None` if loads share
     /// nothing.
     pub weights: Option<WeightSource>,
@@ -92,6 +94,7 @@ impl LoadOptions {
         let mut context = ConfigContext::new(model);
         context.gpu_as_cpu = self.gpu_as_cpu;
         context.has_devices = self.devices.is_some();
+        context.limits_rate = self.rate_limiter.is_some();
         for setting in &self.backend_settings {
             match setting {
                 BackendSetting::IntraOpThreads(threads) => {

@@ -158,6 +158,7 @@ impl LoadPlan {
             statistics,
             Arc::clone(&options.waiting_limit),
             seat(&config, &*model, options),
+            options.rate_limiter.clone(),
         )?;
         let labels = labels::read(config.outputs(), self.source.directory())?;
         let life = VersionLife::new(on_gone);

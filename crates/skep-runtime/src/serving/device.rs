@@ -24,21 +24,40 @@ use crate::{
 pub(crate) trait SlotHolder: Send + Sync {
     /// A slot was granted. Grants to others that follow are appended to `grants`.
     fn granted(&self, grants: &mut PendingGrants);
+
+    /// Resources were granted, to be claimed. Grants to others that follow are appended to `grants`.
+    fn resources_granted(&self, grants: &mut PendingGrants);
 }
 
-/// Slots that were granted to others than the caller, who have not been told yet.
+/// Slots and resources that were granted to others than the caller, who have not been told yet.
 #[derive(Default)]
-pub(crate) struct PendingGrants(VecDeque<Arc<dyn SlotHolder>>);
+pub(crate) struct PendingGrants(VecDeque<PendingGrant>);
+
+enum PendingGrant {
+    Slot(Arc<dyn SlotHolder>),
+    Resources(Arc<dyn SlotHolder>),
+}
 
 impl PendingGrants {
     pub(crate) fn append(&mut self, mut others: Self) {
         self.0.append(&mut others.0);
     }
 
-    /// Tells the holders of their slots, and of those that follow. No lock may be held.
+    fn slot_for(&mut self, holder: Arc<dyn SlotHolder>) {
+        self.0.push_back(PendingGrant::Slot(holder));
+    }
+
+    pub(crate) fn resources_for(&mut self, holder: Arc<dyn SlotHolder>) {
+        self.0.push_back(PendingGrant::Resources(holder));
+    }
+
+    /// Tells the holders of their grants, and of those that follow. No lock may be held.
     pub(crate) fn deliver(mut self) {
-        while let Some(holder) = self.0.pop_front() {
-            holder.granted(&mut self);
+        while let Some(grant) = self.0.pop_front() {
+            match grant {
+                PendingGrant::Slot(holder) => holder.granted(&mut self),
+                PendingGrant::Resources(holder) => holder.resources_granted(&mut self),
+            }
         }
     }
 }
@@ -127,7 +146,7 @@ impl Alarm for Device {
         state.appoint(now);
         for id in &grants {
             if let Some(holder) = state.holders[index(*id)].upgrade() {
-                pending.0.push_back(holder);
+                pending.slot_for(holder);
             }
         }
         drop(state);
@@ -248,7 +267,7 @@ impl DeviceSeat {
             if *id == self.id {
                 own = true;
             } else if let Some(holder) = state.holders[index(*id)].upgrade() {
-                pending.0.push_back(holder);
+                pending.slot_for(holder);
             }
         }
         own
@@ -309,6 +328,9 @@ impl SlotHolder for SlotWaiter {
         *lock(&self.is_granted) = true;
         self.granted.notify_one();
     }
+
+    /// It waits for slots alone.
+    fn resources_granted(&self, _: &mut PendingGrants) {}
 }
 
 fn index(id: ModelShareId) -> usize {

@@ -27,6 +27,7 @@ pub(crate) fn options(root: &Path) -> RuntimeOptions {
             devices: None,
             profiles: None,
             response_cache: None,
+            rate_limiter: None,
             weights: None,
             request_memory: None,
             sandbox_load_limit: None,

@@ -212,6 +212,11 @@ impl<P: SequencePayload> SequenceScheduler<P> {
                 Engine::Direct(slots) => slots.granted(),
                 Engine::Oldest(candidates) => candidates.tell(Input::SlotGranted),
             },
+            Input::SlotGrantedFor(instance) => match &mut self.engine {
+                // Its requests can run on one instance only, so that nobody chooses another one for them.
+                Engine::Direct(slots) => slots.granted(),
+                Engine::Oldest(candidates) => candidates.tell(Input::SlotGrantedFor(instance)),
+            },
             // Sizes are those of the slots or the candidates, and nothing is learned of durations.
             Input::Measured { .. } | Input::BatchCap(_) => {}
             Input::Hurry => self.hurry(),

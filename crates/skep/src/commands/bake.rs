@@ -114,6 +114,7 @@ fn options(gpu_as_cpu: bool, weights: Option<WeightSource>) -> LoadOptions {
         devices: None,
         profiles: None,
         response_cache: None,
+        rate_limiter: None,
         weights,
         request_memory: None,
         sandbox_load_limit: Some(sandbox::DEFAULT_LOAD_LIMIT),

@@ -98,6 +98,7 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         devices: None,
         profiles: None,
         response_cache: None,
+        rate_limiter: None,
         // A check leaves nothing behind.
         weights: None,
         request_memory: None,

@@ -16,6 +16,7 @@ use crate::{
     serving::{
         device::{PendingGrants, SlotHolder, SlotNews},
         job::Job,
+        resources::{InstanceNews, PermitState, ResourceSeat},
     },
     timer::Alarm,
 };
@@ -51,45 +52,77 @@ impl Driver {
         kept
     }
 
-    /// Takes the outputs about slots and settles them with the device, until nothing more follows for this model.
-    /// Grants to other models are returned, to be delivered once the lock is released.
+    /// Takes the outputs about slots and settles them with the resources and the device, until nothing more follows for
+    /// this model. Grants to other models are returned, to be delivered once the lock is released.
     pub(super) fn settle(
         &self,
         state: &mut DriverState,
         outputs: &mut Outputs<Box<Job>>,
         released: Option<Duration>,
     ) -> PendingGrants {
-        let mut pending = PendingGrants::default();
-        let Some(seat) = &self.seat else {
-            return pending;
-        };
-        let mut news = SlotNews {
+        let news = SlotNews {
             released,
             ..SlotNews::default()
         };
+        self.settle_news(state, outputs, news)
+    }
+
+    /// As [`Driver::settle`], with news for the device.
+    fn settle_news(
+        &self,
+        state: &mut DriverState,
+        outputs: &mut Outputs<Box<Job>>,
+        mut news: SlotNews,
+    ) -> PendingGrants {
+        let mut pending = PendingGrants::default();
+        if self.seat.is_none() && self.resources.is_none() {
+            return pending;
+        }
         loop {
-            outputs.retain(|output| match output {
-                Output::WantSlot => {
-                    news.wanted = true;
-                    false
+            let (wanted, returned) = take_slot_outputs(outputs);
+            news.returned |= returned;
+            news.wanted |= match &self.resources {
+                Some(seat) => permit(seat, &mut state.permit, wanted, returned, &mut pending),
+                None => wanted,
+            };
+            let is_granted = match &self.seat {
+                None => news.wanted,
+                Some(_) if news.is_empty() => false,
+                Some(seat) => {
+                    // Taken only when there is something to tell the device: taking clears it.
+                    news.threads = self.parallelism.news();
+                    seat.tell(state.now, news, &mut pending)
                 }
-                Output::ReturnSlot => {
-                    news.returned = true;
-                    false
-                }
-                Output::Dispatch { .. } | Output::Reject { .. } => true,
-            });
-            if news.is_empty() {
-                return pending;
-            }
-            // Taken only when there is something to tell the device: taking clears it.
-            news.threads = self.parallelism.news();
-            if !seat.tell(state.now, news, &mut pending) {
+            };
+            if !is_granted {
                 return pending;
             }
             news = SlotNews::default();
-            self.decide(state.now, state, Input::SlotGranted, outputs);
+            match self.grant_input(&mut state.permit) {
+                Some(input) => {
+                    self.decide(state.now, state, input, outputs);
+                }
+                // The slot was asked for when an instance had its resources, which has gone since.
+                None => news.returned = true,
+            }
         }
+    }
+
+    /// Notes what has become of an instance, for the rate limiter, which is told when slots are settled.
+    pub(super) fn note_instance(&self, state: &mut DriverState, news: InstanceNews) {
+        if self.resources.is_some() {
+            state.permit.news.push(news);
+        }
+    }
+
+    /// What the scheduler is told of a slot; `None` if no instance has its resources.
+    fn grant_input(&self, permit: &mut PermitState) -> Option<Input<Box<Job>>> {
+        if self.resources.is_none() {
+            return Some(Input::SlotGranted);
+        }
+        let instance = permit.held.take()?;
+        permit.used = Some(instance);
+        Some(Input::SlotGrantedFor(instance))
     }
 
     /// The execution of an instance that gets no further batch has ended: gives back its slot, and lets the next
@@ -127,6 +160,9 @@ impl Driver {
         outputs: &mut Outputs<Box<Job>>,
     ) -> bool {
         state.now = state.now.max(now);
+        if let Some(news) = instance_news(state, &input) {
+            self.note_instance(state, news);
+        }
         state.scheduler.handle(state.now, input, outputs);
         self.note(state)
     }
@@ -157,7 +193,9 @@ impl Driver {
             let error = RuntimeError::internal("the instance ended before it took the request");
             self.answer(request.payload.take_waiter(), Err(error));
         }
-        self.leave_batch(self.lock(), instance, Duration::ZERO);
+        let mut state = self.lock();
+        self.note_instance(&mut state, InstanceNews::Away(instance));
+        self.leave_batch(state, instance, Duration::ZERO);
     }
 
     /// Answers a request that will not be executed.
@@ -189,10 +227,87 @@ impl Alarm for Driver {
 impl SlotHolder for Driver {
     fn granted(&self, pending: &mut PendingGrants) {
         let mut outputs = Outputs::new();
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        state.now = state.now.max(clock::now());
+        let mut news = SlotNews::default();
+        match self.grant_input(&mut state.permit) {
+            Some(input) => {
+                self.decide(state.now, state, input, &mut outputs);
+            }
+            // As in `settle_news`.
+            None => news.returned = true,
+        }
+        pending.append(self.settle_news(state, &mut outputs, news));
+        drop(guard);
+        self.carry_out(outputs, None);
+    }
+
+    fn resources_granted(&self, pending: &mut PendingGrants) {
+        let mut outputs = Outputs::new();
         let mut state = self.lock();
-        self.decide(clock::now(), &mut state, Input::SlotGranted, &mut outputs);
+        state.now = state.now.max(clock::now());
         pending.append(self.settle(&mut state, &mut outputs, None));
         drop(state);
         self.carry_out(outputs, None);
+    }
+}
+
+/// Takes the outputs about slots off the list: whether one is wanted, and whether one is returned.
+fn take_slot_outputs(outputs: &mut Outputs<Box<Job>>) -> (bool, bool) {
+    let (mut wanted, mut returned) = (false, false);
+    outputs.retain(|output| match output {
+        Output::WantSlot => {
+            wanted = true;
+            false
+        }
+        Output::ReturnSlot => {
+            returned = true;
+            false
+        }
+        Output::Dispatch { .. } | Output::Reject { .. } => true,
+    });
+    (wanted, returned)
+}
+
+/// Tells the limiter the news. Returns whether an instance has just got its resources.
+fn permit(
+    seat: &ResourceSeat,
+    permit: &mut PermitState,
+    wanted: bool,
+    returned: bool,
+    pending: &mut PendingGrants,
+) -> bool {
+    let mut news = std::mem::take(&mut permit.news);
+    if returned {
+        news.extend(permit.used.take().map(InstanceNews::Unused));
+    }
+    let gone = |news: &InstanceNews| match *news {
+        InstanceNews::Away(instance) | InstanceNews::Removed(instance) => {
+            permit.held == Some(instance)
+        }
+        InstanceNews::Free(_) | InstanceNews::Unused(_) => false,
+    };
+    let mut wants = wanted;
+    if news.iter().any(gone) {
+        permit.held = None;
+        wants = true;
+    }
+    let claimed = seat.tell(&news, wants, pending);
+    permit.held = claimed.or(permit.held);
+    claimed.is_some()
+}
+
+/// What an input means for the resources of its instance. One that is removed while it executes keeps them until its
+/// execution ends.
+fn instance_news(state: &DriverState, input: &Input<Box<Job>>) -> Option<InstanceNews> {
+    match *input {
+        Input::InstanceReady(instance) | Input::Finished { instance, .. } => {
+            Some(InstanceNews::Free(instance))
+        }
+        Input::InstanceGone(instance) if state.scheduler.is_busy(instance) == Some(false) => {
+            Some(InstanceNews::Away(instance))
+        }
+        _ => None,
     }
 }

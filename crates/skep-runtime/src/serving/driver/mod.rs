@@ -44,6 +44,7 @@ use crate::{
     serving::{
         device::{Device, DeviceSeat, SlotHolder},
         job::{InferOutcome, InferWaiter, Job},
+        resources::{PermitState, RateLimiter, ResourceSeat},
         waiting_limit::WaitingLimit,
     },
     statistics::recorder::Statistics,
@@ -65,6 +66,8 @@ pub(crate) struct Driver {
     limit: Arc<WaitingLimit>,
     /// Set if executions need slots of a device.
     seat: Option<DeviceSeat>,
+    /// Set if instances share resources. An execution gets them before it asks for slots.
+    resources: Option<ResourceSeat>,
     /// How long the last run of any instance took; the maximum before the first run.
     last_run_ns: AtomicU64,
     /// Instances that take batches now.
@@ -98,6 +101,7 @@ impl Driver {
         statistics: Statistics,
         limit: Arc<WaitingLimit>,
         terms: Option<DeviceTerms>,
+        limiter: Option<Arc<RateLimiter>>,
     ) -> Result<Arc<Self>, RuntimeError> {
         let Scheduling {
             model,
@@ -109,16 +113,21 @@ impl Driver {
         let max_held = options.max_waiting();
         let answers = AnswerSink::new(model, statistics, preserve_ordering, max_held);
         let wants_profile = options.has_objective();
-        let scheduler = options.scheduler(terms.is_some());
+        let scheduler = options.scheduler(terms.is_some() || limiter.is_some());
         Ok(Arc::new_cyclic(|this: &Weak<Self>| Self {
             seat: terms.map(|terms| {
                 let this: Weak<dyn SlotHolder> = this.clone();
                 DeviceSeat::new(terms.device, terms.weight, terms.threads, this)
             }),
+            resources: limiter.map(|limiter| {
+                let this: Weak<dyn SlotHolder> = this.clone();
+                ResourceSeat::new(limiter, this)
+            }),
             state: Mutex::new(DriverState {
                 scheduler,
                 retired: Vec::new(),
                 next_request: 0,
+                permit: PermitState::default(),
                 appointment: timer.map(|timer| Appointment::new(timer, this.clone())),
                 now: Time::ZERO,
             }),

@@ -9,16 +9,17 @@ use std::{
     time::Duration,
 };
 
-use skep_scheduler::{Input, InstanceId, Outputs, Request};
+use skep_scheduler::{Input, InstanceId, Outputs, Request, ResourceDemand};
 use skep_types::Time;
 
 use super::{Driver, JobBatch};
 use crate::{
     clock,
-    error::RuntimeError,
+    error::{ErrorKind, RuntimeError},
     serving::{
         device::{DeviceSeat, OccupiedSlots},
         job::{Job, Waiters},
+        resources::InstanceNews,
     },
     statistics::FailureReason,
 };
@@ -28,6 +29,20 @@ impl Driver {
     /// and never to a passive one.
     pub(crate) fn connect(&self, mailbox: SyncSender<JobBatch>, passive: bool) -> InstanceId {
         self.mailboxes.open(mailbox, passive)
+    }
+
+    /// An instance that is connected needs so much for each of its executions. Only with a rate limiter it matters.
+    pub(crate) fn limit(
+        &self,
+        instance: InstanceId,
+        priority: u32,
+        demands: &[ResourceDemand],
+    ) -> Result<(), RuntimeError> {
+        let Some(seat) = &self.resources else {
+            return Ok(());
+        };
+        let added = seat.add(instance, priority, demands);
+        added.map_err(|error| RuntimeError::new(ErrorKind::InvalidArgument, error.to_string()))
     }
 
     /// Waits for the slots of an execution outside of serving; `None` if executions need no slots.
@@ -95,6 +110,7 @@ impl Driver {
         let mut state = self.lock();
         let duration = now.since(taken);
         if state.retired.contains(&instance) {
+            self.note_instance(&mut state, InstanceNews::Away(instance));
             self.leave_batch(state, instance, duration);
             self.leave(instance);
             return None;
@@ -111,7 +127,8 @@ impl Driver {
     pub(crate) fn gone(&self, instance: InstanceId, taken: Time) -> bool {
         let now = clock::now();
         let duration = now.since(taken);
-        let state = self.lock();
+        let mut state = self.lock();
+        self.note_instance(&mut state, InstanceNews::Away(instance));
         if state.retired.contains(&instance) {
             self.leave_batch(state, instance, duration);
             self.leave(instance);
@@ -124,7 +141,7 @@ impl Driver {
     }
 
     /// An execution that began at `taken` takes longer than it may, and its batch has been answered. The instance gets
-    /// no batch until [`Driver::back`], and other models get its slots. If no other instance can run, waiting requests
+    /// no batch until [`Driver::back`], and other models get its slots. It keeps its resources until then. If no other instance can run, waiting requests
     /// are answered.
     pub(crate) fn overdue(&self, instance: InstanceId, taken: Time) {
         let now = clock::now();
@@ -149,6 +166,7 @@ impl Driver {
     /// An overdue execution has ended. Returns whether the instance is still wanted.
     pub(crate) fn back(&self, instance: InstanceId) -> bool {
         self.overdue.fetch_sub(1, Ordering::Relaxed);
+        self.settle_instance(InstanceNews::Away(instance));
         self.mailboxes.is_open(instance)
     }
 
@@ -201,7 +219,19 @@ impl Driver {
     /// The thread of an instance has ended: its number is free.
     pub(crate) fn vacate(&self, instance: InstanceId) {
         self.lock().retired.retain(|retired| *retired != instance);
+        self.settle_instance(InstanceNews::Removed(instance));
         self.mailboxes.vacate(instance);
+    }
+
+    /// Tells the rate limiter, if there is one, what has become of an instance.
+    fn settle_instance(&self, news: InstanceNews) {
+        if self.resources.is_none() {
+            return;
+        }
+        let mut state = self.lock();
+        state.now = state.now.max(clock::now());
+        self.note_instance(&mut state, news);
+        self.conclude(state, Outputs::new(), None, None);
     }
 
     /// A ready instance takes no batches any more.

@@ -6,7 +6,10 @@ use skep_scheduler::{
 use skep_types::Time;
 
 use super::answers::OUT_OF_ORDER;
-use crate::{serving::job::Job, timer::Appointment};
+use crate::{
+    serving::{job::Job, resources::PermitState},
+    timer::Appointment,
+};
 
 /// A scheduler, and what goes with it.
 pub(super) struct DriverState {
@@ -16,6 +19,8 @@ pub(super) struct DriverState {
     pub(super) next_request: u64,
     /// Set if the scheduler may want to be called at some moment.
     pub(super) appointment: Option<Appointment>,
+    /// Unused unless executions need resources.
+    pub(super) permit: PermitState,
     /// The latest moment that the scheduler was told. Moments are read before the lock is taken, and the scheduler must
     /// not see time go back.
     pub(super) now: Time,

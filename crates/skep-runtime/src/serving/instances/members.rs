@@ -6,7 +6,7 @@ use std::{
     sync::{Mutex, MutexGuard},
 };
 
-use skep_config::{InstanceGroup, InstanceKind};
+use skep_config::{InstanceGroup, InstanceKind, ResourceNeed};
 use skep_host::lock;
 use skep_scheduler::InstanceId;
 
@@ -30,6 +30,10 @@ pub(super) struct WantedInstance {
     pub(super) passive: bool,
     /// Whether it is packed onto a device, if the node has some.
     pub(super) is_auto: bool,
+    /// Its priority among instances that want the same resources.
+    pub(super) priority: u32,
+    /// What each of its executions needs.
+    pub(super) resources: Vec<ResourceNeed>,
     /// Threads of a run; `None` for what the configuration says, or its default.
     pub(super) threads: Option<NonZeroUsize>,
 }
@@ -83,6 +87,8 @@ pub(super) fn wanted_instances(
             name: format!("{}_{index}", group.name),
             passive: group.passive,
             is_auto: group.kind == InstanceKind::Auto,
+            priority: group.priority,
+            resources: group.resources.clone(),
             threads,
         }));
     }
@@ -115,6 +121,8 @@ mod tests {
             name: name.to_owned(),
             passive,
             is_auto: false,
+            priority: 1,
+            resources: Vec::new(),
             threads: None,
         }
     }
@@ -139,6 +147,7 @@ mod tests {
             kind: InstanceKind::Cpu,
             passive,
             priority: 1,
+            resources: Vec::new(),
         };
         let groups = [
             group("a", 2, false),

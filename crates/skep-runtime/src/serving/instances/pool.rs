@@ -13,7 +13,7 @@ use skep_backend::Model;
 use skep_config::ModelConfig;
 use skep_host::lock;
 use skep_placer::configuration::RunConfiguration;
-use skep_scheduler::{PolicySnapshot, RequestId};
+use skep_scheduler::{InstanceId, PolicySnapshot, RequestId, ResourceDemand};
 use skep_store::Digest;
 use skep_tensor::RunBound;
 use skep_types::{DeviceId, Time};
@@ -202,6 +202,29 @@ impl InstancePool {
         Err(failure)
     }
 
+    /// Tells the driver what the executions of an instance need.
+    fn limit(
+        &self,
+        id: InstanceId,
+        wanted: &WantedInstance,
+        place: Option<&DeviceClaim>,
+    ) -> Result<(), RuntimeError> {
+        if wanted.passive {
+            return Ok(());
+        }
+        // Without devices of its own the node is one device.
+        let device = place.map_or(0, |place| u32::try_from(place.device).unwrap_or(u32::MAX));
+        let needs = wanted.resources.iter();
+        let demands: Vec<ResourceDemand> = needs
+            .map(|need| ResourceDemand {
+                name: need.name.clone(),
+                device: (!need.global).then_some(device),
+                count: need.count,
+            })
+            .collect();
+        self.driver.limit(id, wanted.priority, &demands)
+    }
+
     fn spawn(
         &self,
         placed: PlacedInstance,
@@ -216,6 +239,8 @@ impl InstancePool {
         let name = wanted.name.clone();
         let (sender, mailbox) = mpsc::sync_channel(1);
         let id = self.driver.connect(sender, wanted.passive);
+        self.limit(id, &wanted, place.as_ref())
+            .inspect_err(|_| self.driver.abandon(id))?;
         let recorder = self.driver.statistics().recorder(&name);
         let overdue = Arc::new(OverdueInstance {
             id,

@@ -21,6 +21,7 @@ use super::{
     metrics::MetricsArgs,
     ports::PortArgs,
     profiles::ProfileFlag,
+    rate_limit::RateLimitArgs,
     residency::ResidencyArgs,
     response_cache::ResponseCacheArgs,
     restrict::{RestrictArgs, Restricted},
@@ -132,6 +133,8 @@ pub(crate) struct ServeArgs {
     profiles: ProfileFlag,
     #[command(flatten)]
     response_cache: ResponseCacheArgs,
+    #[command(flatten)]
+    rate_limit: RateLimitArgs,
     #[command(flatten)]
     weight_cache: CacheArgs,
     #[command(flatten)]
@@ -253,6 +256,7 @@ impl ServeArgs {
                 devices: self.devices.declared(residency.budget)?,
                 profiles: self.profiles.read()?,
                 response_cache,
+                rate_limiter: self.rate_limit.limiter(),
                 metrics,
                 config_name: self.model_config_name.clone(),
                 gpu_as_cpu: self.gpu_as_cpu,

@@ -9,6 +9,7 @@ mod limits;
 mod metrics;
 mod ports;
 mod profiles;
+mod rate_limit;
 mod reload;
 mod residency;
 mod response_cache;

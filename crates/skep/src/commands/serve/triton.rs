@@ -1,4 +1,4 @@
-//! Triton's flags for what Skep does not do: traces, limits by resources, endpoints of clouds, TensorFlow.
+//! Triton's flags for what Skep does not do: traces, endpoints of clouds, TensorFlow.
 //!
 //! A flag that only leaves something out (a trace) starts the server and is named. One that opens what clients
 //! then call, and that would not be there, is refused: the server would start, and each of these calls would fail.
@@ -10,8 +10,6 @@ use crate::flag_values::boolean;
 
 const NO_TRACES: &str =
     "no traces are written; `skep_*` metrics and `--log-verbose=1` say where time goes";
-const NO_RESOURCES: &str =
-    "models share the cores by `--cpu-slots` and `rate_limiter.priority`, and name no resources";
 const NO_SAGEMAKER: &str = "SageMaker's endpoints are not served";
 const NO_VERTEX: &str = "Vertex AI's endpoints are not served";
 const NO_TENSORFLOW: &str = "TensorFlow models are not served";
@@ -22,12 +20,6 @@ const NO_BINDING: &str =
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Accepted without effect")]
 pub(super) struct TritonArgs {
-    /// Models share the cores whether it is `off` or `execution_count`
-    #[arg(long, value_name = "MODE", value_parser = ["off", "execution_count"])]
-    rate_limit: Option<String>,
-    /// Models name no resources
-    #[arg(long, value_name = "NAME:COUNT[:DEVICE]")]
-    rate_limit_resource: Vec<String>,
     /// Traces are not written
     #[arg(long, value_name = "SETTING")]
     trace_config: Vec<String>,
@@ -158,12 +150,6 @@ impl TritonArgs {
             ),
         ];
         let others = [
-            notice(self.rate_limit.is_some(), "rate-limit", NO_RESOURCES),
-            notice(
-                !self.rate_limit_resource.is_empty(),
-                "rate-limit-resource",
-                NO_RESOURCES,
-            ),
             notice(!self.host_policy.is_empty(), "host-policy", NO_BINDING),
             notice(
                 self.grpc_infer_thread_count.is_some(),

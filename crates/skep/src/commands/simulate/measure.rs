@@ -185,6 +185,7 @@ impl MeasureArgs {
                 devices: None,
                 profiles: None,
                 response_cache: None,
+                rate_limiter: None,
                 cpu: Some(Device::new(
                     DeviceId::default(),
                     u32::try_from(cores.get()).unwrap_or(u32::MAX),
