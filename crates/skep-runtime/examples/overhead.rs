@@ -160,6 +160,7 @@ fn options(root: &Path) -> Result<RuntimeOptions, Box<dyn std::error::Error>> {
             devices: None,
             profiles: None,
             response_cache: cache,
+            rate_limiter: None,
             weights: None,
             request_memory: None,
             sandbox_load_limit: None,

@@ -3,7 +3,7 @@
 use std::{num::NonZeroUsize, sync::Arc, time::Instant};
 
 use skep_backend::{Backend, InspectRequest, Inspection, Model, ModelFile};
-use skep_config::{InstanceKind, ModelConfig, Notice};
+use skep_config::{InstanceKind, ModelConfig, Notice, SchedulerConfig, SlotStrategy};
 use skep_heap::give_back_freed_memory;
 use skep_placer::configuration::{LatencyProfile, decide};
 use skep_proto::inference;
@@ -12,7 +12,7 @@ use skep_types::ModelVersion;
 use skep_weights::Baked;
 
 use crate::{
-    LoadedVersion, RuntimeError, clock,
+    LoadedVersion, RateLimiter, RuntimeError, clock,
     loading::{
         LoadOptions,
         copies::CopySource,
@@ -158,7 +158,7 @@ impl LoadPlan {
             statistics,
             Arc::clone(&options.waiting_limit),
             seat(&config, &*model, options),
-            options.rate_limiter.clone(),
+            limiter(&config, options),
         )?;
         let labels = labels::read(config.outputs(), self.source.directory())?;
         let life = VersionLife::new(on_gone);
@@ -373,6 +373,15 @@ fn without_instances(config: &ModelConfig) -> inference::ModelConfig {
         version_policy: None,
         ..config.proto().clone()
     }
+}
+
+/// The rate limiter, for a model whose instances it may choose among: not where sequences belong to instances.
+fn limiter(config: &ModelConfig, options: &LoadOptions) -> Option<Arc<RateLimiter>> {
+    let is_bound = matches!(
+        config.scheduler(),
+        SchedulerConfig::Sequence(batching) if matches!(batching.strategy, SlotStrategy::Direct { .. })
+    );
+    options.rate_limiter.clone().filter(|_| !is_bound)
 }
 
 /// The device on which a model's executions take slots, if they need any.

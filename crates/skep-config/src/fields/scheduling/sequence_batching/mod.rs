@@ -96,6 +96,27 @@ pub(super) struct SequenceTerms<'a> {
     pub(super) objective: Option<LatencyObjective>,
 }
 
+/// Refuses resources of instances that cannot be exchanged for each other: the rate limiter chooses which one runs next, and
+/// under `direct` a request can run on one instance only.
+fn refuse_resources(proto: &inference::ModelConfig) -> Result<(), ConfigError> {
+    let mut groups = proto.instance_group.iter();
+    let limited = groups.position(|group| {
+        let limiter = group.rate_limiter.as_ref();
+        limiter.is_some_and(|limiter| !limiter.resources.is_empty())
+    });
+    let Some(index) = limited else {
+        return Ok(());
+    };
+    Err(ConfigError::Unsupported {
+        model: proto.name.clone(),
+        field: format!("instance_group[{index}].rate_limiter.resources"),
+        hint: Some(
+            "write `sequence_batching { oldest { } }`: with `direct` each sequence belongs to one instance, and the rate limiter could not choose among them"
+                .to_owned(),
+        ),
+    })
+}
+
 /// Reads `batching`.
 pub(super) fn read(
     terms: &SequenceTerms<'_>,
@@ -125,6 +146,9 @@ pub(super) fn read(
         Some(StrategyChoice::Direct(direct)) => reader.direct(*direct, notices)?,
         None => reader.direct(StrategyDirect::default(), notices)?,
     };
+    if matches!(strategy, SlotStrategy::Direct { .. }) {
+        refuse_resources(terms.proto)?;
+    }
     let idle = match *max_sequence_idle_microseconds {
         0 => DEFAULT_IDLE_US,
         idle => idle,

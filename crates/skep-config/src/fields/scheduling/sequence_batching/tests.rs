@@ -154,6 +154,16 @@ fn states_are_typed() {
 }
 
 #[test]
+fn resources_need_instances_that_can_be_exchanged() {
+    let limited = "instance_group { rate_limiter { resources { name: 'r' count: 1 } } }";
+    let with = |strategy: &str| config(4, &format!("sequence_batching {{ {strategy} }} {limited}"));
+    let refusal = with("direct { }").expect_err("bound to instances");
+    assert_eq!(refusal.field(), "instance_group[0].rate_limiter.resources");
+    assert!(with("").is_err(), "the default is direct");
+    assert!(with("oldest { max_candidate_sequences: 2 }").is_ok());
+}
+
+#[test]
 fn wrong_settings_are_refused() {
     let start = control("s", "START", "int32_false_true: [ 0, 1 ]");
     let state = |rest: &str| {
