@@ -226,12 +226,6 @@ def test_g4_codes(stub):
     assert "fail_every" in details
 
 
-def test_g4_calls_not_served_yet_are_unimplemented(stub):
-    code, details = failure(stub.TraceSetting, pb.TraceSettingRequest())
-    assert code == grpc.StatusCode.UNIMPLEMENTED
-    assert "not supported yet" in details
-
-
 def test_g7_parameters_of_every_type(stub):
     request = message("FP32", "FP32", [1], b"\0" * 4)
     request.parameters["text"].string_param = "a"

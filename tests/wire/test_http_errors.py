@@ -460,11 +460,6 @@ def test_bytes_of_a_head_are_bounded(simple):
                 ("POST", "/unregister"),
             )
         ],
-        *[
-            (method, f"/v2{path}/trace/setting", "tracing is not supported yet")
-            for method in ("GET", "POST")
-            for path in ("", "/models/addsub", "/models/addsub/versions/1")
-        ],
     ],
 )
 def test_calls_that_are_not_served_are_501(simple, method, path, why):

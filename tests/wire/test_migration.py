@@ -131,7 +131,6 @@ HARMLESS = [
     "--allow-sagemaker=false",
     "--sagemaker-port=8080", "--sagemaker-safe-port-range=8000-9000", "--sagemaker-thread-count=8", "--allow-vertex-ai=false",
     "--vertex-ai-port=8080", "--vertex-ai-thread-count=8", "--vertex-ai-default-model=m",
-    "--trace-config=level=TIMESTAMPS", "--trace-config=triton,file=/tmp/trace.json", "--trace-file=/tmp/trace.json", "--trace-level=OFF", "--trace-rate=1000", "--trace-count=-1", "--trace-log-frequency=0",
     "--host-policy=p,numa-node=0", "--grpc-infer-thread-count=2",
     "--grpc-max-response-pool-size=8", "--tf-allow-soft-placement=true", "--tf-gpu-memory-fraction=0.5",
     "--tf-add-vgpu=0:1:1024", "--http-thread-count=8", "--pinned-memory-pool-byte-size=0", "--enable-peer-access=true",
@@ -142,6 +141,7 @@ HONOURED = [
     "--http-header-forward-pattern=x-.*", "--allow-cpu-metrics=true", "--exit-timeout-secs=30", "--model-namespacing=false",
     "--cache-config=local,size=1048576", "--allow-client-shm=true",
     "--rate-limit=execution_count", "--rate-limit-resource=R1:10:0",
+    "--trace-level=OFF", "--trace-rate=1000", "--trace-count=-1", "--trace-log-frequency=0",
 ]  # fmt: skip
 
 

@@ -65,9 +65,3 @@ def test_each_call_of_the_table_is_there(server, call):
             getattr(stub, call)(getattr(pb, f"{call}Request")())
         except grpc.RpcError as error:
             assert error.code() is not grpc.StatusCode.UNIMPLEMENTED
-
-
-def test_what_the_page_says_is_501_is():
-    """The routes themselves are in test_http_errors.py."""
-    [said] = re.findall(r"Answered with 501[^\n]*\n[^\n]*\n", SERVED)
-    assert "`/v2/trace/setting`" in said

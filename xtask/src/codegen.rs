@@ -7,7 +7,12 @@ use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
 
-const PROTOS: [&str; 3] = ["model_config.proto", "grpc_service.proto", "onnx.proto"];
+const PROTOS: [&str; 4] = [
+    "model_config.proto",
+    "grpc_service.proto",
+    "onnx.proto",
+    "otlp.proto",
+];
 
 /// The digest of the `.proto` files and of this generator's version, as committed beside the generated code.
 pub(crate) fn digest(root: &Path) -> Result<String> {
@@ -71,6 +76,11 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     // Weights stay slices of the mapped file.
     config.bytes(["."]).out_dir(&out);
     config.compile_fds(onnx)?;
+
+    let otlp = protox::compile(["otlp.proto"], [&proto_dir])?;
+    let mut config = prost_build::Config::new();
+    config.bytes(["."]).out_dir(&out);
+    config.compile_fds(otlp)?;
 
     fs::write(digest_path(root), digest(root)? + "\n")?;
     Ok(())

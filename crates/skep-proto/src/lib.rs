@@ -1,10 +1,12 @@
-//! Generated messages: the Open Inference Protocol with Triton's extensions, the model configuration, ONNX.
+//! Generated messages: the Open Inference Protocol with Triton's extensions, the model configuration, ONNX, and the
+//! traces of OpenTelemetry's protocol.
 //!
 //! Only this page is written by hand. `cargo xtask codegen` writes `src/generated` from `proto/*.proto`. Both are
 //! committed, and `cargo xtask tidy` fails if they differ.
 //!
-//! [`inference`] has the protocol (package `inference`), [`onnx`] the format of model files. [`descriptors`] has the
-//! protocol's descriptors: `config.pbtxt` is parsed and the JSON form of a configuration is written with them.
+//! [`inference`] has the protocol (package `inference`), [`onnx`] the format of model files, [`otlp`] what a collector of
+//! traces is sent. [`descriptors`] has the protocol's descriptors: `config.pbtxt` is parsed and the JSON form of a
+//! configuration is written with them.
 #![allow(
     missing_docs,
     reason = "generated messages carry the protocol's names; docs/ explains them"
@@ -34,6 +36,18 @@ pub mod inference {
 )]
 pub mod onnx {
     include!("generated/onnx.rs");
+}
+
+/// Traces in OpenTelemetry's protocol.
+#[allow(
+    clippy::all,
+    clippy::pedantic,
+    unreachable_pub,
+    unused_qualifications,
+    reason = "generated code"
+)]
+pub mod otlp {
+    include!("generated/otlp.rs");
 }
 
 /// The encoded `FileDescriptorSet` of the protocol, as gRPC reflection serves it.

@@ -44,8 +44,9 @@ pub use repository::{
 };
 pub use serving::{
     ClassLabels, CpuDevice, CpuDevices, DEFAULT_MAX_WAITING, Device, DeviceReport, DropReason,
-    InferRequest, InferResponse, LoadedVersion, NamedTensor, Parameter, RateLimiter, ResponseCache,
-    ResponseCacheReport, Timing, VersionCacheReport, WaitingLimit, end_longest_run,
+    InferRequest, InferResponse, LoadedVersion, NamedTensor, Parameter, RateLimiter, RequestTrace,
+    ResponseCache, ResponseCacheReport, Timing, TraceRecord, TracedBatch, TracedTensor,
+    VersionCacheReport, WaitingLimit, end_longest_run,
 };
 pub use skep_backend::RunMemory;
 pub use skep_config::LoadPolicy;

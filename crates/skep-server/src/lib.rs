@@ -24,6 +24,7 @@ mod off_reactor;
 mod restrict;
 mod server;
 mod state;
+mod traced;
 mod verbose;
 
 pub use access::{AccessLog, AccessRecord, AccessStatus, InferenceRecord};

@@ -11,6 +11,7 @@ use std::{
 
 use skep_regions::ClientRegions;
 use skep_runtime::Runtime;
+use skep_tracing::Tracer;
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, oneshot},
@@ -47,6 +48,8 @@ pub struct ServerOptions {
     pub metrics_options: MetricsPortOptions,
     /// The process's log settings.
     pub logs: Arc<dyn LogControl>,
+    /// The traces of requests.
+    pub traces: Arc<Tracer>,
     /// Groups of HTTP calls that ask for a header.
     pub http_restrictions: Restrictions,
     /// Groups of gRPC calls that ask for a header.
@@ -157,6 +160,7 @@ impl Server {
                 .then(ClientRegions::default),
             inference: options.inference.clone(),
             logs: Arc::clone(&options.logs),
+            traces: Arc::clone(&options.traces),
             http_restrictions: options.http_restrictions.clone(),
             grpc_restrictions: options.grpc_restrictions.clone(),
         });
@@ -242,6 +246,7 @@ impl Server {
                 Arc::clone(&self.state.runtime),
                 self.metrics_options.clone(),
                 Arc::clone(&self.limits.request_memory),
+                Arc::clone(&self.state.traces),
             );
             let sampling = Arc::clone(&metrics).keep_sampling();
             let routes = metrics::router(metrics).into();

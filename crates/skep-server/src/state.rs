@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use skep_regions::ClientRegions;
 use skep_runtime::{ErrorKind, Runtime};
+use skep_tracing::Tracer;
 
 use crate::{
     error::ApiError, inference::InferenceOptions, management::LogControl, restrict::Restrictions,
@@ -21,6 +22,7 @@ pub(crate) struct ServerState {
     /// Clients' shared-memory regions; `None` unless the operator allows them.
     pub(crate) client_regions: Option<ClientRegions>,
     pub(crate) logs: Arc<dyn LogControl>,
+    pub(crate) traces: Arc<Tracer>,
     pub(crate) http_restrictions: Restrictions,
     pub(crate) grpc_restrictions: Restrictions,
     /// The page at `/`.

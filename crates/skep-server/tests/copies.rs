@@ -23,6 +23,7 @@ use skep_server::{
     LogSettings, MetricsPortOptions, Restrictions, Server, ServerOptions, UnknownLogFormat,
 };
 use skep_tensor::MemoryBudget;
+use skep_tracing::{TraceOptions, Tracer};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -117,6 +118,7 @@ fn serve(runtime: Arc<Runtime>) -> (Addresses, oneshot::Sender<()>) {
         metrics: None,
         metrics_options: MetricsPortOptions::default(),
         logs: Arc::new(NoLogs),
+        traces: Tracer::start(TraceOptions::default()).expect("no thread is needed"),
         http_restrictions: Restrictions::default(),
         grpc_restrictions: Restrictions::default(),
         id: None,

@@ -48,6 +48,7 @@ const ORDER: &[(u8, &str)] = &[
     (3, "skep-runtime"),
     (4, "skep-wire"),
     (4, "skep-tls"),
+    (4, "skep-tracing"),
     (4, "skep-server"),
     (4, "skep-client"),
     (4, "skep-perf"),
@@ -81,6 +82,8 @@ const PURE_MODULES: &[&str] = &[
     "crates/skep-store/src/order.rs",
     "crates/skep-store/src/wire/fields.rs",
     "crates/skep-store/src/wire/message.rs",
+    "crates/skep-tracing/src/parent.rs",
+    "crates/skep-tracing/src/settings.rs",
 ];
 
 /// A file longer than this has more than one room in it.

@@ -14,6 +14,7 @@ use crate::{
         request::{InferResponse, Parameter},
         response_cache::digest::DigestedRequest,
         sequences::{SequenceMemory, SequenceRequest},
+        trace::RequestTrace,
     },
 };
 
@@ -73,6 +74,8 @@ pub(crate) struct PassedOn {
     pub(crate) parameters: Vec<(String, Parameter)>,
     /// Its place in a sequence.
     pub(crate) sequence: Option<SequenceStep>,
+    /// Its trace, which gets children.
+    pub(crate) trace: Option<Arc<RequestTrace>>,
 }
 
 /// Waits for a request's answer. Its owner answers the request, once.

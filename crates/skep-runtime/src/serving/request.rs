@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use skep_tensor::{Charge, Tensor};
 use skep_types::{ModelName, ModelVersion, SequenceStep};
 
-use crate::error::RuntimeError;
+use crate::{error::RuntimeError, serving::trace::RequestTrace};
 
 /// A decoded inference request for a version that `Runtime::resolve` found.
 #[derive(Debug, Clone, Default)]
@@ -27,6 +27,8 @@ pub struct InferRequest {
     /// The request's share of the node's memory, to which its run and its response are added. `None` if memory is not
     /// counted.
     pub charge: Option<Arc<Charge>>,
+    /// Its trace; `None` if it is not traced.
+    pub trace: Option<Arc<RequestTrace>>,
 }
 
 /// The value of a request's or response's parameter.

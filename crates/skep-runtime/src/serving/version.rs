@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use skep_config::ModelConfig;
 use skep_placer::configuration::LatencyProfile;
 use skep_scheduler::PolicySnapshot;
-use skep_types::{ModelName, ModelVersion};
+use skep_types::{ModelName, ModelVersion, Time};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -177,7 +177,25 @@ impl LoadedVersion {
             self.name(),
             self.version()
         );
+        let Some(trace) = request.trace.clone() else {
+            return self.answered(request, arrived).await;
+        };
+        trace.begins(self, &request, arrived);
+        let outcome = self.answered(request, arrived).await;
+        trace.ends(&outcome, arrived, !self.responder.passes_on());
+        outcome
+    }
+
+    /// The answer to a request that arrived at `arrived`.
+    async fn answered(
+        &self,
+        request: InferRequest,
+        arrived: Time,
+    ) -> Result<InferResponse, RuntimeError> {
         let prepared = validate::prepare(&request, &self.interface)?;
+        if let Some(trace) = &request.trace {
+            trace.waits();
+        }
         let (reply, answer) = oneshot::channel();
         let mut job = Job::new(prepared, reply, arrived);
         if self.responder.wants_digest() {
@@ -188,6 +206,7 @@ impl LoadedVersion {
                 id: request.id.clone(),
                 parameters: request.parameters.clone(),
                 sequence: request.sequence.clone(),
+                trace: request.trace.clone(),
             }));
         }
         let submission = self

@@ -160,7 +160,7 @@ impl Future for ExchangeFuture {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut holding = std::mem::replace(this.holding, Holding::Nothing);
-        let response = match this.answer.poll(cx) {
+        let mut response = match this.answer.poll(cx) {
             Poll::Ready(response) => {
                 if let Some(running) = &this.running {
                     running.answer_begins();
@@ -185,7 +185,7 @@ impl Future for ExchangeFuture {
         };
         let mut running = this.running.take();
         if let Some(running) = &mut running {
-            running.answered(&response);
+            running.answered(&mut response);
         }
         Poll::Ready(Ok(response.map(|body| Outflow::new(body, holding, running))))
     }

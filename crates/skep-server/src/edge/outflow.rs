@@ -14,23 +14,30 @@ use pin_project_lite::pin_project;
 use skep_tensor::Charge;
 
 use super::activity::Activity;
-use crate::access::AccessVisit;
+use crate::{access::AccessVisit, traced::SendingTrace};
 
 /// A request under way; it ends when this is dropped.
 pub(super) struct RequestInFlight {
     activity: Arc<Activity>,
     /// For the access log.
     visit: Option<AccessVisit>,
+    /// Ends the request's trace.
+    traced: Option<SendingTrace>,
 }
 
 impl RequestInFlight {
     pub(super) fn new(activity: Arc<Activity>, visit: Option<AccessVisit>) -> Self {
         activity.request_begins();
-        Self { activity, visit }
+        Self {
+            activity,
+            visit,
+            traced: None,
+        }
     }
 
     /// The head of the answer is ready.
-    pub(super) fn answered<B>(&mut self, response: &Response<B>) {
+    pub(super) fn answered<B>(&mut self, response: &mut Response<B>) {
+        self.traced = response.extensions_mut().remove();
         if let Some(visit) = &mut self.visit {
             visit.answered(response);
         }

@@ -7,7 +7,7 @@ use std::{
     convert::Infallible,
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
 };
 
@@ -24,11 +24,16 @@ use tower::{Service, service_fn};
 
 use super::{
     codec::{EncodedMessage, RawCodec, of_message},
-    infer,
+    infer::{self, Noted},
     message::{self, MAX_MESSAGE_BYTES},
     repository, stream,
 };
-use crate::{access::AccessNote, edge::Leaving, state::ServerState};
+use crate::{
+    access::AccessNote,
+    edge::Leaving,
+    state::ServerState,
+    traced::{self, CallTiming, TracedCall},
+};
 
 /// Answers calls with large messages, and passes the others to the generated service.
 #[derive(Clone)]
@@ -118,19 +123,34 @@ impl LargeCall {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
     {
         let mut grpc = self.grpc();
+        let timing = CallTiming::begin(&self.state.traces, traced::GRPC);
+        let traced = OnceLock::new();
         let handle = |request: Request<Bytes>| async {
             let (metadata, _, message) = request.into_parts();
             let charge = of_message(&self.incoming, &message);
             let received = infer::receive(message, &charge).await?;
-            let answer = infer::infer(&self.state, &metadata, received, &charge, &self.note).await;
+            let call = timing.received(&self.state, &received.model, metadata.as_ref());
+            let call = traced.get_or_init(|| call).as_ref();
+            let noted = Noted {
+                note: &self.note,
+                traced: call,
+            };
+            let answer = infer::infer(&self.state, &metadata, received, &charge, noted).await;
             let message = answer.map_err(|failure| failure.error)?;
             infer::charge_encoding(&message, self.encodings(), &charge)?;
             Ok(Response::new(EncodedMessage {
                 message,
                 charge: Some(charge),
+                traced: None,
             }))
         };
-        grpc.unary(service_fn(handle), request).await
+        let mut response = grpc.unary(service_fn(handle), request).await;
+        let traced: Option<TracedCall> = traced.into_inner().flatten();
+        if let (Some(call), Some(status)) = (&traced, Status::from_header_map(response.headers())) {
+            call.failed(status.message());
+        }
+        TracedCall::answered(traced, &mut response);
+        response
     }
 
     async fn stream<B>(self, request: http::Request<B>) -> GrpcResponse
@@ -162,6 +182,7 @@ impl LargeCall {
             Ok(Response::new(EncodedMessage {
                 message: answer.await?,
                 charge: None,
+                traced: None,
             }))
         };
         grpc.unary(service_fn(handle), request).await

@@ -11,6 +11,7 @@ use tonic::{
 };
 
 use super::message::PREFIX_BYTES;
+use crate::traced::SendingTrace;
 
 /// Splits a message's charge off the charge of all that has arrived of its call.
 pub(super) fn of_message(incoming: &Charge, message: &[u8]) -> Arc<Charge> {
@@ -21,6 +22,8 @@ pub(super) fn of_message(incoming: &Charge, message: &[u8]) -> Arc<Charge> {
 pub(super) struct EncodedMessage<M> {
     pub(super) message: M,
     pub(super) charge: Option<Arc<Charge>>,
+    /// Ends the trace of a request on a stream.
+    pub(super) traced: Option<SendingTrace>,
 }
 
 /// Passes requests on undecoded, and encodes answers of type `M`.

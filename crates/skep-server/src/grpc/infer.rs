@@ -28,6 +28,7 @@ use crate::{
     inference::{self, InferenceFailure, NamedSpan, OutputRegions, RegionInput, RegionUse},
     off_reactor::off_reactor,
     state::ServerState,
+    traced::TracedCall,
 };
 
 /// Fields and elements of a message that are scanned and decoded on the reactor: some tens of microseconds. More goes
@@ -105,17 +106,25 @@ fn refused(fault: ScanFault, message: &Bytes) -> Status {
     }
 }
 
+/// Where it is noted what becomes of a request.
+#[derive(Clone, Copy)]
+pub(super) struct Noted<'a> {
+    pub(super) note: &'a AccessNote,
+    /// Set if the request is traced.
+    pub(super) traced: Option<&'a TracedCall>,
+}
+
 /// Runs a request of a call with one answer; the memory it uses is added to `charge`.
 pub(super) async fn infer(
     state: &ServerState,
     metadata: &MetadataMap,
     received: Received,
     charge: &Arc<Charge>,
-    note: &AccessNote,
+    noted: Noted<'_>,
 ) -> Result<ModelInferResponse, InferenceFailure> {
     let loaded = acquire(state, &received).await?;
     inference::refuse_decoupled(&loaded, "ModelInfer RPC")?;
-    run(state, &loaded, metadata, received, charge, note).await
+    run(state, &loaded, metadata, received, charge, noted).await
 }
 
 /// Runs a request of a stream.
@@ -124,10 +133,10 @@ pub(super) async fn infer_on_stream(
     metadata: &MetadataMap,
     received: Received,
     charge: &Arc<Charge>,
-    note: &AccessNote,
+    noted: Noted<'_>,
 ) -> Result<ModelInferResponse, InferenceFailure> {
     let loaded = acquire(state, &received).await?;
-    run(state, &loaded, metadata, received, charge, note).await
+    run(state, &loaded, metadata, received, charge, noted).await
 }
 
 async fn acquire(
@@ -147,7 +156,7 @@ async fn run(
     metadata: &MetadataMap,
     received: Received,
     charge: &Arc<Charge>,
-    note: &AccessNote,
+    Noted { note, traced }: Noted<'_>,
 ) -> Result<ModelInferResponse, InferenceFailure> {
     let DecodedMessage {
         mut request,
@@ -163,6 +172,7 @@ async fn run(
         KeyAndValueRef::Binary(..) => None,
     });
     state.inference.grpc_headers.forward(headers, &mut request);
+    TracedCall::attach(traced, &mut request);
     inference::log_parameters(&request, loaded);
     let id = request.id.clone();
     note.sent_to(loaded, &id);

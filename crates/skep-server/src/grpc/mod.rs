@@ -14,6 +14,7 @@ mod repository;
 mod scan;
 mod service;
 mod stream;
+mod traces;
 mod unary;
 
 use std::sync::Arc;

@@ -8,10 +8,10 @@ use skep_runtime::{LoadedVersion, RuntimeError};
 use skep_wire::documents::SystemRegion;
 use tonic::{Request, Response, Status};
 
-use super::{logging, repository};
+use super::{logging, repository, traces};
 use crate::{
     error::ApiError,
-    management::{self, absent, metadata, shared_memory, statistics},
+    management::{self, metadata, shared_memory, statistics},
     state::ServerState,
 };
 
@@ -224,9 +224,17 @@ impl GrpcInferenceService for InferenceService {
 
     async fn trace_setting(
         &self,
-        _: Request<pb::TraceSettingRequest>,
+        request: Request<pb::TraceSettingRequest>,
     ) -> GrpcReply<pb::TraceSettingResponse> {
-        Err(absent::tracing().into())
+        let request = request.into_inner();
+        let model = request.model_name.as_str();
+        let target = (!model.is_empty()).then_some((model, None));
+        let state = &self.state;
+        let shown = match traces::decode(state, request.settings)? {
+            Some(change) => management::traces::change(state, target, change).await?,
+            None => management::traces::show(state, target)?,
+        };
+        Ok(Response::new(traces::encode(shown)))
     }
 
     async fn log_settings(

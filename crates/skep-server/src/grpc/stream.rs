@@ -18,12 +18,13 @@ use tonic::{Status, Streaming, metadata::MetadataMap};
 
 use super::{
     codec::{EncodedMessage, of_message},
-    infer::{self, Received},
+    infer::{self, Noted, Received},
 };
 use crate::{
     access::{AccessNote, AccessVisit},
     inference::InferenceFailure,
     state::ServerState,
+    traced::{self, CallTiming, TracedCall},
 };
 
 /// Requests of one stream that may be under way at once: several of the largest usual batches. Each is charged for its
@@ -55,27 +56,37 @@ pub(super) fn answers(
         .get(STATUS_ERRORS)
         .is_some_and(|value| value == "true");
     let metadata = Arc::new(metadata);
+    let answering = (Arc::clone(&state), Arc::clone(&metadata));
     let answers = until_stop(Arc::clone(&state), requests, incoming)
         // One after the other: a small request must not reach the model before a large one that came earlier, since both
         // may be of one sequence.
         .then(move |message| {
             // The request has arrived: its time counts from here.
             let (note, visit) = note.message();
+            let timing = CallTiming::begin(&state.traces, traced::GRPC);
+            let (state, metadata) = (Arc::clone(&state), Arc::clone(&metadata));
             async move {
                 let received = async {
                     let (message, charge) = message?;
                     let received = infer::receive(message, &charge).await?;
-                    Ok::<_, Status>((received, charge))
+                    let traced = timing.received(&state, &received.model, (*metadata).as_ref());
+                    Ok::<_, Status>((received, charge, traced))
                 };
                 (received.await, note, visit)
             }
         })
         .map(move |(received, note, mut visit)| {
-            let (state, metadata) = (Arc::clone(&state), Arc::clone(&metadata));
+            let (state, metadata) = (Arc::clone(&answering.0), Arc::clone(&answering.1));
             async move {
+                let mut traced = None;
                 let answered = async {
-                    let (received, charge) = received?;
-                    let answer = answer(&state, &metadata, received, &charge, encodings, &note);
+                    let (received, charge, begun) = received?;
+                    traced = begun;
+                    let noted = Noted {
+                        note: &note,
+                        traced: traced.as_ref(),
+                    };
+                    let answer = answer(&state, &metadata, received, &charge, encodings, noted);
                     Ok((answer.await, charge))
                 };
                 let answered = answered.await;
@@ -83,7 +94,12 @@ pub(super) fn answers(
                     record(visit, &answered);
                 }
                 let (answer, charge) = answered?;
-                closed(answer, charge, status_errors)
+                if let (Some(call), Err(refused)) = (&traced, &answer) {
+                    call.failed(Status::from(refused.failure.error.clone()).message());
+                }
+                let mut closed = closed(answer, charge, status_errors)?;
+                closed.traced = traced.map(TracedCall::sends);
+                Ok(closed)
             }
         })
         .buffered(MAX_IN_FLIGHT);
@@ -154,10 +170,10 @@ async fn answer(
     received: Received,
     charge: &Arc<Charge>,
     encodings: usize,
-    note: &AccessNote,
+    noted: Noted<'_>,
 ) -> AnswerOrRefusal {
     let (id, model) = (received.id.clone(), received.model.clone());
-    let answer = infer::infer_on_stream(state, metadata, received, charge, note).await;
+    let answer = infer::infer_on_stream(state, metadata, received, charge, noted).await;
     let answer =
         answer.and_then(
             |answer| match infer::charge_encoding(&answer, encodings, charge) {
@@ -179,6 +195,7 @@ fn closed(answer: AnswerOrRefusal, charge: Arc<Charge>, status_errors: bool) -> 
                     infer_response: Some(answer),
                 },
                 charge: Some(charge),
+                traced: None,
             });
         }
         Err(refused) => refused,
@@ -201,6 +218,7 @@ fn closed(answer: AnswerOrRefusal, charge: Arc<Charge>, status_errors: bool) -> 
             infer_response: Some(response),
         },
         charge: None,
+        traced: None,
     })
 }
 

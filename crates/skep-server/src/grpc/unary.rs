@@ -23,13 +23,14 @@ use skep_tensor::Charge;
 use tonic::{Code, Status, metadata::MetadataMap};
 
 use super::{
-    infer,
+    infer::{self, Noted},
     message::{MAX_MESSAGE_BYTES, PREFIX_BYTES},
 };
 use crate::{
     access::AccessNote,
     edge::{self, AnswerFuture, Shortcut, UnreadBody},
     state::ServerState,
+    traced::{self, CallTiming, TracedCall},
     verbose,
 };
 
@@ -56,24 +57,52 @@ impl Shortcut for DirectCall {
         Ok(Box::pin(async move {
             let metadata = MetadataMap::from_headers(parts.headers);
             let note = AccessNote::of(&parts.extensions);
-            let answer = answer(&state, &metadata, body, &charge, &note).await;
-            answer.unwrap_or_else(Status::into_http)
+            let timing = CallTiming::begin(&state.traces, traced::GRPC);
+            let mut call = DirectInfer {
+                state: &state,
+                metadata: &metadata,
+                note: &note,
+                traced: None,
+            };
+            let answer = call.answer(body, &charge, timing).await;
+            if let (Some(traced), Err(status)) = (&call.traced, &answer) {
+                traced.failed(status.message());
+            }
+            let mut response = answer.unwrap_or_else(Status::into_http);
+            TracedCall::answered(call.traced, &mut response);
+            response
         }))
     }
 }
 
-async fn answer(
-    state: &ServerState,
-    metadata: &MetadataMap,
-    body: Body,
-    charge: &Arc<Charge>,
-    note: &AccessNote,
-) -> Result<Response<Body>, Status> {
-    let received = infer::receive(message(body).await?, charge).await?;
-    let answer = infer::infer(state, metadata, received, charge, note).await;
-    let answer = answer.map_err(|failure| failure.error)?;
-    infer::charge_encoding(&answer, 1, charge)?;
-    success(&answer)
+/// A call under way.
+struct DirectInfer<'a> {
+    state: &'a ServerState,
+    metadata: &'a MetadataMap,
+    note: &'a AccessNote,
+    /// Set when its message was received, if it is traced.
+    traced: Option<TracedCall>,
+}
+
+impl DirectInfer<'_> {
+    async fn answer(
+        &mut self,
+        body: Body,
+        charge: &Arc<Charge>,
+        timing: CallTiming,
+    ) -> Result<Response<Body>, Status> {
+        let received = infer::receive(message(body).await?, charge).await?;
+        let (state, metadata) = (self.state, self.metadata);
+        self.traced = timing.received(state, &received.model, metadata.as_ref());
+        let noted = Noted {
+            note: self.note,
+            traced: self.traced.as_ref(),
+        };
+        let answer = infer::infer(state, metadata, received, charge, noted).await;
+        let answer = answer.map_err(|failure| failure.error)?;
+        infer::charge_encoding(&answer, 1, charge)?;
+        success(&answer)
+    }
 }
 
 /// Whether a request is a `ModelInfer` call without compression.

@@ -47,6 +47,7 @@ const SOURCES: &[PageSource] = &sources![
     "sequences.md",
     "simulator.md",
     "tensor-store.md",
+    "tracing.md",
     "troubleshooting.md",
     "tutorial.md",
     "weights.md",

@@ -46,6 +46,7 @@ use crate::{
     inference::{self, InferenceFailure, SequenceParameters},
     off_reactor::off_reactor,
     state::ServerState,
+    traced::{self, CallTiming, TracedCall},
 };
 
 /// The type of a stream of events.
@@ -58,12 +59,17 @@ pub(super) async fn generate(
     HeldMemory(charge): HeldMemory,
     note: AccessNote,
     JsonBody(body): JsonBody,
-) -> Result<Response, ApiError> {
-    refuse_compressed(&headers)?;
-    let answer = run(&state, &path, body, &charge, &note)
-        .await
-        .map_err(|f| f.error)?;
-    Ok(reply::json(StatusCode::OK, answer))
+) -> Response {
+    let traced = received(&state, &path, &headers);
+    let answer = async {
+        refuse_compressed(&headers)?;
+        let answer = run(&state, &path, body, &charge, &note, traced.as_ref());
+        let answer = answer.await.map_err(|f| f.error)?;
+        Ok::<_, ApiError>(reply::json(StatusCode::OK, answer))
+    };
+    let mut response = answer.await.unwrap_or_else(IntoResponse::into_response);
+    TracedCall::answered(traced, &mut response);
+    response
 }
 
 pub(super) async fn generate_stream(
@@ -73,22 +79,33 @@ pub(super) async fn generate_stream(
     HeldMemory(charge): HeldMemory,
     note: AccessNote,
     JsonBody(body): JsonBody,
-) -> Result<Response, ApiError> {
-    refuse_compressed(&headers)?;
-    match run(&state, &path, body, &charge, &note).await {
-        Ok(answer) => {
-            // The event is a copy.
-            charge.add(answer.len())?;
-            Ok(event(StatusCode::OK, &answer))
+) -> Response {
+    let traced = received(&state, &path, &headers);
+    let answer = async {
+        refuse_compressed(&headers)?;
+        match run(&state, &path, body, &charge, &note, traced.as_ref()).await {
+            Ok(answer) => {
+                // The event is a copy.
+                charge.add(answer.len())?;
+                Ok(event(StatusCode::OK, &answer))
+            }
+            // The first event decides the status, as on Triton.
+            Err(InferenceFailure { error, ran: true }) => {
+                let mut response = event(error.http_status(), error.body().as_bytes());
+                response.extensions_mut().insert(error.into_refusal());
+                Ok(response)
+            }
+            Err(InferenceFailure { error, .. }) => Err(error),
         }
-        // The first event decides the status, as on Triton.
-        Err(InferenceFailure { error, ran: true }) => {
-            let mut response = event(error.http_status(), error.body().as_bytes());
-            response.extensions_mut().insert(error.into_refusal());
-            Ok(response)
-        }
-        Err(InferenceFailure { error, .. }) => Err(error),
-    }
+    };
+    let mut response = answer.await.unwrap_or_else(IntoResponse::into_response);
+    TracedCall::answered(traced, &mut response);
+    response
+}
+
+/// The call's trace, if it is traced: its body has been read before the handler.
+fn received(state: &ServerState, path: &ModelPath, headers: &HeaderMap) -> Option<TracedCall> {
+    CallTiming::begin(&state.traces, traced::HTTP).received(state, &path.model, headers)
 }
 
 /// Only `infer` takes compressed requests, as on Triton.
@@ -113,6 +130,7 @@ async fn run(
     body: Bytes,
     charge: &Arc<Charge>,
     note: &AccessNote,
+    traced: Option<&TracedCall>,
 ) -> Result<Vec<u8>, InferenceFailure> {
     let loaded = acquire(state, path, &body, body.len()).await?;
     let mut request = if body.len() > MAX_INLINE_JSON_BYTES {
@@ -122,6 +140,7 @@ async fn run(
         decode(&body, loaded.config(), charge)?
     };
     request.charge = Some(Arc::clone(charge));
+    TracedCall::attach(traced, &mut request);
     inference::log_parameters(&request, &loaded);
     let id = request.id.clone();
     note.sent_to(&loaded, &id);

@@ -25,6 +25,7 @@ use crate::{
     inference,
     off_reactor::off_reactor,
     state::ServerState,
+    traced::{self, CallTiming, TracedCall},
 };
 
 /// The largest body that is accepted, in bytes; a tensor of 2 GiB or more in one request is a mistake.
@@ -57,8 +58,7 @@ impl Shortcut for DirectInference {
         let held = HeldMemory(Arc::clone(charge));
         let note = AccessNote::of(&parts.extensions);
         Ok(Box::pin(async move {
-            let answer = infer(state, path, parts.headers, held, note, body).await;
-            answer.unwrap_or_else(IntoResponse::into_response)
+            infer(state, path, parts.headers, held, note, body).await
         }))
     }
 }
@@ -86,82 +86,123 @@ pub(super) async fn infer(
     HeldMemory(charge): HeldMemory,
     note: AccessNote,
     body: Body,
-) -> Result<Response, ApiError> {
-    let coding = match compression::of_request(&headers) {
-        Ok(coding) => coding,
-        Err(unknown) => return Ok(unknown.into_response()),
+) -> Response {
+    let mut call = InferCall {
+        timing: CallTiming::begin(&state.traces, traced::HTTP),
+        state: &state,
+        path: &path,
+        headers: &headers,
+        charge,
+        note,
+        traced: None,
     };
-    let mut body = read_split_body(body, MAX_BODY_BYTES, split(&headers)).await?;
-    if coding.is_some() {
-        body = compression::decompress(body, state.max_json_bytes, Arc::clone(&charge)).await?;
-    }
-    let header_length = header_length(&headers, body.len()).map_err(ApiError::plain)?;
-    let json_bytes = header_length.unwrap_or(body.len());
-    if json_bytes > state.max_json_bytes {
-        return Err(ApiError::invalid(format!(
-            "Request JSON size of {json_bytes} bytes exceeds the maximum allowed value of {} bytes. Use --http-max-input-size to increase the limit.",
-            state.max_json_bytes
-        )));
-    }
-    // Resolved after the body is read: a version is held only while a request runs, never while a slow client sends.
-    let loaded = acquire(&state, &path, &body, json_bytes)
-        .await
-        .map_err(ApiError::plain)?;
-    inference::refuse_decoupled(&loaded, "HTTP end point").map_err(ApiError::plain)?;
-    let decoded = match header_length {
-        Some(0) => raw::decode(body, loaded.config())?,
-        _ if json_bytes > MAX_INLINE_JSON_BYTES => {
-            let (model, charge) = (path.model.clone(), Arc::clone(&charge));
-            let decode = move || request::decode(&body, header_length, &model, &charge);
-            off_reactor(decode).await??
+    let answer = call.answer(body).await;
+    let mut response = answer.unwrap_or_else(IntoResponse::into_response);
+    TracedCall::answered(call.traced, &mut response);
+    response
+}
+
+/// An inference under way.
+struct InferCall<'a> {
+    state: &'a ServerState,
+    path: &'a ModelPath,
+    headers: &'a HeaderMap,
+    charge: Arc<Charge>,
+    note: AccessNote,
+    timing: CallTiming,
+    /// Set when its body was received, if it is traced.
+    traced: Option<TracedCall>,
+}
+
+impl InferCall<'_> {
+    async fn answer(&mut self, body: Body) -> Result<Response, ApiError> {
+        let Self {
+            state,
+            path,
+            headers,
+            charge,
+            note,
+            timing,
+            traced,
+        } = self;
+        let coding = match compression::of_request(headers) {
+            Ok(coding) => coding,
+            Err(unknown) => return Ok(unknown.into_response()),
+        };
+        let mut body = read_split_body(body, MAX_BODY_BYTES, split(headers)).await?;
+        if coding.is_some() {
+            body = compression::decompress(body, state.max_json_bytes, Arc::clone(charge)).await?;
         }
-        _ => {
-            let decoded = request::decode(&body, header_length, &path.model, &charge)?;
-            // The decoded request keeps the slices that it needs.
-            drop(body);
-            decoded
+        let header_length = header_length(headers, body.len()).map_err(ApiError::plain)?;
+        let json_bytes = header_length.unwrap_or(body.len());
+        if json_bytes > state.max_json_bytes {
+            return Err(ApiError::invalid(format!(
+                "Request JSON size of {json_bytes} bytes exceeds the maximum allowed value of {} bytes. Use --http-max-input-size to increase the limit.",
+                state.max_json_bytes
+            )));
         }
-    };
-    let mut wanted = decoded.wanted;
-    let mut request = decoded.request;
-    let regions = decoded.regions;
-    let taken = regions.take_in(&state, &mut request, &path.model, &charge);
-    wanted.regions = taken.await?;
-    request.charge = Some(Arc::clone(&charge));
-    let names = headers
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_bytes()));
-    state.inference.http_headers.forward(names, &mut request);
-    inference::log_parameters(&request, &loaded);
-    let id = request.id.clone();
-    note.sent_to(&loaded, &id);
-    let answer = loaded.infer(request).await;
-    let mut answer = answer.map_err(|error| {
-        inference::log_failure(&id, &error);
-        match error.kind() {
-            ErrorKind::InvalidArgument => error.into(),
-            _ => ApiError::from(error).plain(),
+        *traced = timing.received(state, &path.model, headers);
+        // Resolved after the body is read: a version is held only while a request runs, never while a slow client sends.
+        let loaded = acquire(state, path, &body, json_bytes)
+            .await
+            .map_err(ApiError::plain)?;
+        inference::refuse_decoupled(&loaded, "HTTP end point").map_err(ApiError::plain)?;
+        let decoded = match header_length {
+            Some(0) => raw::decode(body, loaded.config())?,
+            _ if json_bytes > MAX_INLINE_JSON_BYTES => {
+                let (model, charge) = (path.model.clone(), Arc::clone(charge));
+                let decode = move || request::decode(&body, header_length, &model, &charge);
+                off_reactor(decode).await??
+            }
+            _ => {
+                let decoded = request::decode(&body, header_length, &path.model, charge)?;
+                // The decoded request keeps the slices that it needs.
+                drop(body);
+                decoded
+            }
+        };
+        let mut wanted = decoded.wanted;
+        let mut request = decoded.request;
+        let regions = decoded.regions;
+        let taken = regions.take_in(state, &mut request, &path.model, charge);
+        wanted.regions = taken.await?;
+        request.charge = Some(Arc::clone(charge));
+        let names = headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_bytes()));
+        state.inference.http_headers.forward(names, &mut request);
+        TracedCall::attach(traced.as_ref(), &mut request);
+        inference::log_parameters(&request, &loaded);
+        let id = request.id.clone();
+        note.sent_to(&loaded, &id);
+        let answer = loaded.infer(request).await;
+        let mut answer = answer.map_err(|error| {
+            inference::log_failure(&id, &error);
+            match error.kind() {
+                ErrorKind::InvalidArgument => error.into(),
+                _ => ApiError::from(error).plain(),
+            }
+        })?;
+        note.answered(&answer);
+        inference::settle(charge, &mut answer);
+        inference::classify(&mut answer, &wanted.classes, &loaded).map_err(ApiError::plain)?;
+        wanted
+            .regions
+            .write(&answer)
+            .await
+            .map_err(ApiError::plain)?;
+        let encoded = if response::json_data_bytes(&answer, &wanted) > MAX_INLINE_JSON_BYTES {
+            let charge = Arc::clone(charge);
+            off_reactor(move || response::encode(&answer, &id, &wanted, &charge)).await?
+        } else {
+            response::encode(&answer, &id, &wanted, charge)
+        };
+        let mut encoded = encoded.map_err(ApiError::plain)?;
+        if let Some(coding) = compression::of_answer(headers) {
+            encoded.compress(coding, charge).await?;
         }
-    })?;
-    note.answered(&answer);
-    inference::settle(&charge, &mut answer);
-    inference::classify(&mut answer, &wanted.classes, &loaded).map_err(ApiError::plain)?;
-    wanted
-        .regions
-        .write(&answer)
-        .await
-        .map_err(ApiError::plain)?;
-    let encoded = if response::json_data_bytes(&answer, &wanted) > MAX_INLINE_JSON_BYTES {
-        let charge = Arc::clone(&charge);
-        off_reactor(move || response::encode(&answer, &id, &wanted, &charge)).await?
-    } else {
-        response::encode(&answer, &id, &wanted, &charge)
-    };
-    let mut encoded = encoded.map_err(ApiError::plain)?;
-    if let Some(coding) = compression::of_answer(&headers) {
-        encoded.compress(coding, &charge).await?;
+        Ok(encoded.into_response())
     }
-    Ok(encoded.into_response())
 }
 
 /// Where the binary data of a body begins, if the client declares it; checked later, against the body.

@@ -187,6 +187,19 @@ pub(super) fn parse(json: &[u8], depth: usize) -> serde_json::Result<Value> {
     )
 }
 
+/// As [`parse`], with the elements of arrays, which count as members.
+pub(super) fn parse_with_arrays(json: &[u8], depth: usize) -> serde_json::Result<Value> {
+    read(
+        json,
+        Lean {
+            depth,
+            arrays: true,
+            keeps: |_| true,
+            left: &Cell::new(MAX_PARAMETERS),
+        },
+    )
+}
+
 /// Reads the structure of an inference request, without its data and parameters.
 pub(super) fn form(json: &[u8]) -> serde_json::Result<Value> {
     const SHOWN: [&str; 6] = ["id", "inputs", "outputs", "name", "datatype", "shape"];

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     error::{self, ApiError},
-    management::{absent, metadata, residency, statistics},
+    management::{metadata, residency, statistics},
     off_reactor::off_reactor,
     state::ServerState,
 };
@@ -110,9 +110,4 @@ pub(super) async fn model_statistics(
 ) -> Result<Response, ApiError> {
     let report = statistics::of_model(&state.runtime, &path.model, path.version.as_deref())?;
     Ok(document(&report))
-}
-
-/// Refuses without reading the body.
-pub(super) async fn tracing() -> ApiError {
-    absent::tracing()
 }

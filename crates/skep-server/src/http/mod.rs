@@ -25,5 +25,6 @@ mod response;
 mod routes;
 mod sequence;
 mod shared_memory;
+mod traces;
 
 pub(crate) use self::{page::render as render_page, routes::routes};

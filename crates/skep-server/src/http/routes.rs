@@ -10,7 +10,7 @@ use axum::{
 use super::{
     docs, generate, infer, logging, management, page,
     reply::{method_not_allowed, not_found},
-    repository, shared_memory,
+    repository, shared_memory, traces,
 };
 use crate::{
     edge,
@@ -99,10 +99,11 @@ fn all_routes(restrictions: &Restrictions) -> RouteTable<'_> {
             post(repository::named_repository),
         );
     router = shared_memory_routes(router);
-    let tracing = || get(management::tracing).post(management::tracing);
-    router = router.route("/v2/trace/setting", tracing());
+    let settings = get(traces::show).post(traces::change);
+    router = router.route("/v2/trace/setting", settings);
     for path in of_model("/trace/setting") {
-        router = router.route(&path, tracing());
+        let settings = get(traces::show_of_model).post(traces::change_of_model);
+        router = router.route(&path, settings);
     }
     for path in of_model("") {
         router = router.route(&path, get(management::model_metadata));

@@ -7,7 +7,7 @@
 //! residency      which models are in memory, and why
 //! logging        log settings, shown and changed
 //! shared_memory  clients' regions: registered, shown, unregistered
-//! absent         calls that Skep refuses: tracing
+//! traces         trace settings, of the server and of models
 //! ```
 //!
 //! To add a call, write a function here, from plain arguments to a document of [`skep_wire::documents`] or an
@@ -15,13 +15,13 @@
 //! a method in `grpc/service.rs`. Give the path and the method a group in `restrict/group.rs`: a test fails without
 //! one.
 
-pub(crate) mod absent;
 mod logging;
 pub(crate) mod metadata;
 pub(crate) mod repository;
 pub(crate) mod residency;
 pub(crate) mod shared_memory;
 pub(crate) mod statistics;
+pub(crate) mod traces;
 
 pub(crate) use self::logging::SettingSlot;
 pub use self::logging::{LogChange, LogControl, LogSettings, UnknownLogFormat};

@@ -22,6 +22,7 @@ use axum::{
 };
 use skep_runtime::Runtime;
 use skep_tensor::MemoryBudget;
+use skep_tracing::Tracer;
 
 pub use self::options::{DEFAULT_INTERVAL, DEFAULT_QUANTILES, MetricsPortOptions};
 use self::sampler::Sampler;
@@ -38,6 +39,7 @@ pub(crate) struct Metrics {
     sampler: Sampler,
     /// The memory of requests.
     memory: Arc<MemoryBudget>,
+    tracer: Arc<Tracer>,
 }
 
 impl Metrics {
@@ -45,6 +47,7 @@ impl Metrics {
         runtime: Arc<Runtime>,
         options: MetricsPortOptions,
         memory: Arc<MemoryBudget>,
+        tracer: Arc<Tracer>,
     ) -> Arc<Self> {
         let sampler = Sampler::new(options.cpu);
         Arc::new(Self {
@@ -52,6 +55,7 @@ impl Metrics {
             options,
             sampler,
             memory,
+            tracer,
         })
     }
 
@@ -76,6 +80,7 @@ impl Metrics {
             &self.options,
             &self.sampler.latest(),
             &self.memory,
+            &self.tracer,
         )
     }
 }

@@ -121,6 +121,9 @@ impl EnsembleRun<'_> {
                 .unwrap_or_default(),
             sequence: passed_on.and_then(|passed| passed.sequence.clone()),
             charge: self.charge.clone(),
+            trace: passed_on
+                .and_then(|passed| passed.trace.as_ref())
+                .map(|trace| trace.child()),
         };
         self.infer(&part, request).await
     }

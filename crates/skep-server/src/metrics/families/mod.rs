@@ -13,12 +13,14 @@ mod repository;
 mod residency;
 mod response_cache;
 mod store;
+mod traces;
 mod version;
 
 use std::sync::Arc;
 
 use skep_runtime::{LoadedVersion, Runtime};
 use skep_tensor::MemoryBudget;
+use skep_tracing::Tracer;
 
 use self::version::VersionFigures;
 use super::{options::MetricsPortOptions, sampler::MetricsSample, text::MetricsText};
@@ -29,6 +31,7 @@ pub(super) fn render(
     options: &MetricsPortOptions,
     sample: &MetricsSample,
     request_memory: &MemoryBudget,
+    tracer: &Tracer,
 ) -> String {
     let loaded = runtime.loaded();
     let shown = |loaded: &Arc<LoadedVersion>| options.shows(loaded.name().as_str());
@@ -60,5 +63,6 @@ pub(super) fn render(
     repository::polls(&mut text, runtime);
     repository::loads(&mut text, runtime, options);
     residency::render(&mut text, runtime, left_out);
+    traces::render(&mut text, tracer);
     text.finish()
 }

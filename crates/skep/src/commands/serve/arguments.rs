@@ -10,6 +10,7 @@ use skep_runtime::{
 };
 use skep_server::{AccessLog, LogControl, ServerOptions};
 use skep_tensor::MemoryBudget;
+use skep_tracing::Tracer;
 use skep_types::ModelName;
 
 use super::{
@@ -27,6 +28,7 @@ use super::{
     restrict::{RestrictArgs, Restricted},
     start::StartModels,
     stop,
+    traces::TraceArgs,
     without_effect::WithoutEffect,
 };
 use crate::{
@@ -145,6 +147,8 @@ pub(crate) struct ServeArgs {
     pub(super) logs: LogArgs,
     #[command(flatten)]
     pub(super) access_log: AccessLogArgs,
+    #[command(flatten)]
+    pub(super) traces: TraceArgs,
     #[command(flatten)]
     forms: FormArgs,
     #[command(flatten)]
@@ -283,6 +287,7 @@ impl ServeArgs {
         &self,
         metrics_options: skep_server::MetricsPortOptions,
         logs: Arc<dyn LogControl>,
+        traces: Arc<Tracer>,
         access: Option<Arc<AccessLogFile>>,
         restricted: &Restricted,
     ) -> anyhow::Result<ServerOptions> {
@@ -292,6 +297,7 @@ impl ServeArgs {
             metrics: self.ports.metrics()?,
             metrics_options,
             logs,
+            traces,
             http_restrictions: restricted.http.clone(),
             grpc_restrictions: restricted.grpc.clone(),
             id: self.id.clone(),

@@ -16,15 +16,22 @@ mod response_cache;
 mod restrict;
 mod start;
 mod stop;
+mod traces;
 mod triton;
 mod without_effect;
 
-use std::{process::ExitCode, sync::Arc, thread};
+use std::{
+    process::ExitCode,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use skep_config::BackendSetting;
 use skep_runtime::Runtime;
 use skep_server::{Server, ServerOptions};
+use skep_tracing::Tracer;
 use tokio::sync::oneshot;
 
 use crate::{
@@ -37,6 +44,12 @@ use reload::Reload;
 use start::{Failures, StartModels};
 
 pub(crate) use arguments::{ServeArgs, config_name};
+
+/// How long the end of a server waits for the last traces at most: a collector that does not answer delays it so long.
+const MOST_TRACE_TIME: Duration = Duration::from_secs(5);
+
+/// The same where the stop has used up its time already; the watch keeps more than this back.
+const LEAST_TRACE_TIME: Duration = Duration::from_millis(100);
 
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     signals::survive().context("cannot handle signals")?;
@@ -62,9 +75,11 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let metrics = args.metrics.settings(args.ports.allow_metrics())?;
     let restricted = args.restrict.read()?;
     let access = args.access_log.start()?;
+    let traces = Tracer::start(args.traces.options()?).context("cannot trace requests")?;
     let server_options = args.server_options(
         metrics.shown,
         Arc::clone(&logs) as _,
+        Arc::clone(&traces),
         access.clone(),
         &restricted,
     )?;
@@ -92,6 +107,8 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let outcome = reactor.block_on(serving);
     // Before the process may be ended without its destructors.
     drop(links);
+    let stop_began = outcome.as_ref().ok().map(|ended| ended.stop_began);
+    finish_traces(&traces, stop_began, args.exit_timeout());
     if let Some(access) = &access {
         access.flush();
     }
@@ -114,8 +131,19 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// Writes the last traces, within what is left of the exit timeout.
+fn finish_traces(traces: &Tracer, stop_began: Option<Instant>, exit_timeout: Duration) {
+    let passed = stop_began.map_or(Duration::ZERO, |began| began.elapsed());
+    let left = stop::servers_share(exit_timeout).saturating_sub(passed);
+    if !traces.finish(left.clamp(LEAST_TRACE_TIME, MOST_TRACE_TIME)) {
+        tracing::warn!("the last traces of requests could not be written in time");
+    }
+}
+
 /// How a server ended.
 struct ServeEnd {
+    /// When the stop began.
+    stop_began: Instant,
     /// Whether all that was asked for was done, within the time.
     is_clean: bool,
     /// Whether a model still runs, or an abandoned load.
@@ -165,6 +193,7 @@ async fn serve(
         tracing::info!("received {name}, stopping");
     }
     watch.stop_begins();
+    let stop_began = Instant::now();
     drop(stop);
     let outcome = serving.await?;
     if !outcome.connections_closed {
@@ -185,6 +214,7 @@ async fn serve(
     }
     tracing::info!("stopped");
     Ok(ServeEnd {
+        stop_began,
         is_clean: !failed && outcome.connections_closed && outcome.models_left == 0,
         something_runs: outcome.models_left > 0 || calls > 0,
     })

@@ -1,6 +1,6 @@
-//! Triton's flags for what Skep does not do: traces, endpoints of clouds, TensorFlow.
+//! Triton's flags for what Skep does not do: endpoints of clouds, TensorFlow.
 //!
-//! A flag that only leaves something out (a trace) starts the server and is named. One that opens what clients
+//! A flag that only leaves something out starts the server and is named. One that opens what clients
 //! then call, and that would not be there, is refused: the server would start, and each of these calls would fail.
 
 use anyhow::bail;
@@ -8,8 +8,6 @@ use clap::Args;
 
 use crate::flag_values::boolean;
 
-const NO_TRACES: &str =
-    "no traces are written; `skep_*` metrics and `--log-verbose=1` say where time goes";
 const NO_SAGEMAKER: &str = "SageMaker's endpoints are not served";
 const NO_VERTEX: &str = "Vertex AI's endpoints are not served";
 const NO_TENSORFLOW: &str = "TensorFlow models are not served";
@@ -20,24 +18,6 @@ const NO_BINDING: &str =
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Accepted without effect")]
 pub(super) struct TritonArgs {
-    /// Traces are not written
-    #[arg(long, value_name = "SETTING")]
-    trace_config: Vec<String>,
-    /// Traces are not written
-    #[arg(long, value_name = "PATH")]
-    trace_file: Option<String>,
-    /// Traces are not written
-    #[arg(long, value_name = "LEVEL")]
-    trace_level: Vec<String>,
-    /// Traces are not written
-    #[arg(long, value_name = "N")]
-    trace_rate: Option<u64>,
-    /// Traces are not written
-    #[arg(long, value_name = "N", allow_hyphen_values = true)]
-    trace_count: Option<i64>,
-    /// Traces are not written
-    #[arg(long, value_name = "N")]
-    trace_log_frequency: Option<u64>,
     /// Instances are bound to no cores
     #[arg(long, value_name = "NAME,KEY=VALUE")]
     host_policy: Vec<String>,
@@ -103,18 +83,6 @@ impl TritonArgs {
     /// The flags that were given, each with why it means nothing.
     pub(super) fn notices(&self) -> impl Iterator<Item = (bool, String)> {
         let notice = |given, flag: &str, why: &str| (given, format!("--{flag}: {why}"));
-        let traces = [
-            notice(!self.trace_config.is_empty(), "trace-config", NO_TRACES),
-            notice(self.trace_file.is_some(), "trace-file", NO_TRACES),
-            notice(!self.trace_level.is_empty(), "trace-level", NO_TRACES),
-            notice(self.trace_rate.is_some(), "trace-rate", NO_TRACES),
-            notice(self.trace_count.is_some(), "trace-count", NO_TRACES),
-            notice(
-                self.trace_log_frequency.is_some(),
-                "trace-log-frequency",
-                NO_TRACES,
-            ),
-        ];
         let clouds = [
             notice(
                 self.allow_sagemaker.is_some(),
@@ -173,6 +141,6 @@ impl TritonArgs {
             ),
             notice(!self.tf_add_vgpu.is_empty(), "tf-add-vgpu", NO_TENSORFLOW),
         ];
-        traces.into_iter().chain(clouds).chain(others)
+        clouds.into_iter().chain(others)
     }
 }
