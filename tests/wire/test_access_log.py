@@ -63,6 +63,33 @@ def test_an_inference_with_its_phases_and_its_batch(repository, log):
     assert record["total_us"] >= record["queue_us"] + record["compute_us"]
 
 
+def test_bytes_in_and_out(repository, log):
+    repository.mock()
+    body = json.dumps({"inputs": ZEROS}).encode()
+    answers = queue.Queue()
+    with served(repository, log) as server:
+        assert get(server, "/v2/health/ready").body == b""
+        answer = post(server, INFER, body)
+        with grpcclient.InferenceServerClient(server.grpc) as client:
+            one = client.infer("mock", grpc_input()).get_response().ByteSize()
+            client.start_stream(lambda result, error: answers.put(result))
+            client.async_stream_infer("mock", grpc_input())
+            streamed = answers.get().get_response().ByteSize()
+            client.stop_stream()
+        rows = records(server, log)
+    shown = {(row["path"].split("/")[-1], "id" in row): (row["bytes_in"], row["bytes_out"]) for row in rows}
+    assert shown["ready", False] == (0, 0)
+    assert shown["infer", True] == (len(body), len(answer.body))
+    # A message has a prefix of five bytes.
+    prefix = 5
+    assert shown["ModelInfer", True][1] == prefix + one
+    assert shown["ModelStreamInfer", True][1] <= streamed
+    message_in, stream_in = shown["ModelStreamInfer", True][0], shown["ModelStreamInfer", False][0]
+    assert stream_in == prefix + message_in
+    assert shown["ModelInfer", True][0] == prefix + message_in
+    assert shown["ModelStreamInfer", False][1] > streamed
+
+
 def test_other_requests_and_refusals_say_why(repository, log):
     repository.mock()
     wrong = [tensor("x", "FP32", [1, 5], [0] * 5)]
@@ -174,7 +201,7 @@ def test_lines_of_words(repository, log):
         server.stop()
     [line] = log.read_text().splitlines()
     assert re.fullmatch(
-        r'\S+Z 127\.0\.0\.1:\d+ HTTP/1\.1 POST /v2/models/mock/infer 200 total_us=\d+ model=mock version=1 id="a b" '
+        r'\S+Z 127\.0\.0\.1:\d+ HTTP/1\.1 POST /v2/models/mock/infer 200 total_us=\d+ bytes_in=\d+ bytes_out=\d+ model=mock version=1 id="a b" '
         r"queue_us=\d+ compute_us=\d+ batch_size=1 reason=no_batching",
         line,
     )

@@ -12,7 +12,10 @@
 use std::{
     fmt,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -46,6 +49,11 @@ pub struct AccessRecord<'a> {
     /// From the end of the request's head to the end of its answer. For a request on a stream, until its answer is
     /// ready.
     pub total: Duration,
+    /// Bytes of the request's body, as they came: compressed, and with gRPC's prefixes. For a request on a stream, of its
+    /// message.
+    pub bytes_in: u64,
+    /// Bytes of the response's body, as they were handed to the connection. For a request on a stream, of its message.
+    pub bytes_out: u64,
     /// The inference; `None` for other requests, and if no model was found.
     pub inference: Option<&'a InferenceRecord>,
     /// Why the request was refused or failed, in the words of its answer.
@@ -83,6 +91,7 @@ pub(crate) struct AccessNote(Option<Arc<Noted>>);
 #[derive(Debug)]
 struct Noted {
     call: CallDetails,
+    bytes_in: AtomicU64,
     inference: Mutex<Option<InferenceRecord>>,
 }
 
@@ -100,6 +109,13 @@ impl AccessNote {
     /// The note of a request; empty without an access log.
     pub(crate) fn of(extensions: &Extensions) -> Self {
         extensions.get().cloned().unwrap_or_default()
+    }
+
+    /// Bytes of its body have come.
+    pub(crate) fn received(&self, bytes: usize) {
+        if let Some(noted) = &self.0 {
+            noted.bytes_in.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
     }
 
     /// The request goes to this model.
@@ -146,6 +162,7 @@ pub(crate) struct AccessVisit {
     began: Instant,
     noted: Arc<Noted>,
     status: AccessStatus,
+    bytes_out: u64,
     error: Option<String>,
 }
 
@@ -155,9 +172,11 @@ impl AccessVisit {
             began: Instant::now(),
             noted: Arc::new(Noted {
                 call,
+                bytes_in: AtomicU64::new(0),
                 inference: Mutex::default(),
             }),
             status: AccessStatus::Left,
+            bytes_out: 0,
             error: None,
         }
     }
@@ -185,7 +204,8 @@ impl AccessVisit {
         visit
     }
 
-    fn note(&self) -> AccessNote {
+    /// The request's note.
+    pub(crate) fn note(&self) -> AccessNote {
         AccessNote(Some(Arc::clone(&self.noted)))
     }
 
@@ -208,6 +228,11 @@ impl AccessVisit {
         {
             self.refused(&status);
         }
+    }
+
+    /// Bytes of the answer's body have left.
+    pub(crate) const fn sent(&mut self, bytes: usize) {
+        self.bytes_out += bytes as u64;
     }
 
     /// A request of a stream was answered.
@@ -233,6 +258,8 @@ impl Drop for AccessVisit {
             path: call.path.path(),
             status: self.status,
             total: self.began.elapsed(),
+            bytes_in: self.noted.bytes_in.load(Ordering::Relaxed),
+            bytes_out: self.bytes_out,
             inference: inference.as_ref(),
             error: self.error.as_deref(),
         });

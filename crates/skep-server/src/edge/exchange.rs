@@ -57,6 +57,7 @@ impl Exchange {
         let is_grpc = self.port.protocol == Protocol::Grpc;
         let log = self.port.access.as_ref();
         let visit = log.map(|log| AccessVisit::begin(log, self.client, is_grpc, &mut request));
+        let note = visit.as_ref().map(AccessVisit::note).unwrap_or_default();
         let running = RequestInFlight::new(Arc::clone(&self.activity), visit);
         if self.port.protocol == Protocol::Http {
             verbose::log_request(&request);
@@ -98,6 +99,7 @@ impl Exchange {
                 held,
                 self.port.limits.body,
                 unread,
+                note,
             ))
         });
         let (answer, leaving) = self.port.routes.call(request, &charge, is_grpc);

@@ -16,7 +16,10 @@ use skep_tensor::Charge;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::{activity::Activity, intake::IntakeReader};
-use crate::error::{ApiError, BodyError, MIN_PROGRESS_BYTES};
+use crate::{
+    access::AccessNote,
+    error::{ApiError, BodyError, MIN_PROGRESS_BYTES},
+};
 
 /// How long a call's messages may be, and how much memory they may become.
 #[derive(Debug, Clone, Copy)]
@@ -84,6 +87,8 @@ pin_project! {
         fresh_bytes: usize,
         // Is told when the body is dropped before its end.
         unread: Option<Arc<Activity>>,
+        // Counts the bytes for the access log.
+        note: AccessNote,
     }
 
     impl PinnedDrop for Inflow {
@@ -103,6 +108,7 @@ impl Inflow {
         charge: Arc<Charge>,
         patience: Duration,
         unread: Option<Arc<Activity>>,
+        note: AccessNote,
     ) -> Self {
         Self {
             source,
@@ -115,6 +121,7 @@ impl Inflow {
             wait: None,
             fresh_bytes: 0,
             unread,
+            note,
         }
     }
 }
@@ -135,6 +142,7 @@ impl Body for Inflow {
                 let Some(data) = frame.data_ref() else {
                     return Poll::Ready(Some(Ok(frame)));
                 };
+                this.note.received(data.len());
                 *this.fresh_bytes += data.len();
                 let mut weight = 1;
                 if let Some(messages) = this.messages {

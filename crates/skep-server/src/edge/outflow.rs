@@ -43,6 +43,13 @@ impl RequestInFlight {
         }
     }
 
+    /// A piece of the answer leaves.
+    fn sent(&mut self, bytes: usize) {
+        if let Some(visit) = &mut self.visit {
+            visit.sent(bytes);
+        }
+    }
+
     /// The answer ends with these trailers.
     fn ended(&mut self, trailers: &HeaderMap) {
         if let Some(visit) = &mut self.visit {
@@ -158,10 +165,12 @@ impl http_body::Body for Outflow {
     ) -> Poll<Option<Result<Frame<AnswerPiece>, axum::Error>>> {
         let this = self.project();
         let frame = ready!(this.body.poll_frame(cx)?);
-        if let (Some(running), Some(Some(trailers))) =
-            (this.running, frame.as_ref().map(Frame::trailers_ref))
-        {
-            running.ended(trailers);
+        if let (Some(running), Some(frame)) = (this.running, &frame) {
+            if let Some(trailers) = frame.trailers_ref() {
+                running.ended(trailers);
+            } else if let Some(data) = frame.data_ref() {
+                running.sent(data.len());
+            }
         }
         let piece = |data| AnswerPiece {
             data,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
+use prost::Message;
 use skep_proto::inference::{
     InferParameter, ModelInferResponse, ModelStreamInferResponse, infer_parameter::ParameterChoice,
 };
@@ -68,6 +69,7 @@ pub(super) fn answers(
             async move {
                 let received = async {
                     let (message, charge) = message?;
+                    note.received(message.len());
                     let received = infer::receive(message, &charge).await?;
                     let traced = timing.received(&state, &received.model, (*metadata).as_ref());
                     Ok::<_, Status>((received, charge, traced))
@@ -109,7 +111,10 @@ pub(super) fn answers(
 /// Records a request's outcome for the access log.
 fn record(visit: &mut AccessVisit, answered: &Result<(AnswerOrRefusal, Arc<Charge>), Status>) {
     match answered {
-        Ok((Ok(_), _)) => visit.succeeded(),
+        Ok((Ok(answer), _)) => {
+            visit.sent(answer.encoded_len());
+            visit.succeeded();
+        }
         Ok((Err(refused), _)) => visit.refused(&refused.failure.error.clone().into()),
         Err(status) => visit.refused(status),
     }

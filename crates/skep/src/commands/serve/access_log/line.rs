@@ -30,13 +30,15 @@ pub(super) fn text(record: &AccessRecord<'_>, now: Timestamp) -> String {
         AccessStatus::Left => "-".to_owned(),
     };
     let mut line = format!(
-        "{} {} {} {} {} {status} total_us={}",
+        "{} {} {} {} {} {status} total_us={} bytes_in={} bytes_out={}",
         now.strftime(UTC),
         record.client,
         record.protocol,
         record.method,
         word(record.path),
         us(record.total),
+        record.bytes_in,
+        record.bytes_out,
     );
     let mut put = |name: &str, value: String| {
         write!(line, " {name}={value}").expect("a string takes all");
@@ -80,6 +82,8 @@ pub(super) fn object(record: &AccessRecord<'_>, now: Timestamp) -> Value {
         },
     );
     put("total_us", json!(us(record.total)));
+    put("bytes_in", json!(record.bytes_in));
+    put("bytes_out", json!(record.bytes_out));
     if let Some(inference) = record.inference {
         put("model", json!(inference.model.as_str()));
         put("version", json!(inference.version.get()));
@@ -144,6 +148,8 @@ pub(super) mod tests {
             path: "/v2/models/digits/infer",
             status,
             total: Duration::from_micros(812),
+            bytes_in: 95,
+            bytes_out: 120,
             inference,
             error,
         }
@@ -159,7 +165,7 @@ pub(super) mod tests {
         assert_eq!(
             text(&record(Some(&ran), AccessStatus::Http(200), None), now),
             format!(
-                "{START} 200 total_us=812 model=digits version=1 id=\"a \\\"7\\\"\\n\" queue_us=35 compute_us=643 \
+                "{START} 200 total_us=812 bytes_in=95 bytes_out=120 model=digits version=1 id=\"a \\\"7\\\"\\n\" queue_us=35 compute_us=643 \
                  batch_size=4 reason=max_batch_size\n"
             )
         );
@@ -172,12 +178,12 @@ pub(super) mod tests {
         assert_eq!(
             text(&refused, now),
             format!(
-                "{START} UNAVAILABLE total_us=812 model=digits version=1 id=\"a \\\"7\\\"\\n\" error=\"no room\"\n"
+                "{START} UNAVAILABLE total_us=812 bytes_in=95 bytes_out=120 model=digits version=1 id=\"a \\\"7\\\"\\n\" error=\"no room\"\n"
             )
         );
         assert_eq!(
             text(&record(None, AccessStatus::Left, None), now),
-            format!("{START} - total_us=812\n")
+            format!("{START} - total_us=812 bytes_in=95 bytes_out=120\n")
         );
     }
 
@@ -191,6 +197,10 @@ pub(super) mod tests {
         assert_eq!(object["status"], 200);
         assert_eq!(object["compute_infer_us"], 640);
         assert_eq!(object["compute_us"], 643);
+        assert_eq!(
+            (&object["bytes_in"], &object["bytes_out"]),
+            (&json!(95), &json!(120))
+        );
         assert_eq!(object["id"], "a \"7\"\n");
         assert!(object.get("error").is_none());
     }
