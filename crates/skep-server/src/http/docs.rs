@@ -34,6 +34,7 @@ const SOURCES: &[PageSource] = &sources![
     "model-configuration.md",
     "model-parameters.md",
     "model-repository.md",
+    "monitoring.md",
     "operators.md",
     "profiles.md",
     "protocol.md",
