@@ -1,6 +1,8 @@
 """Traces of requests: Triton's file, spans of OpenTelemetry, and the settings over both protocols."""
 
 import json
+import socket
+import struct
 
 import grpc
 import numpy as np
@@ -14,7 +16,7 @@ from tritonclient.utils import InferenceServerException
 from collector import Collector, attributes, events
 from http_client import connect, get, infer, post, send, tensor
 from metrics import metrics, wait_metric
-from repository import plus
+from repository import FOREVER_US, plus
 from server import Server, run, serve_and_fail
 
 PATH = "/v2/trace/setting"
@@ -157,6 +159,22 @@ def test_c22_a_request_that_fails_is_traced_without_an_execution(models, path):
     assert names(trace) == [
         "HTTP_RECV_START", "HTTP_RECV_END", "REQUEST_START", "REQUEST_END", "HTTP_SEND_START", "HTTP_SEND_END",
     ]  # fmt: skip
+
+
+def test_c22_a_client_that_leaves_ends_its_trace(repository, path):
+    repository.mock(latency_us=FOREVER_US)
+    with traced(repository, path, *ALL_ON, "--exit-timeout-secs=1") as server:
+        host, port = server.http.split(":")
+        body = json.dumps({"inputs": ZEROS}).encode()
+        with socket.create_connection((host, int(port))) as client:
+            head = b"POST /v2/models/mock/infer HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body)
+            client.sendall(head + body)
+            wait_metric(server, "skep_instance_busy_us", lambda us: us > 0, model="mock", version="1", instance="mock_0_0")
+            # Closing it resets the connection, which no client that waits does.
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        wait_written(server, 1)
+        [trace] = traces(path).values()
+    assert names(trace) == ["HTTP_RECV_START", "HTTP_RECV_END", "REQUEST_START", "QUEUE_START"]
 
 
 def test_c22_the_older_flags(models, path):

@@ -19,8 +19,8 @@ use crate::{parent::TraceParent, sampler::Sampler};
 /// own default.
 pub(crate) const WAITING_TRACES: usize = 2048;
 
-/// Bytes of tensors of the traces that wait.
-const WAITING_TENSOR_BYTES: usize = 64 << 20;
+/// Bytes of tensors of the traces that wait, at most. As text they take several times as much.
+const WAITING_TENSOR_BYTES: usize = 16 << 20;
 
 /// How long the thread lets traces gather behind the first one: woken for each, it would cost requests more than the
 /// traces themselves.
@@ -132,8 +132,7 @@ impl TraceQueue {
     pub(crate) fn offer(&self, trace: FinishedTrace) {
         let bytes = trace.record.tensor_bytes();
         let before = self.tensor_bytes.fetch_add(bytes, Ordering::Relaxed);
-        // One trace may be larger than the bound, if no other waits.
-        let has_room = bytes == 0 || before == 0 || before + bytes <= WAITING_TENSOR_BYTES;
+        let has_room = bytes == 0 || before.saturating_add(bytes) <= WAITING_TENSOR_BYTES;
         let request = WriterRequest::Trace(Box::new(trace));
         let is_sent = has_room
             && match self.sender.try_send(request) {
@@ -297,6 +296,10 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
+    use skep_runtime::TracedTensor;
+    use skep_tensor::Tensor;
+    use skep_types::{DataType, Shape};
+
     use super::*;
     use crate::settings::TraceSettings;
 
@@ -327,6 +330,37 @@ mod tests {
             sampler: Arc::new(Sampler::new(&TraceSettings::default(), 0)),
             parent: None,
         }
+    }
+
+    #[test]
+    fn tensors_that_wait_are_bounded() {
+        let (taken, is_taken) = sync_channel(8);
+        let (go, is_told) = sync_channel(8);
+        let gate = Gate { taken, go: is_told };
+        let queue = TraceQueue::start(Box::new(gate), 8).expect("a thread");
+        let with = |bytes: usize| {
+            let shape = Shape::new(&[bytes]).expect("a shape");
+            let mut trace = trace();
+            trace.record.tensors.push(TracedTensor {
+                point: "TENSOR_QUEUE_INPUT",
+                name: "x".into(),
+                tensor: Tensor::zeros(DataType::Uint8, shape),
+            });
+            trace
+        };
+        queue.offer(with(WAITING_TENSOR_BYTES + 1));
+        assert_eq!(queue.counts().queue_full, 1);
+        queue.offer(with(WAITING_TENSOR_BYTES));
+        assert_eq!(is_taken.recv(), Ok(1));
+        // The sink still has them.
+        queue.offer(with(1));
+        assert_eq!(queue.counts().queue_full, 2);
+        go.send(SinkOutcome::default()).expect("the thread listens");
+        assert!(queue.finish(Duration::from_secs(60)));
+        queue.offer(with(1));
+        assert_eq!(is_taken.recv(), Ok(1));
+        assert_eq!(queue.counts().queue_full, 2);
+        go.send(SinkOutcome::default()).expect("the thread listens");
     }
 
     #[test]
