@@ -3,6 +3,7 @@
 import json
 import socket
 import struct
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
@@ -18,6 +19,7 @@ from http_client import connect, get, infer, post, send, tensor
 from metrics import metrics, wait_metric
 from repository import FOREVER_US, plus
 from server import Server, run, serve_and_fail
+from test_ensembles import chain, ensemble, parameter, row, step, value
 
 PATH = "/v2/trace/setting"
 ZEROS = [tensor("x", "FP32", [1, 4], [0] * 4)]
@@ -321,6 +323,54 @@ def test_g1_settings_over_grpc(models, path):
             with pytest.raises(InferenceServerException) as raised:
                 client.update_trace_settings(settings=settings)
             assert (raised.value.status(), raised.value.message()) == (f"StatusCode.{code}", text)
+
+
+def test_s50_the_steps_of_an_ensemble_are_children_in_the_file(repository, path):
+    chain(repository)
+    with traced(repository, path, *ALL_ON) as server:
+        assert value(server, 3, id="seven") == 14
+        assert server.stop() == 0
+    found = {trace["model_name"]: trace for trace in traces(path).values()}
+    assert list(found) == ["e", "one", "ten"]
+    assert "parent_id" not in found["e"]
+    assert {found[part]["parent_id"] for part in ("one", "ten")} == {found["e"]["id"]}
+    assert {trace["request_id"] for trace in found.values()} == {"seven"}
+    # The ensemble has no execution of its own.
+    assert names(found["e"]) == [name for name in HTTP if not name.startswith("COMPUTE_")]
+    for part in ("one", "ten"):
+        assert names(found[part]) == RUNTIME
+    ends = {name: dict(trace["timestamps"])["REQUEST_END"] for name, trace in found.items()}
+    assert ends["one"] < ends["ten"] < ends["e"]
+
+
+def test_s50_the_steps_of_an_ensemble_are_child_spans(repository):
+    chain(repository)
+    with Collector() as collector, otel(repository, collector, *ALL_ON) as server:
+        assert infer(server, "e", row(3)).status == 200
+        spans = collector.wait_spans(6)
+    known = {span.span_id: span for span in spans}
+    nested = sorted((known[span.parent_span_id].name if span.parent_span_id else None, span.name) for span in spans[1:])
+    assert spans[0].name == "InferRequest" and spans[0].parent_span_id == b""
+    assert nested == [("InferRequest", "e"), ("e", "one"), ("e", "ten"), ("one", "compute"), ("ten", "compute")]
+    assert len({span.trace_id for span in spans}) == 1
+    numbers = {span.name: attributes(span) for span in spans if span.name in ("e", "one", "ten")}
+    assert numbers["one"]["triton.trace_parent_id"] == numbers["ten"]["triton.trace_parent_id"] == numbers["e"]["triton.trace_id"]
+
+
+def test_s55_a_step_that_waits_for_room_is_one_child(repository, path):
+    """It is refused first, and made again."""
+    bounded = parameter("max_queue_size", "1")
+    repository.mock("slow", latency_us=30_000, config=bounded)
+    ensemble(repository, step("slow", "x=in", "y=out"))
+    with traced(repository, path, *ALL_ON) as server:
+        with ThreadPoolExecutor(8) as pool:
+            asked = [pool.submit(infer, server, "e", row(1), parameters={"timeout": 60_000_000}) for _ in range(8)]
+            assert {answer.result().status for answer in asked} == {200}
+        assert server.stop() == 0
+    found = list(traces(path).values())
+    parts = [trace for trace in found if trace["model_name"] == "slow"]
+    assert len(parts) == len({trace["parent_id"] for trace in parts}) == 8
+    assert all(names(trace) == RUNTIME for trace in parts)
 
 
 def otel(models, collector, *flags):
