@@ -69,13 +69,6 @@ impl ApiError {
         Self::new(ErrorKind::Internal, message)
     }
 
-    pub(crate) fn unsupported(what: &str) -> Self {
-        Self::new(
-            ErrorKind::Unsupported,
-            format!("{what} is not supported yet"),
-        )
-    }
-
     /// The same failure with more text in front.
     pub(crate) fn prefixed(self, prefix: &str) -> Self {
         Self {
