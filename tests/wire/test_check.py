@@ -233,7 +233,7 @@ def test_without_the_library_the_configuration_is_checked_all_the_same(repositor
     repository.onnx("fine", plus(1), config=IO + backend)
     repository.onnx("gpu", plus(1), config=IO + backend + "instance_group {\n  kind: KIND_GPU\n}\n")
     repository.onnx("platform", plus(1), config=IO + 'platform: "onnxruntime_onnx"\n')
-    repository.onnx("sequence", plus(1), config=IO + backend + "sequence_batching { }\n")
+    repository.onnx("sequence", plus(1), config=IO + backend + "sequence_batching { iterative_sequence: true }\n")
     outcome = run("check", "--config=none", repository, **WITHOUT_LIBRARY)
     assert outcome.returncode == 1
     parts = outcome.stdout.replace(str(repository), "REPO").split("failed  ")

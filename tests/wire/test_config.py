@@ -250,7 +250,7 @@ def test_f18_a_misspelt_key_is_warned_about(repository):
 @pytest.mark.parametrize(
     "text",
     [
-        "sequence_batching {}",
+        "sequence_batching { iterative_sequence: true }",
         'model_operations { op_library_filename: "ops.so" }',
         'optimization { execution_accelerators { cpu_execution_accelerator { name: "openvino" } } }',
     ],

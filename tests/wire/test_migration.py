@@ -48,7 +48,7 @@ def refusals(repository, *flags):
         ('backend: "mine"', 1, "backend `mine`", 'write `backend: "onnxruntime"`'),
         ('backend: "onnxruntim"', 1, "backend `onnxruntim`", "did you mean `onnxruntime`?"),
         ('\nplatform: "ensemble"', 2, "ensemble scheduling must be set for ensemble 'm'", "`ensemble_scheduling { step"),
-        ("sequence_batching {}", 1, "`sequence_batching` of model `m` is not supported yet", "keeps no state between requests"),
+        ("sequence_batching { iterative_sequence: true }", 1, "`sequence_batching.iterative_sequence` of model `m` is not supported yet", "a request for each iteration"),
         ("instance_group {\n  kind: KIND_GPU\n}", 2, "has kind KIND_GPU but no GPUs are available", "`--gpu-as-cpu`"),
         ("instance_group {\n\n gpus: 0 }", 3, "specifies one or more GPUs", "`--gpu-as-cpu`"),
         ('parameters { key: "a" }\nparameters { key: "max_queue_size" value { string_value: "0" } }', 2, "`max_queue_size`", ""),
