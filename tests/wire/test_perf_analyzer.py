@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from http_client import get
+from sequence_models import DIRECT, accumulator, config, oldest
 from server import DEADLINE_S, Server
 
 PROGRAM = Path(sys.executable).parent / "perf_analyzer"
@@ -39,6 +40,18 @@ def analyze(address, protocol, model, *args, expected=0):
 
 # One stable window is enough here: what is tested is the protocol, not the speed.
 WINDOW = ["--measurement-mode=count_windows", f"--measurement-request-count={REQUESTS}", "-s", "999"]
+
+
+@pytest.mark.parametrize("strategy", [DIRECT, oldest(8)], ids=["direct", "oldest"])
+def test_a_run_of_sequences(repository, strategy):
+    repository.onnx("sum", accumulator(), config=config(strategy, batch=8))
+    with Server(repository) as server:
+        shape = ["--sequence-length=5", "--concurrency-range=4", "--streaming", "--async"]
+        report = analyze(server.grpc, "grpc", "sum", *WINDOW, *shape)
+        assert "Sequence count:" in report, report
+        statistics = get(server, "/v2/models/sum/stats").json["model_stats"][0]
+        assert statistics["inference_count"] >= REQUESTS
+        assert statistics["inference_stats"]["fail"]["count"] == 0
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])

@@ -271,10 +271,13 @@ impl InstanceThread {
                 executed.at.ended.since(executed.at.taken).as_secs_f64() * 1e3
             );
         }
-        let charged = charge_outputs(jobs, &executed.outputs);
-        // Before the driver hears of the end, after which the sequences' next requests may run.
-        let states = executed.states.map_or(Ok(()), |states| states.put(jobs));
-        let charged = states.and(charged);
+        let states = executed.states;
+        let charged = charge_outputs(jobs, &executed.outputs).and_then(|shared| {
+            // Only for requests that succeed, and before the driver hears of the end, after which the sequences' next
+            // requests may run.
+            states.map_or(Ok(()), |states| states.put(jobs))?;
+            Ok(shared)
+        });
         let at = executed.at;
         for ((waiter, job), outputs) in waiters.into_iter().zip(jobs).zip(executed.outputs) {
             let timing = Timing {
