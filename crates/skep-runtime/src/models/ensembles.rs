@@ -21,7 +21,7 @@ use crate::{
         management::{CallDone, CallOutcome, CallTarget, ManagementCall},
         runtime::Runtime,
     },
-    repository::{LoadOverrides, ModelId},
+    repository::{LoadOverrides, ModelId, source::parse_sent},
     serving::{
         LoadedVersion,
         ensemble::{AcquiredVersion, PartConfigs, StepModels, StepTarget},
@@ -186,7 +186,7 @@ impl Runtime {
     /// The configuration that a load would read.
     fn config_of(&self, id: &ModelId, overrides: &LoadOverrides) -> Option<inference::ModelConfig> {
         if let Some(json) = &overrides.config {
-            return skep_config::parse_json(json, "the configuration").ok();
+            return parse_sent(json).ok();
         }
         let directory = self.options.repository.directory(id).ok()?;
         let source = self.repository_source(id, directory).ok()?;

@@ -123,14 +123,14 @@ impl ModelSource {
     /// The model in the repository, with a configuration in JSON.
     pub(crate) fn with_config(directory: PathBuf, json: &str) -> Result<Self, String> {
         let mut source = Self::repository(directory)?;
-        source.config = Some(parse(json)?);
+        source.config = Some(parse_sent(json)?);
         Ok(source)
     }
 
     /// The model that a client sent.
     pub(crate) fn sent(json: Option<&str>, files: &[(String, Bytes)]) -> Result<Self, String> {
         let json = json.ok_or("`file:` parameters need the parameter `config` beside them")?;
-        let config = parse(json)?;
+        let config = parse_sent(json)?;
         for (path, _) in files {
             check_path(path)?;
         }
@@ -247,7 +247,7 @@ fn read(directory: &Path) -> Result<ModelFiles, String> {
     ModelFiles::read(directory).map_err(|e| format!("cannot read `{}`: {e}", directory.display()))
 }
 
-fn parse(json: &str) -> Result<inference::ModelConfig, String> {
+pub(crate) fn parse_sent(json: &str) -> Result<inference::ModelConfig, String> {
     if json.len() as u64 > MAX_CONFIG_BYTES {
         return Err(format!(
             "{CONFIG_PARAMETER} has {} bytes, expected at most {MAX_CONFIG_BYTES}",
