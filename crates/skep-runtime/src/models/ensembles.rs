@@ -1,7 +1,7 @@
 //! Ensembles and their parts: how an ensemble finds its parts, which loads come before its own, which models go with one.
 //!
 //! An ensemble's load does not wait for those of its parts on its own thread: with as many ensembles as threads nothing
-//! would load at all. It reports which parts are missing instead; whoever asked for it has these loaded, and asks again.
+//! would load at all. It reports which parts are missing instead; the caller has these loaded, and asks again.
 
 use std::{
     collections::BTreeSet,
