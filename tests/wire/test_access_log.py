@@ -167,6 +167,8 @@ def test_a_stream_that_is_cut_is_no_success(repository, log):
         assert answers.get() is None
         client.stop_stream(cancel_requests=True)
         client.close()
+        # A stop that overtakes the client would end the stream itself.
+        server.wait_until(lambda: len(log.read_text().splitlines()) == 2)
         rows = records(server, log)
     assert [(row.get("id"), row["status"]) for row in rows] == [("a", "OK"), (None, None)]
 
