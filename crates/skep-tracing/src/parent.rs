@@ -17,7 +17,7 @@ pub struct TraceParent {
 }
 
 impl TraceParent {
-    /// Reads the headers. `None` if `traceparent` is not valid, which means that there is none.
+    /// Reads the headers. `None` if `traceparent` is invalid; the request then counts as one without the header.
     #[must_use]
     pub fn read(parent: &[u8], state: Option<&[u8]>) -> Option<Self> {
         let text = std::str::from_utf8(parent).ok()?.trim();

@@ -24,7 +24,7 @@ impl TraceLevels {
         self == Self::OFF
     }
 
-    /// The names of the levels; `OFF` alone if there is none.
+    /// The names of the levels that are on; only `OFF` if none is.
     #[must_use]
     pub fn names(self) -> Vec<&'static str> {
         let names = [(self.timestamps, "TIMESTAMPS"), (self.tensors, "TENSORS")];

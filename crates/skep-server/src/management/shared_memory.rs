@@ -44,7 +44,7 @@ pub(crate) fn system_unregister(state: &ServerState, name: &str) -> Result<(), A
     Ok(())
 }
 
-/// Whether the status of CUDA regions can be given: always that there are none.
+/// Checks that a client may ask for CUDA regions. The server has none.
 pub(crate) fn cuda_status(state: &ServerState, name: &str) -> Result<(), ApiError> {
     state.regions()?;
     match name {
@@ -66,7 +66,7 @@ pub(crate) fn cuda_register(state: &ServerState, name: &str) -> ApiError {
     }
 }
 
-/// Forgets CUDA regions, of which there are none.
+/// Unregisters CUDA regions. The server has none, so nothing changes.
 pub(crate) fn cuda_unregister(state: &ServerState) -> Result<(), ApiError> {
     state.regions().map(drop)
 }
