@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use skep_types::{DataType, MemoryKind, Shape};
 
-use crate::StringElements;
+use crate::{AlignedBuffer, StringElements};
 
 /// An immutable tensor whose bytes match its datatype and shape.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,6 +140,21 @@ impl Tensor {
             return Ok(Self { shape, ..self });
         }
         Self::new(self.datatype, shape, self.data)
+    }
+
+    /// The same elements in memory of their own, on the host. The data must be there, too.
+    ///
+    /// # Errors
+    /// [`TensorError::NoMemory`].
+    pub fn try_copy(&self) -> Result<Self, TensorError> {
+        let mut copy = AlignedBuffer::try_zeroed(self.data.len())?;
+        copy.copy_from_slice(&self.data);
+        Ok(Self {
+            datatype: self.datatype,
+            shape: self.shape.clone(),
+            data: copy.freeze(),
+            memory: MemoryKind::Host,
+        })
     }
 
     /// A borrowed view.

@@ -44,13 +44,22 @@ impl EnsemblePlan {
             && self.config.proto() == loaded.config.proto()
     }
 
-    /// Checks the ensemble against its parts.
+    /// Checks the ensemble's files, and the ensemble against its parts.
     pub(super) fn check(
         &self,
         namespace: Option<&Arc<str>>,
         parts: &dyn PartConfigs,
-    ) -> Result<Vec<Arc<ModelConfig>>, RuntimeError> {
+    ) -> Result<(), RuntimeError> {
         labels::read(self.config.outputs(), self.source.directory())?;
+        self.parts(namespace, parts).map(drop)
+    }
+
+    /// The configurations of the parts, which fit the ensemble, in the order of its steps.
+    fn parts(
+        &self,
+        namespace: Option<&Arc<str>>,
+        parts: &dyn PartConfigs,
+    ) -> Result<Vec<Arc<ModelConfig>>, RuntimeError> {
         let ensemble = self.ensemble()?;
         let parts = find_parts(&self.config, ensemble, namespace, parts)?;
         check_parts(&self.config, ensemble, &parts)?;
@@ -67,7 +76,7 @@ impl EnsemblePlan {
         on_gone: OnGone,
     ) -> Result<LoadedVersion, RuntimeError> {
         let began = Instant::now();
-        let parts = self.check(namespace.as_ref(), &*models)?;
+        let parts = self.parts(namespace.as_ref(), &*models)?;
         let config = Arc::clone(&self.config);
         let ensemble = self.ensemble()?;
         let steps = ensemble.steps.iter();
@@ -155,19 +164,19 @@ pub(crate) struct RepositoryParts<'a> {
 impl RepositoryParts<'_> {
     /// The model that a step names: in the namespace, or else the only one of the name.
     pub(crate) fn id(&self, target: &StepTarget) -> Result<ModelId, RuntimeError> {
-        let mut ids = self.repository.named(&target.model);
-        if let Some(own) = ids.iter().find(|id| id.namespace == target.namespace) {
+        let mut ids = self.repository.named(&target.id.name);
+        if let Some(own) = ids.iter().find(|id| **id == target.id) {
             return Ok(own.clone());
         }
         match (ids.pop(), ids.is_empty()) {
             (Some(id), true) => Ok(id),
             (Some(_), false) => Err(RuntimeError::invalid(format!(
                 "several repositories have a model '{}': name one in the step's `model_namespace`",
-                target.model
+                target.id.name
             ))),
             (None, _) => Err(RuntimeError::invalid(format!(
                 "there is no model '{}' in the repository",
-                target.model
+                target.id.name
             ))),
         }
     }

@@ -50,7 +50,7 @@ impl PartConfigs for RuntimeParts {
         if let Some(part) = runtime.resident_part(target) {
             return Ok(Arc::clone(&part.config));
         }
-        let name = target.model.as_str();
+        let name = target.id.name.as_str();
         if !runtime.loads_on_request(name, version_text(target).as_deref()) {
             let why = runtime.why_missing(target);
             return Err(RuntimeError::new(ErrorKind::Unavailable, why));
@@ -66,7 +66,7 @@ impl StepModels for RuntimeParts {
 
     fn loads_on_request(&self, target: &StepTarget) -> bool {
         self.0.upgrade().is_some_and(|runtime| {
-            runtime.loads_on_request(target.model.as_str(), version_text(target).as_deref())
+            runtime.loads_on_request(target.id.name.as_str(), version_text(target).as_deref())
         })
     }
 
@@ -75,7 +75,7 @@ impl StepModels for RuntimeParts {
             let runtime = self.runtime()?;
             let version = version_text(&target);
             runtime
-                .acquire(target.model.as_str(), version.as_deref(), timeout)
+                .acquire(target.id.name.as_str(), version.as_deref(), timeout)
                 .await
         })
     }
@@ -113,11 +113,7 @@ impl Runtime {
 
     /// The version of a step, if it takes requests now.
     fn resident_part(&self, target: &StepTarget) -> Option<Arc<LoadedVersion>> {
-        let own = ModelId {
-            namespace: target.namespace.clone(),
-            name: target.model.clone(),
-        };
-        let of_namespace = self.routes.with_versions_of(&own, |versions| {
+        let of_namespace = self.routes.with_versions_of(&target.id, |versions| {
             let version = match target.version {
                 Some(version) => versions.get(&version),
                 None => versions.values().next_back(),
@@ -129,7 +125,9 @@ impl Runtime {
             None => {
                 // Not by `resolve`, which looks at the records, whose lock a caller may hold.
                 let version = version_text(target);
-                let found = self.routes.find(target.model.as_str(), version.as_deref());
+                let found = self
+                    .routes
+                    .find(target.id.name.as_str(), version.as_deref());
                 found.ok().flatten()
             }
         }
@@ -138,11 +136,11 @@ impl Runtime {
     /// Why a part is not available.
     fn why_missing(&self, target: &StepTarget) -> String {
         let records = self.records();
-        let record = records.iter().find(|(id, _)| id.name == target.model);
+        let record = records.iter().find(|(id, _)| id.name == target.id.name);
         let Some((_, record)) = record else {
             drop(records);
             return match self.repository_parts().id(target) {
-                Ok(_) => format!("model '{}' is not loaded", target.model),
+                Ok(_) => format!("model '{}' is not loaded", target.id.name),
                 Err(error) => error.to_string(),
             };
         };
@@ -158,9 +156,9 @@ impl Runtime {
             ));
         }
         if reasons.is_empty() {
-            return format!("model '{}' is not loaded", target.model);
+            return format!("model '{}' is not loaded", target.id.name);
         }
-        format!("model '{}': {}", target.model, reasons.join("; "))
+        format!("model '{}': {}", target.id.name, reasons.join("; "))
     }
 
     /// The parts of an ensemble that a load would need and that are neither loaded nor loaded on request; none for any
@@ -170,12 +168,14 @@ impl Runtime {
         let config = self.config_of(id, overrides).unwrap_or_default();
         let missing = skep_config::ensemble_parts(&config).filter_map(|(model, namespace)| {
             let target = StepTarget {
-                namespace: namespace.map(Arc::from).or_else(|| id.namespace.clone()),
-                model,
+                id: ModelId {
+                    namespace: namespace.map(Arc::from).or_else(|| id.namespace.clone()),
+                    name: model,
+                },
                 version: None,
             };
             let is_there = self.resident_part(&target).is_some()
-                || self.loads_on_request(target.model.as_str(), None);
+                || self.loads_on_request(target.id.name.as_str(), None);
             let part = (!is_there).then(|| self.repository_parts().id(&target).ok());
             part.flatten().filter(|part| part != id)
         });

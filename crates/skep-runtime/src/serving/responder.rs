@@ -181,38 +181,35 @@ pub(crate) struct Submission<'a> {
 }
 
 impl<'a> Submission<'a> {
+    /// A request that the responder's scheduler has.
     pub(crate) fn new(
         responder: &'a dyn Responder,
         request: RequestId,
         handover: Option<Handover<'a>>,
     ) -> Self {
-        Self {
-            responder,
-            request: Some(request),
-            handover,
-            work: None,
-            entry: None,
-        }
+        let mut submission = Self::unscheduled(responder, None);
+        submission.request = Some(request);
+        submission.handover = handover;
+        submission
     }
 
     /// A request that `work` answers.
     pub(crate) fn working(responder: &'a dyn Responder, work: AnswerWork<'a>) -> Self {
-        Self {
-            responder,
-            request: None,
-            handover: None,
-            work: Some(work),
-            entry: None,
-        }
+        Self::unscheduled(responder, Some(work))
     }
 
     /// A request that was answered when it came.
     pub(crate) fn answered_at_once(responder: &'a dyn Responder) -> Self {
+        Self::unscheduled(responder, None)
+    }
+
+    /// A request that no scheduler has, and nothing is to cancel.
+    fn unscheduled(responder: &'a dyn Responder, work: Option<AnswerWork<'a>>) -> Self {
         Self {
             responder,
             request: None,
             handover: None,
-            work: None,
+            work,
             entry: None,
         }
     }

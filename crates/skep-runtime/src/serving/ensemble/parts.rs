@@ -3,16 +3,15 @@
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use skep_config::{EnsembleStep, ModelConfig};
-use skep_types::{ModelName, ModelVersion};
+use skep_types::ModelVersion;
 
-use crate::{error::RuntimeError, serving::LoadedVersion};
+use crate::{error::RuntimeError, repository::ModelId, serving::LoadedVersion};
 
 /// The version that a step's requests go to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StepTarget {
-    /// The repository, if names need not be unique: the one that the step names, or the ensemble's own.
-    pub(crate) namespace: Option<Arc<str>>,
-    pub(crate) model: ModelName,
+    /// The model. If names need not be unique, in the repository that the step names, or in the ensemble's own.
+    pub(crate) id: ModelId,
     /// `None` for the latest one.
     pub(crate) version: Option<ModelVersion>,
 }
@@ -22,8 +21,10 @@ impl StepTarget {
     pub(crate) fn new(step: &EnsembleStep, namespace: Option<&Arc<str>>) -> Self {
         let named = step.namespace.as_deref().map(Arc::from);
         Self {
-            namespace: named.or_else(|| namespace.cloned()),
-            model: step.model.clone(),
+            id: ModelId {
+                namespace: named.or_else(|| namespace.cloned()),
+                name: step.model.clone(),
+            },
             version: step.version,
         }
     }
@@ -31,7 +32,7 @@ impl StepTarget {
 
 impl fmt::Display for StepTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.model.fmt(f)?;
+        self.id.name.fmt(f)?;
         match self.version {
             Some(version) => write!(f, " version {version}"),
             None => Ok(()),

@@ -1,6 +1,6 @@
 //! The form in which a response is kept: nothing of its own request, and no memory but that of its outputs.
 
-use skep_tensor::{AlignedBuffer, Tensor, TensorError};
+use skep_tensor::TensorError;
 use skep_types::MemoryKind;
 
 use super::long_work;
@@ -66,12 +66,9 @@ fn own_memory(outputs: &[NamedTensor]) -> Result<Vec<NamedTensor>, TensorError> 
         if output.owns_memory {
             return Ok(output.clone());
         }
-        let tensor = &output.tensor;
-        let mut copy = AlignedBuffer::try_zeroed(tensor.data().len())?;
-        copy.copy_from_slice(tensor.data());
         Ok(NamedTensor {
             name: output.name.clone(),
-            tensor: Tensor::new(tensor.datatype(), tensor.shape().clone(), copy.freeze())?,
+            tensor: output.tensor.try_copy()?,
             owns_memory: true,
         })
     });
@@ -81,6 +78,7 @@ fn own_memory(outputs: &[NamedTensor]) -> Result<Vec<NamedTensor>, TensorError> 
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use skep_tensor::Tensor;
     use skep_types::{DataType, DeviceId, ModelName, ModelVersion, Shape};
 
     use super::*;

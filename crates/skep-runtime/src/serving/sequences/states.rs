@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
 use skep_config::{InitialData, ModelConfig, OutputConfig, SequenceState};
-use skep_tensor::{AlignedBuffer, Tensor, gather, split};
+use skep_tensor::{Tensor, gather, split};
 use skep_types::{DataType, ModelSignature, Shape};
 use smallvec::SmallVec;
 
@@ -213,9 +213,7 @@ impl StateFeed {
             return Ok(tensor.clone());
         }
         // It would keep memory of the backend's until the sequence's next request.
-        let mut copy = AlignedBuffer::try_zeroed(tensor.data().len()).map_err(internal)?;
-        copy.copy_from_slice(tensor.data());
-        Tensor::new(tensor.datatype(), tensor.shape().clone(), copy.freeze()).map_err(internal)
+        tensor.try_copy().map_err(internal)
     }
 
     fn wrong(&self, what: &str) -> RuntimeError {
