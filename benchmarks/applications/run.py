@@ -12,6 +12,7 @@ lines of JSON to OUT. The machine must be idle otherwise.
 
 import argparse
 import asyncio
+import contextlib
 import json
 import random
 import re
@@ -99,8 +100,11 @@ def write_config(repository, name, flags, **settings):
 
 def processes_pss_mib(pid):
     """PSS of a process and all that it started."""
-    threads = Path(f"/proc/{pid}/task").iterdir()
-    every = [int(child) for thread in threads for child in (thread / "children").read_text().split()]
+    every = []
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        # A thread may end meanwhile; those that start workers do not.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            every += [int(child) for child in (thread / "children").read_text().split()]
     total = 0
     for one in [pid, *every]:
         text = Path(f"/proc/{one}/smaps_rollup").read_text()

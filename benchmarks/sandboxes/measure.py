@@ -5,6 +5,7 @@
 One client over one connection, blocks of requests to the two models in turn. Prints a table.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -31,7 +32,9 @@ def cpu_us(pid):
     total = 0
     processes = [pid]
     for thread in Path(f"/proc/{pid}/task").iterdir():
-        processes += (thread / "children").read_text().split()
+        # A thread may end meanwhile; those that start workers do not.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            processes += (thread / "children").read_text().split()
     for process in processes:
         fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
         total += sum(map(int, fields[11:15]))
